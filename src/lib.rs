@@ -1,0 +1,11 @@
+//! tower-oauth2-client-credentials
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod clock;
+mod error;
+pub mod token;
+
+pub use self::{
+    error::{BoxError, ErrorClass, TokenError},
+    token::{TokenResponse, TokenSource, source_fn},
+};

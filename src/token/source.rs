@@ -1,0 +1,320 @@
+//! What fetches a token: the [`TokenSource`] trait, and the [`TokenResponse`] it answers with.
+//!
+//! When a source is asked, and how often, is decided by the renewal; a source makes one attempt.
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::HeaderValue;
+use zeroize::Zeroizing;
+
+use crate::error::{ErrorClass, TokenError};
+
+/// A boxed future, as the traits of this crate return it: they run once in a token's lifetime.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The longest token that is accepted, in bytes. No common server takes longer headers.
+pub(crate) const MAX_TOKEN_LEN: usize = 16 * 1024;
+
+/// Fetches an access token: one call, one attempt.
+///
+/// [`TokenEndpoint`](crate::TokenEndpoint) is the source that speaks OAuth2. Implement this for
+/// anything else that hands out tokens, or use [`source_fn`]. The cache takes care of sharing,
+/// expiry, retries, backoff and deadlines; a source only asks once and says how it went.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_oauth2_client_credentials::{TokenCache, TokenResponse, source_fn};
+///
+/// let cache = TokenCache::new(source_fn(|_attempt| async {
+///     // ask a sidecar, a vault, a metadata server ...
+///     Ok(TokenResponse::bearer("s3cr3t")?.expires_in(Duration::from_secs(3600)))
+/// }));
+/// # drop(cache);
+/// ```
+pub trait TokenSource: Send + Sync + 'static {
+    /// Asks for a token, once.
+    ///
+    /// The renewal gives up on the future after its own deadlines, so no timeout is needed here.
+    /// The class of the error decides what happens next: see [`ErrorClass`].
+    fn fetch<'a>(
+        &'a self,
+        attempt: Attempt,
+    ) -> BoxFuture<'a, Result<TokenResponse, TokenError>>;
+
+    /// A number that changes when the credentials change. Cheap; asked only while a refusal of
+    /// the credentials is remembered, which a change makes forgotten at once.
+    fn credentials_version(&self) -> u64 {
+        0
+    }
+}
+
+impl<T: TokenSource + ?Sized> TokenSource for Arc<T> {
+    fn fetch<'a>(
+        &'a self,
+        attempt: Attempt,
+    ) -> BoxFuture<'a, Result<TokenResponse, TokenError>> {
+        (**self).fetch(attempt)
+    }
+
+    fn credentials_version(&self) -> u64 {
+        (**self).credentials_version()
+    }
+}
+
+/// Which attempt of a renewal this is, for a [`TokenSource`].
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    number: u32,
+    refused: Option<u64>,
+}
+
+impl Attempt {
+    pub(crate) fn first() -> Self {
+        Self { number: 1, refused: None }
+    }
+
+    /// The attempt that follows `error`.
+    pub(crate) fn after(self, error: &TokenError) -> Self {
+        Self { number: self.number.saturating_add(1), refused: error.fingerprint() }
+    }
+
+    /// 1 for the first attempt of a renewal.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The credentials with this fingerprint were refused a moment ago: do not send them again.
+    pub(crate) fn has_refused(&self, fingerprint: u64) -> bool {
+        self.refused == Some(fingerprint)
+    }
+}
+
+/// A [`TokenSource`] made of a function; see [`source_fn`].
+#[derive(Clone, Copy)]
+pub struct SourceFn<F> {
+    function: F,
+}
+
+/// Makes a [`TokenSource`] of an async function, as tower's `service_fn` does for services.
+pub fn source_fn<F, Fut>(function: F) -> SourceFn<F>
+where
+    F: Fn(Attempt) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<TokenResponse, TokenError>> + Send + 'static,
+{
+    SourceFn { function }
+}
+
+impl<F, Fut> TokenSource for SourceFn<F>
+where
+    F: Fn(Attempt) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<TokenResponse, TokenError>> + Send + 'static,
+{
+    fn fetch<'a>(
+        &'a self,
+        attempt: Attempt,
+    ) -> BoxFuture<'a, Result<TokenResponse, TokenError>> {
+        Box::pin((self.function)(attempt))
+    }
+}
+
+impl<F> fmt::Debug for SourceFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceFn").finish_non_exhaustive()
+    }
+}
+
+/// A successful access token response (RFC 6749 section 5.1), as a [`TokenSource`] returns it.
+#[derive(Clone)]
+pub struct TokenResponse {
+    header: HeaderValue,
+    scheme: Scheme,
+    lifetime: Lifetime,
+    scope: Option<Box<str>>,
+}
+
+/// How the token is presented. What we write is always this spelling, whatever the server's
+/// `token_type` looks like: some servers refuse `bearer`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Bearer,
+    Basic,
+}
+
+impl Scheme {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Bearer => "Bearer",
+            Self::Basic => "Basic",
+        }
+    }
+}
+
+/// What is known of a token's lifetime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lifetime {
+    /// Announced, counted from the moment before the request was sent.
+    Of(Duration),
+    /// Not announced.
+    Unknown,
+    /// Never expires: a static credential.
+    Never,
+}
+
+impl TokenResponse {
+    /// A bearer token (RFC 6750) of unknown lifetime.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorClass::Malformed`] if `token` is empty, longer than 16 KiB, or has characters that
+    /// no `Authorization` header can carry (anything but visible ASCII).
+    pub fn bearer(token: impl AsRef<str>) -> Result<Self, TokenError> {
+        let token = token.as_ref();
+        if token.is_empty() {
+            return Err(malformed("the access token is empty"));
+        }
+        if token.len() > MAX_TOKEN_LEN {
+            return Err(malformed("the access token is longer than 16 KiB"));
+        }
+        if let Some(position) = token.bytes().position(|b| !b.is_ascii_graphic()) {
+            return Err(malformed(format!(
+                "the access token has a character at position {position} that no header can carry"
+            )));
+        }
+        Self::present(Scheme::Bearer, token)
+    }
+
+    /// A static id and secret by HTTP Basic (RFC 7617), which never expires: for APIs that take
+    /// them in place of a token.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorClass::Malformed`] if `id` contains a colon or either has control characters
+    /// (RFC 7617 section 2), or if both are longer than 12 KiB together.
+    pub fn basic(id: &str, secret: &str) -> Result<Self, TokenError> {
+        if id.contains(':') {
+            return Err(malformed("the id of HTTP Basic must not contain a colon"));
+        }
+        if id.chars().chain(secret.chars()).any(char::is_control) {
+            return Err(malformed(
+                "the id or the secret of HTTP Basic has a control character (a newline at its end?)",
+            ));
+        }
+        if id.len() + secret.len() > MAX_TOKEN_LEN / 4 * 3 {
+            return Err(malformed("the id and the secret of HTTP Basic are longer than 12 KiB"));
+        }
+        let plain = Zeroizing::new(format!("{id}:{secret}"));
+        let mut response =
+            Self::present(Scheme::Basic, &Zeroizing::new(STANDARD.encode(plain.as_bytes())))?;
+        response.lifetime = Lifetime::Never;
+        Ok(response)
+    }
+
+    fn present(scheme: Scheme, token: &str) -> Result<Self, TokenError> {
+        let mut line = Zeroizing::new(Vec::with_capacity(scheme.as_str().len() + 1 + token.len()));
+        line.extend_from_slice(scheme.as_str().as_bytes());
+        line.push(b' ');
+        line.extend_from_slice(token.as_bytes());
+        Ok(Self {
+            header: sensitive_header(line)?,
+            scheme,
+            lifetime: Lifetime::Unknown,
+            scope: None,
+        })
+    }
+
+    /// The lifetime that the server announced (`expires_in`). Zero: the token serves those who
+    /// wait for it and is not kept. More than ten years count as ten years.
+    #[must_use]
+    pub fn expires_in(mut self, lifetime: Duration) -> Self {
+        self.lifetime = Lifetime::Of(lifetime);
+        self
+    }
+
+    /// The scope that was granted, if the server named one.
+    #[must_use]
+    pub fn scope(mut self, scope: impl Into<String>) -> Self {
+        self.scope = Some(scope.into().into_boxed_str());
+        self
+    }
+
+    /// What is known of the lifetime.
+    pub(crate) fn lifetime(&self) -> Lifetime {
+        self.lifetime
+    }
+
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The token without its scheme.
+    pub(crate) fn secret_text(&self) -> &str {
+        secret_text(&self.header, self.scheme)
+    }
+
+    pub(crate) fn into_parts(self) -> (HeaderValue, Scheme, Option<Box<str>>) {
+        (self.header, self.scheme, self.scope)
+    }
+}
+
+impl fmt::Debug for TokenResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenResponse")
+            .field("token_type", &self.scheme.as_str())
+            .field("lifetime", &self.lifetime)
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The token of an `Authorization` header of ours.
+pub(crate) fn secret_text(header: &HeaderValue, scheme: Scheme) -> &str {
+    header.to_str().ok().and_then(|line| line.get(scheme.as_str().len() + 1..)).unwrap_or_default()
+}
+
+/// A header value that is marked sensitive, and whose bytes are zeroized when the last clone of it
+/// is dropped.
+pub(crate) fn sensitive_header(line: Zeroizing<Vec<u8>>) -> Result<HeaderValue, TokenError> {
+    let mut header = HeaderValue::from_maybe_shared(Bytes::from_owner(line))
+        .map_err(|_| malformed("the token has characters that no header can carry"))?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+fn malformed(message: impl Into<std::borrow::Cow<'static, str>>) -> TokenError {
+    TokenError::new(ErrorClass::Malformed, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_becomes_a_sensitive_header() {
+        let response = TokenResponse::bearer("abc.def-_~+/=").unwrap();
+        assert_eq!(response.secret_text(), "abc.def-_~+/=");
+        let (header, ..) = response.into_parts();
+        assert_eq!(header.as_bytes(), b"Bearer abc.def-_~+/=");
+        assert!(header.is_sensitive());
+    }
+
+    #[test]
+    fn what_no_header_can_carry_is_refused_without_showing_it() {
+        for token in ["", "a b", "a\nb", "tokén", &"x".repeat(MAX_TOKEN_LEN + 1)] {
+            let error = TokenResponse::bearer(token).unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Malformed);
+            assert!(token.is_empty() || !format!("{error:?}").contains(token));
+        }
+    }
+
+    #[test]
+    fn basic_is_encoded_as_rfc_7617_has_it_and_never_expires() {
+        let response = TokenResponse::basic("Aladdin", "open sesame").unwrap();
+        assert_eq!(response.lifetime(), Lifetime::Never);
+        assert_eq!(response.into_parts().0.as_bytes(), b"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+        assert!(TokenResponse::basic("a:b", "c").is_err());
+        assert!(TokenResponse::basic("a", "c\n").is_err());
+    }
+}
