@@ -1,0 +1,5 @@
+//! The token endpoint.
+
+mod transport;
+
+pub use self::transport::{Transport, TransportRequestBody, TransportResponseBody};
