@@ -4,9 +4,11 @@
 mod clock;
 pub mod endpoint;
 mod error;
+mod sync;
+mod telemetry;
 pub mod token;
 
 pub use self::{
     error::{BoxError, ErrorClass, TokenError},
-    token::{TokenResponse, TokenSource, source_fn},
+    token::{AccessToken, NotReplaced, TokenCache, TokenResponse, TokenSource, source_fn},
 };

@@ -4,6 +4,28 @@
 //! This folder knows neither token endpoints nor request bodies: a source may be anything that
 //! can produce a [`TokenResponse`].
 
+mod budget;
+mod cache;
+mod flight;
+mod random;
+mod rejection;
+mod renewal;
+mod schedule;
+mod shared;
+mod snapshot;
 mod source;
+mod state;
 
-pub use self::source::{Attempt, BoxFuture, SourceFn, TokenResponse, TokenSource, source_fn};
+pub use self::{
+    cache::{NotReplaced, Replacement, Token, TokenCache},
+    snapshot::AccessToken,
+    source::{Attempt, BoxFuture, SourceFn, TokenResponse, TokenSource, source_fn},
+};
+pub(crate) use self::{
+    flight::Outcome,
+    rejection::{Sending, Staleness},
+    schedule::DEFAULT_LIFETIME,
+    shared::{Acquiring, Replacing, Settings, Shared, Warmth},
+    snapshot::Snapshot,
+    state::{Answer, Hand, Rejection, Standstill},
+};

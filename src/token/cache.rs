@@ -1,0 +1,331 @@
+//! [`TokenCache`]: one token, shared; the handle that users and the layer hold.
+//!
+//! What is decided when is in `state`; here is the handle with its own copy of the token, and the
+//! futures.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use super::{
+    rejection::{Sending, Staleness},
+    shared::{Acquiring, Replacing, Settings, Shared},
+    snapshot::AccessToken,
+    source::TokenSource,
+    state::{Rejection, Standstill},
+};
+use crate::{clock::Now, error::TokenError};
+
+/// One access token, fetched from a [`TokenSource`] when it is needed, renewed before it expires,
+/// shared by all clones.
+///
+/// The layer is built on it, and it can be used without the layer:
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use tower_oauth2_client_credentials::{TokenCache, TokenResponse, source_fn};
+///
+/// let mut cache = TokenCache::new(source_fn(|_| async { TokenResponse::bearer("t0k3n") }));
+/// assert!(cache.peek().is_none(), "nothing is asked for before it is needed");
+///
+/// let token = cache.token().await?;
+/// assert_eq!(token.header(), "Bearer t0k3n");
+/// assert!(cache.peek().is_some());
+/// # Ok::<(), tower_oauth2_client_credentials::TokenError>(()) }).unwrap();
+/// ```
+///
+/// # Renewal
+///
+/// There is never more than one renewal at a time, however many callers. It runs on a Tokio task
+/// of its own, which no caller can cancel, and ends at its own deadline (30 s). It is set off by
+/// calls, so an idle cache asks for nothing. Creating a cache does no I/O and needs no runtime.
+///
+/// When the last clone is dropped, so is the renewal.
+pub struct TokenCache {
+    shared: Arc<Shared>,
+    local: Option<Copy>,
+}
+
+/// The handle's own copy: as long as the epoch stands and neither clock has reached `until`, it is
+/// what `acquire` would answer.
+#[derive(Clone)]
+struct Copy {
+    epoch: u64,
+    until: Now,
+    token: AccessToken,
+}
+
+impl TokenCache {
+    /// A cache of what `source` fetches, with the default settings. No I/O is done.
+    ///
+    /// [`Builder`](crate::Builder) makes caches with other settings.
+    pub fn new(source: impl TokenSource) -> Self {
+        Self::with_settings(Arc::new(source), Settings::default())
+    }
+
+    pub(crate) fn with_settings(source: Arc<dyn TokenSource>, settings: Settings) -> Self {
+        Self {
+            shared: Shared::new(source, settings),
+            local: None,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The token that is at hand, if it may still go out. Starts nothing and waits for nothing.
+    ///
+    /// Takes `&mut self` because every handle keeps a copy of its own: as long as it is current,
+    /// this touches nothing that other threads write to. Clone the cache to get another handle.
+    pub fn peek(&mut self) -> Option<&AccessToken> {
+        let now = self.shared.clock.now();
+        let epoch = self.shared.epoch();
+        if !self
+            .local
+            .as_ref()
+            .is_some_and(|own| own.epoch == epoch && now.is_before(own.until))
+        {
+            self.local = self.shared.usable(now).map(|snapshot| Copy {
+                epoch,
+                until: snapshot.schedule.expires_at(),
+                token: AccessToken::new(snapshot),
+            });
+        }
+        self.local.as_ref().map(|own| &own.token)
+    }
+
+    /// A token that may go out: the one at hand, or else the one that the renewal brings.
+    ///
+    /// A token that nears its end is returned at once, and a renewal started in the background.
+    ///
+    /// # Errors
+    ///
+    /// When there is no usable token, and the renewal failed or is not tried again yet (see
+    /// [`TokenError::retry_at`]).
+    pub fn token(&self) -> Token {
+        Token {
+            shared: Arc::clone(&self.shared),
+            acquiring: Acquiring::new(),
+        }
+    }
+
+    /// An API rejected `token`, which a request carried. The future is of the token to send that
+    /// request again with, once; a renewal that this sets off goes on also without it.
+    ///
+    /// If `token` is not the current one any more, the current one is the answer. If it is, a
+    /// renewal is forced, unless renewals have been of no use lately: an API that rejects
+    /// everything must not turn into a stream of token requests. Tell with
+    /// [`accepted`](Self::accepted) and [`rejected_again`](Self::rejected_again) how the second
+    /// request went.
+    ///
+    /// # Errors
+    ///
+    /// [`NotReplaced`], with the reason.
+    pub fn rejected(&self, token: &AccessToken) -> Replacement {
+        self.replace(token, Sending::First)
+    }
+
+    /// An API rejected `token`, too, which came from [`rejected`](Self::rejected). Waits for
+    /// nothing: the rejection stands.
+    pub fn rejected_again(&self, token: &AccessToken) {
+        drop(self.replace(token, Sending::Replay));
+    }
+
+    /// An API accepted `token`, which came from [`rejected`](Self::rejected): the renewal was a
+    /// cure, and the next rejection is news.
+    pub fn accepted(&self, token: &AccessToken) {
+        self.shared
+            .accept(token.snapshot().generation, Sending::Replay);
+    }
+
+    fn replace(&self, token: &AccessToken, sending: Sending) -> Replacement {
+        let rejected = token.snapshot().generation;
+        let now = self.shared.clock.now();
+        let state = match self
+            .shared
+            .reject(rejected, Staleness::Unclear, sending, now)
+        {
+            Rejection::Replay(snapshot) => Replaced::Ready(Some(Ok(AccessToken::new(snapshot)))),
+            Rejection::Wait(flight) => Replaced::Waiting(Replacing::new(&flight, rejected)),
+            Rejection::Stand(why) => Replaced::Ready(Some(Err(NotReplaced::new(why)))),
+        };
+        Replacement {
+            _shared: Arc::clone(&self.shared),
+            state,
+        }
+    }
+
+    /// How many tokens have been issued to this cache.
+    #[must_use]
+    pub fn issued(&self) -> u64 {
+        self.shared.issued()
+    }
+
+    /// Why the last renewal failed, if it did.
+    #[must_use]
+    pub fn last_error(&self) -> Option<TokenError> {
+        self.shared.last_error()
+    }
+}
+
+impl Clone for TokenCache {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            local: self.local.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for TokenCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.fmt(f)
+    }
+}
+
+/// The future of [`TokenCache::token`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Token {
+    shared: Arc<Shared>,
+    acquiring: Acquiring,
+}
+
+impl Future for Token {
+    type Output = Result<AccessToken, TokenError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        this.acquiring
+            .poll(&this.shared, cx)
+            .map_ok(AccessToken::new)
+    }
+}
+
+/// The future of [`TokenCache::rejected`]. Dropping it stops nothing.
+#[derive(Debug)]
+pub struct Replacement {
+    /// A cache that is waited for stays alive.
+    _shared: Arc<Shared>,
+    state: Replaced,
+}
+
+#[derive(Debug)]
+enum Replaced {
+    Ready(Option<Result<AccessToken, NotReplaced>>),
+    Waiting(Replacing),
+}
+
+impl Future for Replacement {
+    type Output = Result<AccessToken, NotReplaced>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.get_mut().state {
+            Replaced::Ready(result) => match result.take() {
+                Some(result) => Poll::Ready(result),
+                None => Poll::Pending,
+            },
+            Replaced::Waiting(replacing) => Pin::new(replacing)
+                .poll(cx)
+                .map(|result| result.map(AccessToken::new).map_err(NotReplaced::new)),
+        }
+    }
+}
+
+/// Why a rejected token was not replaced, and the response that rejected it stands.
+///
+/// The layer puts it into the extensions of the 401 that it returns.
+///
+/// ```
+/// use tower_oauth2_client_credentials::NotReplaced;
+///
+/// fn explain<B>(response: &http::Response<B>) -> Option<String> {
+///     Some(response.extensions().get::<NotReplaced>()?.to_string())
+/// }
+/// # assert_eq!(explain(&http::Response::new(())), None);
+/// ```
+#[derive(Clone, Debug)]
+pub struct NotReplaced {
+    why: Why,
+}
+
+#[derive(Clone, Debug)]
+enum Why {
+    Stands(Standstill),
+    NotReplayable,
+}
+
+impl NotReplaced {
+    pub(crate) fn new(why: Standstill) -> Self {
+        Self {
+            why: Why::Stands(why),
+        }
+    }
+
+    pub(crate) fn not_replayable() -> Self {
+        Self {
+            why: Why::NotReplayable,
+        }
+    }
+
+    /// The failure of the renewal, if it failed.
+    #[must_use]
+    pub fn error(&self) -> Option<&TokenError> {
+        match &self.why {
+            Why::Stands(Standstill::Failed(error)) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The request could not be sent again: its body was not kept. The token has been rejected
+    /// all the same, and the next call will have a newer one.
+    #[must_use]
+    pub fn is_not_replayable(&self) -> bool {
+        matches!(self.why, Why::NotReplayable)
+    }
+
+    /// Renewals were of no use lately, so none was forced.
+    #[must_use]
+    pub fn is_cooling_down(&self) -> bool {
+        matches!(self.why, Why::Stands(Standstill::Cooldown { .. }))
+    }
+
+    /// The request was sent again with a newer token, and that was rejected as well; or the
+    /// server had no other token to give.
+    #[must_use]
+    pub fn is_futile(&self) -> bool {
+        matches!(
+            self.why,
+            Why::Stands(Standstill::ReplayRejected | Standstill::SameToken)
+        )
+    }
+}
+
+impl fmt::Display for NotReplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.why {
+            Why::NotReplayable => f.write_str("the request's body was not kept for a replay"),
+            Why::Stands(Standstill::SameToken) => {
+                f.write_str("the authorization server has no newer token")
+            }
+            Why::Stands(Standstill::Cooldown { .. }) => {
+                f.write_str("newer tokens were rejected as well, so none is asked for now")
+            }
+            Why::Stands(Standstill::ReplayRejected) => {
+                f.write_str("the newer token was rejected as well")
+            }
+            Why::Stands(Standstill::Failed(error)) => write!(f, "no newer token: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for NotReplaced {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error().map(|error| error as _)
+    }
+}

@@ -1,0 +1,174 @@
+//! The renewal itself: a task of its own that asks the source, again where that helps, and ends at
+//! its deadline. No caller can cancel it; whatever ends it early is an outcome, too.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, time};
+
+use super::{
+    flight::Flight,
+    random::Random,
+    schedule::{ATTEMPT_TIMEOUT, Next, RENEWAL_DEADLINE, next_attempt},
+    shared::{Renewing, Shared, interrupted},
+    source::{Attempt, TokenResponse, TokenSource},
+};
+use crate::{
+    clock::{Clock, Now},
+    error::{ErrorClass, TokenError},
+    telemetry,
+};
+
+/// The longest nap of the timer: after each it looks at both clocks.
+const NAP: Duration = Duration::from_secs(30);
+
+/// Flies `flight` on a task of its own. Not under a lock: a runtime that is shutting down drops
+/// the task on the spot.
+pub(crate) fn launch(shared: &Arc<Shared>, flight: Arc<Flight>) {
+    let pilot = Pilot {
+        shared: Arc::downgrade(shared),
+        flight,
+        version: 0,
+        landed: false,
+        since: shared.clock.now(),
+    };
+    let Ok(runtime) = Handle::try_current() else {
+        pilot.finish(Err(interrupted(
+            "a token must be asked for, and there is no Tokio runtime",
+        )));
+        return;
+    };
+    let source = Arc::clone(&shared.source);
+    let clock = shared.clock.clone();
+    let random = shared.seed();
+    let span = telemetry::renewal_span();
+    let task = runtime.spawn(telemetry::within(span, pilot.fly(source, clock, random)));
+    shared.renewal_runs(task.abort_handle());
+}
+
+/// Sees to it that the flight lands: also when its task panics, is aborted, or loses its runtime.
+#[derive(Debug)]
+struct Pilot {
+    /// Weak: a renewal keeps no cache alive.
+    shared: Weak<Shared>,
+    flight: Arc<Flight>,
+    version: u64,
+    landed: bool,
+    since: Now,
+}
+
+impl Pilot {
+    async fn fly(mut self, source: Arc<dyn TokenSource>, clock: Clock, mut random: Random) {
+        // Before the first attempt: a change during it must be noticed.
+        self.version = source.credentials_version();
+        let result = renew(&*source, &clock, &mut random).await;
+        self.finish(result);
+    }
+
+    fn finish(mut self, result: Result<(TokenResponse, Now), TokenError>) {
+        self.land(result);
+    }
+
+    fn land(&mut self, result: Result<(TokenResponse, Now), TokenError>) {
+        self.landed = true;
+        match self.shared.upgrade() {
+            Some(shared) => {
+                let outcome = shared.finish(&self.flight, result, self.version);
+                telemetry::renewed(&outcome, shared.clock.now().since(self.since));
+            }
+            None => self
+                .flight
+                .land(Err(interrupted("the token's cache is gone"))),
+        }
+    }
+}
+
+impl Drop for Pilot {
+    fn drop(&mut self) {
+        if !self.landed {
+            self.land(Err(interrupted(
+                "the renewal was cut short: its task panicked or was aborted, or its runtime was shut down",
+            )));
+        }
+    }
+}
+
+/// Asks `source` until it answers, gives a reason to stop, or time is up. With a token comes the
+/// moment before it was asked for.
+async fn renew(
+    source: &dyn TokenSource,
+    clock: &Clock,
+    random: &mut Random,
+) -> Result<(TokenResponse, Now), TokenError> {
+    let mut last = None;
+    let attempts = async {
+        let mut attempt = Attempt::first();
+        loop {
+            let t0 = clock.now();
+            let answer = time::timeout(ATTEMPT_TIMEOUT, source.fetch(attempt)).await;
+            let error = match answer {
+                Ok(Ok(response)) => return Ok((response, t0)),
+                Ok(Err(error)) => error,
+                Err(_) => timed_out("the token endpoint did not answer within", ATTEMPT_TIMEOUT),
+            };
+            telemetry::attempt_failed(attempt.number(), &error);
+            let next = next_attempt(&error, attempt.number(), random);
+            attempt = attempt.after(&error);
+            let Next::Retry(delay) = next else {
+                return Err(error);
+            };
+            last = Some(error);
+            time::sleep(delay).await;
+        }
+    };
+    match time::timeout(RENEWAL_DEADLINE, attempts).await {
+        Ok(result) => result,
+        Err(_) => {
+            let error = timed_out(
+                "no attempt to get a token succeeded within",
+                RENEWAL_DEADLINE,
+            );
+            Err(match last {
+                Some(last) => error.with_source(last),
+                None => error,
+            })
+        }
+    }
+}
+
+fn timed_out(what: &str, limit: Duration) -> TokenError {
+    TokenError::new(
+        ErrorClass::Transient,
+        format!("{what} {} s", limit.as_secs()),
+    )
+}
+
+/// Renews without a request to set it off, from now on. The timer sets off one renewal and ends;
+/// the end of that renewal starts the next timer.
+pub(crate) fn keep_warm(shared: &Arc<Shared>) {
+    let Ok(runtime) = Handle::try_current() else {
+        return;
+    };
+    let weak = Arc::downgrade(shared);
+    let clock = shared.clock.clone();
+    let timer = async move {
+        loop {
+            let now = clock.now();
+            let Some(shared) = weak.upgrade() else { return };
+            let Some(due) = shared.due(now) else { return };
+            let mut nap = due.mono.saturating_sub(now.mono);
+            if !now.is_before(due) {
+                if let Renewing::Yes = shared.renew_in_background(now) {
+                    return;
+                }
+                // The budget keeps it back.
+                nap = NAP;
+            }
+            drop(shared);
+            time::sleep(nap.min(NAP)).await;
+        }
+    };
+    shared.timer_runs(runtime.spawn(timer).abort_handle());
+}

@@ -1,0 +1,414 @@
+//! When a token is used, renewed and given up: design as arithmetic. Every function takes what it
+//! needs, `now` included; nothing here reads a clock or takes a lock.
+//!
+//! ```text
+//! t0 ──────────────────────────── soft ───────────── hard ────── expiry
+//!  └ before the token request      │  use, and renew   │  wait for  └ never used again
+//!                                  └ in the background └ the renewal
+//! ```
+
+use std::time::Duration;
+
+use super::{random::Random, source::Lifetime};
+use crate::{
+    clock::Now,
+    error::{ErrorClass, TokenError},
+};
+
+/// A renewal may take this long in all, and one attempt of it this long.
+pub(crate) const RENEWAL_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is taken for a token whose lifetime nobody knows.
+pub(crate) const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
+
+/// Longer lifetimes count as this: ten years.
+const MAX_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+const MAX_MARGIN: Duration = Duration::from_secs(30);
+const MAX_WINDOW: Duration = Duration::from_secs(300);
+const MAX_JITTER: Duration = Duration::from_secs(60);
+
+/// The points of a token's life, counted from the moment before it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Schedule {
+    pub(crate) t0: Now,
+    /// From here on it is renewed in the background.
+    soft: Duration,
+    /// From here on callers wait for a newer one.
+    hard: Duration,
+    /// From here on it never goes out.
+    expiry: Duration,
+}
+
+/// Where in its life a token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Fresh,
+    Soft,
+    /// Inside its margin: usable if no newer one can be had.
+    Margin,
+    Expired,
+}
+
+impl Schedule {
+    pub(crate) fn new(t0: Now, lifetime: Lifetime, default: Duration, random: &mut Random) -> Self {
+        let lifetime = match lifetime {
+            Lifetime::Of(lifetime) => lifetime,
+            Lifetime::Unknown => default,
+            Lifetime::Never => {
+                let never = Duration::MAX;
+                return Self {
+                    t0,
+                    soft: never,
+                    hard: never,
+                    expiry: never,
+                };
+            }
+        }
+        .min(MAX_LIFETIME);
+        let margin = (lifetime / 4).min(MAX_MARGIN);
+        let window = (lifetime / 5).min(MAX_WINDOW);
+        let jitter = random.up_to((window / 2).min(MAX_JITTER));
+        let hard = lifetime - margin;
+        Self {
+            t0,
+            soft: hard.saturating_sub(window + jitter),
+            hard,
+            expiry: lifetime,
+        }
+    }
+
+    /// The server has nothing newer to give: use the token to its end before asking again.
+    pub(crate) fn to_the_end(self) -> Self {
+        Self {
+            soft: self.expiry,
+            hard: self.expiry,
+            ..self
+        }
+    }
+
+    /// It serves those who waited for it, and nobody else.
+    pub(crate) fn is_for_once(&self) -> bool {
+        self.expiry.is_zero()
+    }
+
+    pub(crate) fn standing(&self, now: Now) -> Standing {
+        let age = now.since(self.t0);
+        if age < self.soft {
+            Standing::Fresh
+        } else if age < self.hard {
+            Standing::Soft
+        } else if age < self.expiry {
+            Standing::Margin
+        } else {
+            Standing::Expired
+        }
+    }
+
+    pub(crate) fn soft_at(&self) -> Now {
+        self.t0.plus(self.soft)
+    }
+
+    pub(crate) fn hard_at(&self) -> Now {
+        self.t0.plus(self.hard)
+    }
+
+    pub(crate) fn expires_at(&self) -> Now {
+        self.t0.plus(self.expiry)
+    }
+
+    pub(crate) fn lifetime(&self) -> Duration {
+        self.expiry
+    }
+
+    /// The two tokens end at the same time, give or take what rounding to seconds and a slow
+    /// answer can do.
+    pub(crate) fn ends_with(&self, other: &Self) -> bool {
+        let slack = (other.expiry / 20).min(Duration::from_secs(5));
+        self.expires_at().mono <= other.expires_at().mono.saturating_add(slack)
+    }
+}
+
+/// How the failures so far keep the next renewal back.
+///
+/// `failures` counts consecutive failed renewals of one class; another class starts again at one.
+pub(crate) fn backoff(error: &TokenError, failures: u32, random: &mut Random) -> Option<Duration> {
+    let secs = Duration::from_secs;
+    let doubled = |first: u64, cap: u64| {
+        secs(first)
+            .saturating_mul(1_u32 << failures.saturating_sub(1).min(20))
+            .min(secs(cap))
+    };
+    Some(match error.class() {
+        ErrorClass::Transient => random.spread(doubled(1, 60)).min(secs(60)),
+        ErrorClass::Throttled => error
+            .retry_after()
+            .unwrap_or_else(|| doubled(5, 120))
+            .min(secs(15 * 60)),
+        ErrorClass::Credentials => doubled(30, 600),
+        ErrorClass::Request | ErrorClass::Origin => secs(60),
+        ErrorClass::Malformed => doubled(5, 60),
+        // The budget says itself when the next token may be asked for.
+        ErrorClass::Budget | ErrorClass::Interrupted => return None,
+    })
+}
+
+/// After a failed attempt within one renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Ask again after this delay.
+    Retry(Duration),
+    GiveUp,
+}
+
+/// What follows the failed attempt `number` (from 1).
+pub(crate) fn next_attempt(error: &TokenError, number: u32, random: &mut Random) -> Next {
+    match error.class() {
+        ErrorClass::Transient if number < 3 => {
+            let ceiling = Duration::from_millis(200).saturating_mul(1 << (2 * (number - 1)));
+            Next::Retry(random.up_to(ceiling.min(Duration::from_secs(2))))
+        }
+        ErrorClass::Throttled if number < 3 => match error.retry_after() {
+            Some(delay) if delay <= Duration::from_secs(5) => Next::Retry(delay),
+            _ => Next::GiveUp,
+        },
+        // The source sends nothing unless the credentials have changed since they were refused.
+        ErrorClass::Credentials if number < 2 && error.fingerprint().is_some() => {
+            Next::Retry(Duration::ZERO)
+        }
+        ErrorClass::Malformed if number < 2 => Next::Retry(Duration::ZERO),
+        _ => Next::GiveUp,
+    }
+}
+
+/// For how long no renewal is forced after the `n`-th futile one in a row (from 1).
+pub(crate) fn cooldown(n: u32, accepted_elsewhere: Accepted) -> Duration {
+    let cap = match accepted_elsewhere {
+        Accepted::BySome => Duration::from_secs(60),
+        Accepted::ByNone => Duration::from_secs(300),
+    };
+    Duration::from_secs(10)
+        .saturating_mul(1_u32 << n.saturating_sub(1).min(20))
+        .min(cap)
+}
+
+/// Whether the token that one request could not use is accepted by others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accepted {
+    BySome,
+    ByNone,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T0: Now = Now {
+        mono: Duration::from_secs(77),
+        wall: Duration::from_secs(1_700_000_000),
+    };
+
+    fn secs(s: f64) -> Duration {
+        Duration::from_secs_f64(s)
+    }
+
+    fn of(lifetime: f64, seed: u64) -> Schedule {
+        let lifetime = Lifetime::Of(secs(lifetime));
+        Schedule::new(T0, lifetime, DEFAULT_LIFETIME, &mut Random::seeded(seed))
+    }
+
+    #[test]
+    fn the_points_are_those_of_the_design() {
+        for (lifetime, soft, hard) in [
+            (3600.0, 3210.0..=3270.0, 3570.0),
+            (300.0, 180.0..=210.0, 270.0),
+            (60.0, 27.0..=33.0, 45.0),
+            (10.0, 4.5..=5.5, 7.5),
+        ] {
+            for seed in 0..200 {
+                let schedule = of(lifetime, seed);
+                assert!(
+                    soft.contains(&schedule.soft.as_secs_f64()),
+                    "{lifetime}: {schedule:?}"
+                );
+                assert_eq!(schedule.hard, secs(hard), "{lifetime}");
+                assert_eq!(schedule.expiry, secs(lifetime), "{lifetime}");
+            }
+        }
+    }
+
+    /// For all lifetimes, clocks and jitters: soft < hard <= true expiry, margins by formula, no
+    /// overflow, never negative.
+    #[test]
+    fn the_order_of_the_points_holds_for_every_lifetime() {
+        let mut random = Random::seeded(1);
+        for round in 0..200_000_u64 {
+            let bits = random.next() >> (round % 64);
+            let lifetime = Duration::new(bits, (random.next() % 1_000_000_000) as u32);
+            let t0 = Now {
+                mono: Duration::from_nanos(random.next()),
+                wall: Duration::from_nanos(random.next()),
+            };
+            let schedule = Schedule::new(t0, Lifetime::Of(lifetime), DEFAULT_LIFETIME, &mut random);
+            let lifetime = lifetime.min(MAX_LIFETIME);
+            assert!(schedule.soft < schedule.hard, "{schedule:?}");
+            assert!(schedule.hard <= schedule.expiry, "{schedule:?}");
+            assert_eq!(schedule.expiry, lifetime);
+            assert_eq!(
+                schedule.expiry - schedule.hard,
+                (lifetime / 4).min(secs(30.0))
+            );
+            let early = schedule.hard - schedule.soft;
+            let window = (lifetime / 5).min(secs(300.0));
+            assert!(early >= window && early <= window + (window / 2).min(secs(60.0)));
+            assert_eq!(schedule.standing(t0), Standing::Fresh);
+            assert_eq!(schedule.standing(schedule.soft_at()), Standing::Soft);
+            assert_eq!(schedule.standing(schedule.hard_at()), Standing::Margin);
+            assert_eq!(schedule.standing(schedule.expires_at()), Standing::Expired);
+        }
+    }
+
+    #[test]
+    fn zero_serves_once_and_absurd_lifetimes_are_clamped() {
+        let zero = of(0.0, 1);
+        assert!(zero.is_for_once());
+        assert_eq!(zero.standing(T0), Standing::Expired);
+        let mut random = Random::seeded(1);
+        let huge = Schedule::new(
+            T0,
+            Lifetime::Of(Duration::MAX),
+            DEFAULT_LIFETIME,
+            &mut random,
+        );
+        assert_eq!(huge.lifetime(), MAX_LIFETIME);
+        let unknown = Schedule::new(T0, Lifetime::Unknown, DEFAULT_LIFETIME, &mut random);
+        assert_eq!(unknown.lifetime(), Duration::from_secs(300));
+        let never = Schedule::new(T0, Lifetime::Never, DEFAULT_LIFETIME, &mut random);
+        assert_eq!(never.standing(T0.plus(MAX_LIFETIME * 100)), Standing::Fresh);
+    }
+
+    #[test]
+    fn a_suspended_host_ages_a_token_and_a_clock_set_back_does_not_renew_it() {
+        let token = of(3600.0, 1);
+        let slept = Now {
+            mono: T0.mono + secs(5.0),
+            wall: T0.wall + secs(7200.0),
+        };
+        assert_eq!(token.standing(slept), Standing::Expired);
+        let back = Now {
+            mono: T0.mono + secs(5.0),
+            wall: T0.wall - secs(7200.0),
+        };
+        assert_eq!(token.standing(back), Standing::Fresh);
+        let back_for_long = Now {
+            mono: T0.mono + secs(3600.0),
+            wall: T0.wall,
+        };
+        assert_eq!(token.standing(back_for_long), Standing::Expired);
+    }
+
+    fn error(class: ErrorClass) -> TokenError {
+        TokenError::new(class, "x")
+    }
+
+    #[test]
+    fn backoff_is_by_class_and_capped() {
+        let mut random = Random::seeded(3);
+        let mut at = |class, failures| backoff(&error(class), failures, &mut random).unwrap();
+        for (n, base) in [(1, 1.0), (2, 2.0), (5, 16.0)] {
+            let delay = at(ErrorClass::Transient, n).as_secs_f64();
+            assert!((base * 0.8..=base * 1.2).contains(&delay), "{n}: {delay}");
+        }
+        for n in 7..100 {
+            assert!(at(ErrorClass::Transient, n) <= secs(60.0));
+        }
+        assert_eq!(at(ErrorClass::Credentials, 1), secs(30.0));
+        assert_eq!(at(ErrorClass::Credentials, 2), secs(60.0));
+        assert_eq!(at(ErrorClass::Credentials, u32::MAX), secs(600.0));
+        assert_eq!(at(ErrorClass::Request, 9), secs(60.0));
+        assert_eq!(at(ErrorClass::Malformed, 1), secs(5.0));
+        assert_eq!(at(ErrorClass::Malformed, 40), secs(60.0));
+        assert_eq!(at(ErrorClass::Throttled, 1), secs(5.0));
+        assert_eq!(at(ErrorClass::Throttled, 40), secs(120.0));
+        let asked = error(ErrorClass::Throttled).with_retry_after(secs(20.0));
+        assert_eq!(backoff(&asked, 1, &mut random), Some(secs(20.0)));
+        let a_day = error(ErrorClass::Throttled).with_retry_after(secs(86_400.0));
+        assert_eq!(backoff(&a_day, 1, &mut random), Some(secs(900.0)));
+        assert_eq!(
+            backoff(&error(ErrorClass::Interrupted), 1, &mut random),
+            None
+        );
+    }
+
+    #[test]
+    fn attempts_within_a_renewal_are_by_class() {
+        let mut random = Random::seeded(3);
+        let transient = error(ErrorClass::Transient);
+        let mut longest = Duration::ZERO;
+        for _ in 0..1000 {
+            for number in [1, 2] {
+                let Next::Retry(delay) = next_attempt(&transient, number, &mut random) else {
+                    panic!("given up");
+                };
+                longest = longest.max(delay);
+            }
+        }
+        assert!(longest > secs(0.5) && longest <= secs(2.0), "{longest:?}");
+        assert_eq!(next_attempt(&transient, 3, &mut random), Next::GiveUp);
+        let soon = error(ErrorClass::Throttled).with_retry_after(secs(5.0));
+        assert_eq!(next_attempt(&soon, 1, &mut random), Next::Retry(secs(5.0)));
+        let later = error(ErrorClass::Throttled).with_retry_after(secs(5.1));
+        assert_eq!(next_attempt(&later, 1, &mut random), Next::GiveUp);
+        assert_eq!(
+            next_attempt(&error(ErrorClass::Throttled), 1, &mut random),
+            Next::GiveUp
+        );
+        assert_eq!(
+            next_attempt(&error(ErrorClass::Request), 1, &mut random),
+            Next::GiveUp
+        );
+        let malformed = error(ErrorClass::Malformed);
+        assert_eq!(
+            next_attempt(&malformed, 1, &mut random),
+            Next::Retry(Duration::ZERO)
+        );
+        assert_eq!(next_attempt(&malformed, 2, &mut random), Next::GiveUp);
+        let refused = error(ErrorClass::Credentials);
+        assert_eq!(
+            next_attempt(&refused, 1, &mut random),
+            Next::GiveUp,
+            "nothing to compare"
+        );
+        let refused = refused.with_fingerprint(7);
+        assert_eq!(
+            next_attempt(&refused, 1, &mut random),
+            Next::Retry(Duration::ZERO)
+        );
+        assert_eq!(next_attempt(&refused, 2, &mut random), Next::GiveUp);
+    }
+
+    #[test]
+    fn an_api_that_refuses_everything_costs_eight_renewals_in_ten_minutes_at_the_most() {
+        let within = |accepted| {
+            let mut now = Duration::ZERO;
+            let mut renewals = 0;
+            while now < secs(600.0) {
+                renewals += 1;
+                now += cooldown(renewals, accepted);
+            }
+            renewals
+        };
+        assert!(
+            within(Accepted::ByNone) <= 7,
+            "{}",
+            within(Accepted::ByNone)
+        );
+        assert!(
+            within(Accepted::BySome) <= 14,
+            "{}",
+            within(Accepted::BySome)
+        );
+        assert_eq!(cooldown(u32::MAX, Accepted::ByNone), secs(300.0));
+    }
+}

@@ -1,0 +1,357 @@
+//! What all handles of a cache share: the state behind its lock, the source, the clock, and the
+//! number by which a handle's own copy of the token knows that it is out of date.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::task::AbortHandle;
+
+use super::{
+    budget::Budget,
+    flight::{Flight, Landing, Outcome},
+    random::Random,
+    rejection::{Sending, Staleness},
+    renewal,
+    schedule::DEFAULT_LIFETIME,
+    snapshot::Snapshot,
+    source::{TokenResponse, TokenSource},
+    state::{Answer, Decision, Hand, Rejection, Standstill, State},
+};
+use crate::{
+    clock::{Clock, Now},
+    error::{ErrorClass, TokenError},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+        lock,
+    },
+    telemetry,
+};
+
+pub(crate) struct Shared {
+    /// Changes whenever a handle's own copy may be out of date. Written under the lock of `state`.
+    epoch: AtomicU64,
+    state: Mutex<State>,
+    pub(crate) source: Arc<dyn TokenSource>,
+    pub(crate) clock: Clock,
+    tasks: Mutex<Tasks>,
+    settings: Settings,
+}
+
+/// The tasks that end with the last handle.
+#[derive(Debug, Default)]
+struct Tasks {
+    renewal: Option<AbortHandle>,
+    timer: Option<AbortHandle>,
+}
+
+/// How a cache is set up.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) clock: Clock,
+    pub(crate) default_lifetime: Duration,
+    pub(crate) budget: Option<(u32, Duration)>,
+    pub(crate) warmth: Warmth,
+    pub(crate) seed: Option<u64>,
+}
+
+/// What sets off a renewal in the background.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Warmth {
+    /// A request. An idle client uses up no quota.
+    OnDemand,
+    /// A timer, too, once there has been a token.
+    Kept,
+}
+
+/// Whether a renewal is in progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewing {
+    Yes,
+    No,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            clock: Clock::default(),
+            default_lifetime: DEFAULT_LIFETIME,
+            budget: None,
+            warmth: Warmth::OnDemand,
+            seed: None,
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(source: Arc<dyn TokenSource>, settings: Settings) -> Arc<Self> {
+        let random = settings.seed.map_or_else(Random::new, Random::seeded);
+        let budget = settings
+            .budget
+            .map(|(tokens, per)| Budget::new(tokens, per));
+        Arc::new(Self {
+            epoch: AtomicU64::new(1),
+            state: Mutex::new(State::new(settings.default_lifetime, budget, random)),
+            source,
+            clock: settings.clock.clone(),
+            tasks: Mutex::default(),
+            settings,
+        })
+    }
+
+    /// Changes when a copy of the token that was made before may be out of date.
+    #[inline]
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// A token, or what to wait for. With the epoch in which the answer was right.
+    pub(crate) fn acquire(self: &Arc<Self>, now: Now) -> (Answer, u64) {
+        self.make_way(now);
+        let mut state = lock(&self.state);
+        let decision = state.acquire(now);
+        let epoch = self.epoch_after(&decision);
+        drop(state);
+        (self.carry_out(decision), epoch)
+    }
+
+    /// The request with the token of generation `rejected` was rejected.
+    pub(crate) fn reject(
+        self: &Arc<Self>,
+        rejected: u64,
+        staleness: Staleness,
+        sending: Sending,
+        now: Now,
+    ) -> Rejection {
+        self.make_way(now);
+        let mut state = lock(&self.state);
+        let decision = state.reject(rejected, staleness, sending, now);
+        self.epoch_after(&decision);
+        drop(state);
+        let rejection = self.carry_out(decision);
+        telemetry::rejected(rejected, staleness, sending, &rejection);
+        rejection
+    }
+
+    /// The request with the token of `generation` was accepted, and that is of interest.
+    #[cold]
+    pub(crate) fn accept(&self, generation: u64, sending: Sending) {
+        let mut state = lock(&self.state);
+        if state.accept(generation, sending) {
+            self.next_epoch();
+        }
+    }
+
+    /// Forgets and ends what stands in the way for no good reason any more.
+    fn make_way(&self, now: Now) {
+        let mut state = lock(&self.state);
+        let overdue = state.take_overdue(now);
+        let refused = state.refused_credentials(now);
+        drop(state);
+        if let Some(flight) = overdue {
+            flight.land(Err(interrupted(
+                "the renewal's runtime no longer drives it",
+            )));
+        }
+        if let Some(version) = refused
+            && self.source.credentials_version() != version
+        {
+            lock(&self.state).forget_failure();
+        }
+    }
+
+    fn epoch_after<T>(&self, decision: &Decision<T>) -> u64 {
+        if decision.changed {
+            self.next_epoch()
+        } else {
+            self.epoch()
+        }
+    }
+
+    /// Under the lock of `state`.
+    fn next_epoch(&self) -> u64 {
+        self.epoch.fetch_add(1, Ordering::Release) + 1
+    }
+
+    /// Starts the renewal that a decision asks for, on a task of its own.
+    fn carry_out<T>(self: &Arc<Self>, decision: Decision<T>) -> T {
+        if let Some(flight) = decision.launch {
+            renewal::launch(self, flight);
+        }
+        decision.answer
+    }
+
+    /// The renewal has ended: publishes what it brought and tells everyone who waits.
+    pub(crate) fn finish(
+        self: &Arc<Self>,
+        flight: &Arc<Flight>,
+        result: Result<(TokenResponse, Now), TokenError>,
+        credentials_version: u64,
+    ) -> Outcome {
+        let now = self.clock.now();
+        let mut state = lock(&self.state);
+        let outcome = state.finish(flight, result, credentials_version, now);
+        if outcome.is_some() {
+            self.next_epoch();
+        }
+        drop(state);
+        let outcome = outcome.unwrap_or_else(|| Err(interrupted("the renewal came too late")));
+        flight.land(outcome.clone());
+        if self.settings.warmth == Warmth::Kept {
+            renewal::keep_warm(self);
+        }
+        outcome
+    }
+
+    /// Starts a renewal if one is due and nothing speaks against it.
+    pub(crate) fn renew_in_background(self: &Arc<Self>, now: Now) -> Renewing {
+        drop(self.acquire(now));
+        if lock(&self.state).is_renewing() {
+            Renewing::Yes
+        } else {
+            Renewing::No
+        }
+    }
+
+    pub(crate) fn seed(&self) -> Random {
+        lock(&self.state).seed()
+    }
+
+    /// The token that is at hand, whether or not it may still go out.
+    pub(crate) fn current(&self) -> Option<Arc<Snapshot>> {
+        lock(&self.state).current().cloned()
+    }
+
+    /// The token that may go out at `now`.
+    pub(crate) fn usable(&self, now: Now) -> Option<Arc<Snapshot>> {
+        lock(&self.state).usable(now).cloned()
+    }
+
+    pub(crate) fn issued(&self) -> u64 {
+        lock(&self.state).issued()
+    }
+
+    pub(crate) fn last_error(&self) -> Option<TokenError> {
+        lock(&self.state).last_error().cloned()
+    }
+
+    /// When the timer should look again.
+    pub(crate) fn due(&self, now: Now) -> Option<Now> {
+        lock(&self.state).due(now)
+    }
+
+    pub(crate) fn renewal_runs(&self, task: AbortHandle) {
+        lock(&self.tasks).renewal = Some(task);
+    }
+
+    pub(crate) fn timer_runs(&self, task: AbortHandle) {
+        let former = lock(&self.tasks).timer.replace(task);
+        if let Some(former) = former {
+            former.abort();
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let tasks = lock(&self.tasks);
+        for task in [&tasks.renewal, &tasks.timer].into_iter().flatten() {
+            task.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenCache")
+            .field("token", &self.current())
+            .field("issued", &self.issued())
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn interrupted(message: &'static str) -> TokenError {
+    TokenError::new(ErrorClass::Interrupted, message)
+}
+
+/// Waits until there is a token that may go out.
+#[derive(Debug)]
+pub(crate) struct Acquiring {
+    landing: Option<Landing>,
+}
+
+impl Acquiring {
+    pub(crate) fn new() -> Self {
+        Self { landing: None }
+    }
+
+    pub(crate) fn waiting_for(flight: &Arc<Flight>) -> Self {
+        Self {
+            landing: Some(flight.join()),
+        }
+    }
+
+    pub(crate) fn poll(
+        &mut self,
+        shared: &Arc<Shared>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Arc<Snapshot>, TokenError>> {
+        loop {
+            let Some(landing) = &mut self.landing else {
+                match shared.acquire(shared.clock.now()).0 {
+                    Answer::Use(Hand { snapshot, .. }) => return Poll::Ready(Ok(snapshot)),
+                    Answer::Refuse(error) => return Poll::Ready(Err(error)),
+                    Answer::Wait(flight) => self.landing = Some(flight.join()),
+                }
+                continue;
+            };
+            let outcome = ready!(Pin::new(landing).poll(cx));
+            self.landing = None;
+            let now = shared.clock.now();
+            match outcome {
+                // Polled long after the flight landed, the token may be of no use any more.
+                Ok(snapshot) if !snapshot.is_usable(now) => {}
+                Ok(snapshot) => return Poll::Ready(Ok(snapshot)),
+                Err(error) => {
+                    return Poll::Ready(shared.usable(now).ok_or(error));
+                }
+            }
+        }
+    }
+}
+
+/// Waits for the token that replaces a rejected one.
+#[derive(Debug)]
+pub(crate) struct Replacing {
+    landing: Landing,
+    rejected: u64,
+}
+
+impl Replacing {
+    pub(crate) fn new(flight: &Arc<Flight>, rejected: u64) -> Self {
+        Self {
+            landing: flight.join(),
+            rejected,
+        }
+    }
+}
+
+impl Future for Replacing {
+    type Output = Result<Arc<Snapshot>, Standstill>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        Poll::Ready(match ready!(Pin::new(&mut this.landing).poll(cx)) {
+            Ok(snapshot) if snapshot.first_seen > this.rejected => Ok(snapshot),
+            Ok(_) => Err(Standstill::SameToken),
+            Err(error) => Err(Standstill::Failed(error)),
+        })
+    }
+}

@@ -1,0 +1,526 @@
+//! Everything a cache knows, and every decision it takes: use the token, renew it, wait, refuse.
+//!
+//! All of it happens under one lock, with `now` given, and does no I/O: what is to be done comes
+//! out as a value. `shared` holds the lock and does it.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    budget::{Budget, Purpose},
+    flight::{Flight, Outcome},
+    random::Random,
+    rejection::{Rejections, Sending, Staleness},
+    schedule::{self, Schedule, Standing},
+    snapshot::Snapshot,
+    source::TokenResponse,
+};
+use crate::{
+    clock::Now,
+    error::{ErrorClass, TokenError},
+};
+
+/// A renewal ends at its deadline. One that has not, by then and this much more, is not driven.
+const OVERDUE: Duration = schedule::RENEWAL_DEADLINE.saturating_add(Duration::from_secs(5));
+
+#[derive(Debug)]
+pub(crate) struct State {
+    current: Option<Arc<Snapshot>>,
+    generations: u64,
+    aloft: Option<Aloft>,
+    failure: Option<Failure>,
+    /// Consecutive failed renewals of one class.
+    failures: (ErrorClass, u32),
+    rejections: Rejections,
+    budget: Option<Budget>,
+    issued: u64,
+    last_error: Option<TokenError>,
+    random: Random,
+    default_lifetime: Duration,
+}
+
+/// The renewal in progress.
+#[derive(Debug)]
+struct Aloft {
+    flight: Arc<Flight>,
+    /// A rejection waits for it.
+    forced: bool,
+    /// The current token was called invalid: others wait for the renewal, too.
+    blocking: bool,
+    since: Duration,
+}
+
+/// The last renewal failed: until then there is no other.
+#[derive(Debug)]
+struct Failure {
+    error: TokenError,
+    until: Duration,
+    credentials_version: u64,
+}
+
+/// What a caller gets who needs a token.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Use(Hand),
+    Wait(Arc<Flight>),
+    Refuse(TokenError),
+}
+
+/// A token to be used, and for how long without asking again.
+#[derive(Debug)]
+pub(crate) struct Hand {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) until: Now,
+    /// It is of interest whether requests with it are accepted.
+    pub(crate) watched: bool,
+}
+
+/// What a caller gets whose token was rejected.
+#[derive(Debug)]
+pub(crate) enum Rejection {
+    /// A newer token is at hand.
+    Replay(Arc<Snapshot>),
+    /// A newer token is under way.
+    Wait(Arc<Flight>),
+    /// No newer token is to be had now.
+    Stand(Standstill),
+}
+
+impl Rejection {
+    #[cfg_attr(not(feature = "tracing"), allow(dead_code, reason = "for events"))]
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Replay(_) => "replay",
+            Self::Wait(_) => "renew",
+            Self::Stand(Standstill::SameToken) => "same token",
+            Self::Stand(Standstill::Cooldown { .. }) => "cooldown",
+            Self::Stand(Standstill::ReplayRejected) => "replay rejected",
+            Self::Stand(Standstill::Failed(_)) => "renewal failed",
+        }
+    }
+}
+
+/// Why a rejection stands.
+#[derive(Clone, Debug)]
+pub(crate) enum Standstill {
+    /// The server has no other token than the rejected one.
+    SameToken,
+    /// Renewals have not helped lately; the next may be forced then.
+    Cooldown { until: Duration },
+    /// The newer token was rejected as well.
+    ReplayRejected,
+    /// The renewal failed, or is not tried again yet.
+    Failed(TokenError),
+}
+
+/// A decision, and the renewal that it sets off.
+#[derive(Debug)]
+pub(crate) struct Decision<T> {
+    pub(crate) answer: T,
+    /// To be flown by whoever gets this, once the lock is released.
+    pub(crate) launch: Option<Arc<Flight>>,
+    /// What others hold is no longer what they would get now.
+    pub(crate) changed: bool,
+}
+
+impl State {
+    pub(crate) fn new(default_lifetime: Duration, budget: Option<Budget>, random: Random) -> Self {
+        Self {
+            current: None,
+            generations: 0,
+            aloft: None,
+            failure: None,
+            failures: (ErrorClass::Interrupted, 0),
+            rejections: Rejections::new(),
+            budget,
+            issued: 0,
+            last_error: None,
+            random,
+            default_lifetime,
+        }
+    }
+
+    pub(crate) fn is_renewing(&self) -> bool {
+        self.aloft.is_some()
+    }
+
+    /// Randomness for a renewal.
+    pub(crate) fn seed(&mut self) -> Random {
+        Random::seeded(self.random.next())
+    }
+
+    pub(crate) fn issued(&self) -> u64 {
+        self.issued
+    }
+
+    pub(crate) fn current(&self) -> Option<&Arc<Snapshot>> {
+        self.current.as_ref()
+    }
+
+    /// The current token, if it may go out.
+    pub(crate) fn usable(&self, now: Now) -> Option<&Arc<Snapshot>> {
+        self.current
+            .as_ref()
+            .filter(|current| current.is_usable(now))
+    }
+
+    /// The failure that is remembered at `now`, and the version of the credentials it is about.
+    pub(crate) fn refused_credentials(&self, now: Now) -> Option<u64> {
+        let failure = self
+            .failure
+            .as_ref()
+            .filter(|failure| now.mono < failure.until)?;
+        (failure.error.class() == ErrorClass::Credentials).then_some(failure.credentials_version)
+    }
+
+    pub(crate) fn forget_failure(&mut self) {
+        self.failure = None;
+        self.failures.1 = 0;
+    }
+
+    pub(crate) fn failure(&self, now: Now) -> Option<&TokenError> {
+        self.failure
+            .as_ref()
+            .filter(|failure| now.mono < failure.until)
+            .map(|f| &f.error)
+    }
+
+    /// When a timer should look again: at the soft point, or when the next attempt is allowed.
+    pub(crate) fn due(&self, now: Now) -> Option<Now> {
+        let due = self.current.as_ref()?.schedule.soft_at();
+        Some(match &self.failure {
+            Some(failure) if now.mono < failure.until => Now {
+                mono: due.mono.max(failure.until),
+                wall: due.wall,
+            },
+            _ => due,
+        })
+    }
+
+    /// A caller needs a token.
+    pub(crate) fn acquire(&mut self, now: Now) -> Decision<Answer> {
+        let Some(current) = self.current.clone() else {
+            return self.acquire_new(now, None);
+        };
+        let blocked = self.aloft.as_ref().is_some_and(|aloft| aloft.blocking);
+        match current.schedule.standing(now) {
+            Standing::Fresh if !blocked => {
+                let until = current.schedule.soft_at();
+                self.hand_out(current, until).into()
+            }
+            Standing::Soft if !blocked => {
+                let hard = current.schedule.hard_at();
+                match self.renewal(Purpose::Convenience, now) {
+                    Ok((_, launch)) => Decision::from(self.hand_out(current, hard)).and(launch),
+                    Err((_, retry)) => self.hand_out(current, retry.before(hard)).into(),
+                }
+            }
+            Standing::Fresh | Standing::Soft | Standing::Margin => {
+                self.acquire_new(now, Some(current))
+            }
+            Standing::Expired => self.acquire_new(now, None),
+        }
+    }
+
+    /// A caller waits for a newer token, or does with `spare` if there is none to be had.
+    fn acquire_new(&mut self, now: Now, spare: Option<Arc<Snapshot>>) -> Decision<Answer> {
+        match (self.renewal(Purpose::Needed, now), spare) {
+            (Ok((flight, launch)), _) => Decision::from(Answer::Wait(flight)).and(launch),
+            (Err((_, retry)), Some(spare)) => {
+                let until = retry.before(spare.schedule.expires_at());
+                self.hand_out(spare, until).into()
+            }
+            (Err((error, _)), None) => Answer::Refuse(error).into(),
+        }
+    }
+
+    fn hand_out(&self, snapshot: Arc<Snapshot>, until: Now) -> Answer {
+        Answer::Use(Hand {
+            snapshot,
+            until,
+            watched: self.rejections.is_watching(),
+        })
+    }
+
+    /// The renewal in progress, or a new one if nothing speaks against it.
+    #[allow(
+        clippy::type_complexity,
+        reason = "the flight, and the same again if it is new"
+    )]
+    fn renewal(
+        &mut self,
+        purpose: Purpose,
+        now: Now,
+    ) -> Result<(Arc<Flight>, Option<Arc<Flight>>), (TokenError, Retry)> {
+        if let Some(aloft) = &self.aloft {
+            return Ok((Arc::clone(&aloft.flight), None));
+        }
+        if let Some(failure) = self
+            .failure
+            .as_ref()
+            .filter(|failure| now.mono < failure.until)
+        {
+            return Err((failure.error.clone(), Retry(failure.until)));
+        }
+        if let Some(budget) = &mut self.budget
+            && let Err(next) = budget.check(purpose, now.mono)
+        {
+            let wait = next.saturating_sub(now.mono);
+            let error = TokenError::new(
+                ErrorClass::Budget,
+                format!(
+                    "the issuance budget is used up; the next token may be asked for in {wait:.0?}"
+                ),
+            )
+            .with_retry_at(now.plus(wait).system_time());
+            return Err((error, Retry(next)));
+        }
+        let flight = Flight::new();
+        self.aloft = Some(Aloft {
+            flight: Arc::clone(&flight),
+            forced: false,
+            blocking: false,
+            since: now.mono,
+        });
+        Ok((Arc::clone(&flight), Some(flight)))
+    }
+
+    /// The API rejected a request that carried the token of generation `rejected`.
+    pub(crate) fn reject(
+        &mut self,
+        rejected: u64,
+        staleness: Staleness,
+        sending: Sending,
+        now: Now,
+    ) -> Decision<Rejection> {
+        let Some(current) = self.current.clone() else {
+            // The token was for one use, and there is none to compare it with.
+            return Rejection::Stand(Standstill::SameToken).into();
+        };
+        if current.generation != rejected {
+            return self.reject_former(rejected, &current, sending, now);
+        }
+        if sending == Sending::Replay && self.rejections.replay_rejected(now.mono) {
+            return Decision::changed(Rejection::Stand(Standstill::ReplayRejected));
+        }
+        if let Some(aloft) = &mut self.aloft {
+            aloft.forced = true;
+        } else {
+            self.rejections.rejected(now.mono);
+            if let Some(until) = self.rejections.cooldown_until(now.mono) {
+                return Decision::changed(Rejection::Stand(Standstill::Cooldown { until }));
+            }
+        }
+        let (flight, launch) = match self.renewal(Purpose::Convenience, now) {
+            Ok(renewal) => renewal,
+            Err((error, _)) => return Rejection::Stand(Standstill::Failed(error)).into(),
+        };
+        let mut changed = false;
+        if let Some(aloft) = &mut self.aloft {
+            aloft.forced = true;
+            // One endpoint that misuses 401 must not stall the rest: only a clear word does, and
+            // only while such words have proved true.
+            if staleness == Staleness::Invalid && self.rejections.is_trusting() {
+                changed = !aloft.blocking;
+                aloft.blocking = true;
+            }
+        }
+        if launch.is_some() {
+            self.rejections.forcing(now.mono);
+        }
+        let answer = match sending {
+            Sending::First => Rejection::Wait(flight),
+            // It has had its replay; the renewal is for the next ones.
+            Sending::Replay => Rejection::Stand(Standstill::ReplayRejected),
+        };
+        Decision {
+            answer,
+            launch,
+            changed,
+        }
+    }
+
+    /// The rejected token is not the current one.
+    fn reject_former(
+        &mut self,
+        rejected: u64,
+        current: &Arc<Snapshot>,
+        sending: Sending,
+        now: Now,
+    ) -> Decision<Rejection> {
+        if sending == Sending::Replay {
+            return Rejection::Stand(Standstill::ReplayRejected).into();
+        }
+        if rejected >= current.first_seen {
+            return Rejection::Stand(Standstill::SameToken).into();
+        }
+        if !self.rejections.is_promising()
+            && let Some(until) = self.rejections.cooldown_until(now.mono)
+        {
+            return Rejection::Stand(Standstill::Cooldown { until }).into();
+        }
+        if current.schedule.standing(now) != Standing::Expired {
+            return Rejection::Replay(Arc::clone(current)).into();
+        }
+        match self.renewal(Purpose::Needed, now) {
+            Ok((flight, launch)) => Decision::from(Rejection::Wait(flight)).and(launch),
+            Err((error, _)) => Rejection::Stand(Standstill::Failed(error)).into(),
+        }
+    }
+
+    /// A request with the token of `generation` was accepted. True if others need to know.
+    pub(crate) fn accept(&mut self, generation: u64, sending: Sending) -> bool {
+        if self
+            .current
+            .as_ref()
+            .is_none_or(|current| current.generation != generation)
+        {
+            return false;
+        }
+        let watching = self.rejections.is_watching();
+        match sending {
+            Sending::First => self.rejections.accepted(),
+            Sending::Replay => self.rejections.cured(),
+        }
+        watching
+    }
+
+    /// The renewal has ended. What comes back is for everybody who waits for it.
+    ///
+    /// `None`: the flight was not the one in progress, and nothing has changed.
+    pub(crate) fn finish(
+        &mut self,
+        flight: &Arc<Flight>,
+        result: Result<(TokenResponse, Now), TokenError>,
+        credentials_version: u64,
+        now: Now,
+    ) -> Option<Outcome> {
+        let aloft = self
+            .aloft
+            .take_if(|aloft| Arc::ptr_eq(&aloft.flight, flight))?;
+        Some(match result {
+            Ok((response, t0)) => Ok(self.publish(response, t0, aloft.forced, now)),
+            Err(error) => Err(self.remember(error, credentials_version, now)),
+        })
+    }
+
+    fn publish(
+        &mut self,
+        response: TokenResponse,
+        t0: Now,
+        forced: bool,
+        now: Now,
+    ) -> Arc<Snapshot> {
+        self.count(now);
+        self.forget_failure();
+        self.last_error = None;
+        self.generations += 1;
+        let schedule = Schedule::new(
+            t0,
+            response.lifetime(),
+            self.default_lifetime,
+            &mut self.random,
+        );
+        let snapshot = Arc::new(Snapshot::new(
+            response,
+            schedule,
+            self.generations,
+            forced,
+            self.current.as_deref(),
+        ));
+        if !schedule.is_for_once() {
+            self.rejections.published(forced, now.mono);
+            if forced && snapshot.first_seen != snapshot.generation {
+                self.rejections.same_token(now.mono);
+            }
+            self.current = Some(Arc::clone(&snapshot));
+        }
+        snapshot
+    }
+
+    fn remember(&mut self, error: TokenError, credentials_version: u64, now: Now) -> TokenError {
+        if error.class() == ErrorClass::Malformed
+            && error.status().is_some_and(|status| status.is_success())
+        {
+            // The server will have counted it.
+            self.count(now);
+        }
+        let failures = if self.failures.0 == error.class() {
+            self.failures.1
+        } else {
+            0
+        };
+        self.failures = (error.class(), failures.saturating_add(1));
+        let Some(delay) = schedule::backoff(&error, self.failures.1, &mut self.random) else {
+            self.failure = None;
+            self.last_error = Some(error.clone());
+            return error;
+        };
+        let error = error.with_retry_at(now.plus(delay).system_time());
+        self.last_error = Some(error.clone());
+        self.failure = Some(Failure {
+            error: error.clone(),
+            until: now.mono.saturating_add(delay),
+            credentials_version,
+        });
+        error
+    }
+
+    fn count(&mut self, now: Now) {
+        self.issued += 1;
+        if let Some(budget) = &mut self.budget {
+            budget.spend(now.mono);
+        }
+    }
+
+    /// Why there was no token the last time one was asked for.
+    pub(crate) fn last_error(&self) -> Option<&TokenError> {
+        self.last_error.as_ref()
+    }
+
+    /// The renewal in progress, if it should have ended long ago: its runtime is alive, but nobody
+    /// drives it. Who waits for it must be told.
+    pub(crate) fn take_overdue(&mut self, now: Now) -> Option<Arc<Flight>> {
+        let overdue = |aloft: &mut Aloft| now.mono.saturating_sub(aloft.since) > OVERDUE;
+        self.aloft.take_if(overdue).map(|aloft| aloft.flight)
+    }
+}
+
+/// When a renewal may be tried again, by the monotonic clock.
+#[derive(Debug)]
+struct Retry(Duration);
+
+impl Retry {
+    /// This moment or `deadline`, whichever comes first.
+    fn before(&self, deadline: Now) -> Now {
+        Now {
+            mono: deadline.mono.min(self.0),
+            wall: deadline.wall,
+        }
+    }
+}
+
+impl<T> Decision<T> {
+    fn changed(answer: T) -> Self {
+        Self {
+            answer,
+            launch: None,
+            changed: true,
+        }
+    }
+}
+
+impl<T> From<T> for Decision<T> {
+    fn from(answer: T) -> Self {
+        Self {
+            answer,
+            launch: None,
+            changed: false,
+        }
+    }
+}
+
+impl<T> Decision<T> {
+    fn and(self, launch: Option<Arc<Flight>>) -> Self {
+        Self { launch, ..self }
+    }
+}
