@@ -5,11 +5,13 @@ mod challenge;
 mod clock;
 pub mod endpoint;
 mod error;
+mod origin;
 mod sync;
 mod telemetry;
 pub mod token;
 
 pub use self::{
     error::{BoxError, ErrorClass, TokenError},
+    origin::{Origin, OriginError},
     token::{AccessToken, NotReplaced, TokenCache, TokenResponse, TokenSource, source_fn},
 };
