@@ -9,7 +9,7 @@ use std::{
 };
 
 /// One reading of both clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Now {
     /// Since some moment before the first reading; never goes back, stands still in suspend.
     pub(crate) mono: Duration,

@@ -1,17 +1,31 @@
 //! tower-oauth2-client-credentials
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod builder;
 mod challenge;
 mod clock;
+mod discard;
 pub mod endpoint;
 mod error;
+mod future;
+mod layer;
+mod mode;
 mod origin;
+mod replay;
+mod rules;
+mod service;
 mod sync;
 mod telemetry;
 pub mod token;
 
 pub use self::{
+    builder::{Builder, ConfigError},
     error::{BoxError, ErrorClass, TokenError},
+    future::ResponseFuture,
+    layer::OAuthClientCredentialsLayer,
+    mode::{Mode, NeverReplay, Replay},
     origin::{Origin, OriginError},
+    replay::ReplayBody,
+    service::OAuthClientCredentials,
     token::{AccessToken, NotReplaced, TokenCache, TokenResponse, TokenSource, source_fn},
 };

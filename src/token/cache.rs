@@ -9,6 +9,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::SystemTime,
 };
 
 use super::{
@@ -68,8 +69,12 @@ impl TokenCache {
     }
 
     pub(crate) fn with_settings(source: Arc<dyn TokenSource>, settings: Settings) -> Self {
+        Self::of(Shared::new(source, settings))
+    }
+
+    pub(crate) fn of(shared: Arc<Shared>) -> Self {
         Self {
-            shared: Shared::new(source, settings),
+            shared,
             local: None,
         }
     }
@@ -293,6 +298,16 @@ impl NotReplaced {
     #[must_use]
     pub fn is_cooling_down(&self) -> bool {
         matches!(self.why, Why::Stands(Standstill::Cooldown { .. }))
+    }
+
+    /// When a newer token will be asked for again, if that is known.
+    #[must_use]
+    pub fn retry_at(&self) -> Option<SystemTime> {
+        match &self.why {
+            Why::Stands(Standstill::Cooldown { until }) => Some(*until),
+            Why::Stands(Standstill::Failed(error)) => error.retry_at(),
+            _ => None,
+        }
     }
 
     /// The request was sent again with a newer token, and that was rejected as well; or the

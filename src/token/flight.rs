@@ -83,12 +83,6 @@ pub(crate) struct Landing {
     place: Option<usize>,
 }
 
-impl Landing {
-    pub(crate) fn is_of(&self, flight: &Arc<Flight>) -> bool {
-        Arc::ptr_eq(&self.flight, flight)
-    }
-}
-
 impl Future for Landing {
     type Output = Outcome;
 

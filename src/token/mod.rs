@@ -7,6 +7,8 @@
 mod budget;
 mod cache;
 mod flight;
+#[cfg(all(oauth2_loom, test))]
+mod model;
 mod random;
 mod rejection;
 mod renewal;

@@ -11,7 +11,7 @@ use tokio::{runtime::Handle, time};
 use super::{
     flight::Flight,
     random::Random,
-    schedule::{ATTEMPT_TIMEOUT, Next, RENEWAL_DEADLINE, next_attempt},
+    schedule::{Next, next_attempt},
     shared::{Renewing, Shared, interrupted},
     source::{Attempt, TokenResponse, TokenSource},
 };
@@ -34,23 +34,47 @@ pub(crate) fn launch(shared: &Arc<Shared>, flight: Arc<Flight>) {
         landed: false,
         since: shared.clock.now(),
     };
+    #[cfg(all(oauth2_loom, test))]
+    return super::model::fly(shared, pilot);
+    #[cfg(not(all(oauth2_loom, test)))]
+    spawn(shared, pilot);
+}
+
+#[cfg_attr(
+    all(oauth2_loom, test),
+    allow(dead_code, reason = "the model has threads in place of tasks")
+)]
+fn spawn(shared: &Arc<Shared>, pilot: Pilot) {
     let Ok(runtime) = Handle::try_current() else {
         pilot.finish(Err(interrupted(
             "a token must be asked for, and there is no Tokio runtime",
         )));
         return;
     };
+    let timeouts = Timeouts {
+        attempt: shared.settings.attempt_timeout,
+        renewal: shared.settings.renewal_timeout,
+    };
     let source = Arc::clone(&shared.source);
     let clock = shared.clock.clone();
     let random = shared.seed();
     let span = telemetry::renewal_span();
-    let task = runtime.spawn(telemetry::within(span, pilot.fly(source, clock, random)));
+    let task = runtime.spawn(telemetry::within(
+        span,
+        pilot.fly(source, clock, random, timeouts),
+    ));
     shared.renewal_runs(task.abort_handle());
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Timeouts {
+    attempt: Duration,
+    renewal: Duration,
 }
 
 /// Sees to it that the flight lands: also when its task panics, is aborted, or loses its runtime.
 #[derive(Debug)]
-struct Pilot {
+pub(crate) struct Pilot {
     /// Weak: a renewal keeps no cache alive.
     shared: Weak<Shared>,
     flight: Arc<Flight>,
@@ -60,14 +84,20 @@ struct Pilot {
 }
 
 impl Pilot {
-    async fn fly(mut self, source: Arc<dyn TokenSource>, clock: Clock, mut random: Random) {
+    async fn fly(
+        mut self,
+        source: Arc<dyn TokenSource>,
+        clock: Clock,
+        mut random: Random,
+        timeouts: Timeouts,
+    ) {
         // Before the first attempt: a change during it must be noticed.
         self.version = source.credentials_version();
-        let result = renew(&*source, &clock, &mut random).await;
+        let result = renew(&*source, &clock, &mut random, timeouts).await;
         self.finish(result);
     }
 
-    fn finish(mut self, result: Result<(TokenResponse, Now), TokenError>) {
+    pub(crate) fn finish(mut self, result: Result<(TokenResponse, Now), TokenError>) {
         self.land(result);
     }
 
@@ -101,17 +131,18 @@ async fn renew(
     source: &dyn TokenSource,
     clock: &Clock,
     random: &mut Random,
+    timeouts: Timeouts,
 ) -> Result<(TokenResponse, Now), TokenError> {
     let mut last = None;
     let attempts = async {
         let mut attempt = Attempt::first();
         loop {
             let t0 = clock.now();
-            let answer = time::timeout(ATTEMPT_TIMEOUT, source.fetch(attempt)).await;
+            let answer = time::timeout(timeouts.attempt, source.fetch(attempt)).await;
             let error = match answer {
                 Ok(Ok(response)) => return Ok((response, t0)),
                 Ok(Err(error)) => error,
-                Err(_) => timed_out("the token endpoint did not answer within", ATTEMPT_TIMEOUT),
+                Err(_) => timed_out("the token endpoint did not answer within", timeouts.attempt),
             };
             telemetry::attempt_failed(attempt.number(), &error);
             let next = next_attempt(&error, attempt.number(), random);
@@ -123,12 +154,12 @@ async fn renew(
             time::sleep(delay).await;
         }
     };
-    match time::timeout(RENEWAL_DEADLINE, attempts).await {
+    match time::timeout(timeouts.renewal, attempts).await {
         Ok(result) => result,
         Err(_) => {
             let error = timed_out(
                 "no attempt to get a token succeeded within",
-                RENEWAL_DEADLINE,
+                timeouts.renewal,
             );
             Err(match last {
                 Some(last) => error.with_source(last),
@@ -139,10 +170,7 @@ async fn renew(
 }
 
 fn timed_out(what: &str, limit: Duration) -> TokenError {
-    TokenError::new(
-        ErrorClass::Transient,
-        format!("{what} {} s", limit.as_secs()),
-    )
+    TokenError::new(ErrorClass::Transient, format!("{what} {limit:?}"))
 }
 
 /// Renews without a request to set it off, from now on. The timer sets off one renewal and ends;

@@ -15,8 +15,8 @@ use crate::{
     error::{ErrorClass, TokenError},
 };
 
-/// A renewal may take this long in all, and one attempt of it this long.
-pub(crate) const RENEWAL_DEADLINE: Duration = Duration::from_secs(30);
+/// By default a renewal may take this long in all, and one attempt of it this long.
+pub(crate) const RENEWAL_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is taken for a token whose lifetime nobody knows.

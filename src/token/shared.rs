@@ -18,7 +18,7 @@ use super::{
     random::Random,
     rejection::{Sending, Staleness},
     renewal,
-    schedule::DEFAULT_LIFETIME,
+    schedule::{ATTEMPT_TIMEOUT, DEFAULT_LIFETIME, RENEWAL_TIMEOUT},
     snapshot::Snapshot,
     source::{TokenResponse, TokenSource},
     state::{Answer, Decision, Hand, Rejection, Standstill, State},
@@ -41,7 +41,7 @@ pub(crate) struct Shared {
     pub(crate) source: Arc<dyn TokenSource>,
     pub(crate) clock: Clock,
     tasks: Mutex<Tasks>,
-    settings: Settings,
+    pub(crate) settings: Settings,
 }
 
 /// The tasks that end with the last handle.
@@ -59,6 +59,10 @@ pub(crate) struct Settings {
     pub(crate) budget: Option<(u32, Duration)>,
     pub(crate) warmth: Warmth,
     pub(crate) seed: Option<u64>,
+    /// For one attempt of a renewal.
+    pub(crate) attempt_timeout: Duration,
+    /// For a renewal in all.
+    pub(crate) renewal_timeout: Duration,
 }
 
 /// What sets off a renewal in the background.
@@ -85,6 +89,8 @@ impl Default for Settings {
             budget: None,
             warmth: Warmth::OnDemand,
             seed: None,
+            attempt_timeout: ATTEMPT_TIMEOUT,
+            renewal_timeout: RENEWAL_TIMEOUT,
         }
     }
 }
@@ -97,7 +103,12 @@ impl Shared {
             .map(|(tokens, per)| Budget::new(tokens, per));
         Arc::new(Self {
             epoch: AtomicU64::new(1),
-            state: Mutex::new(State::new(settings.default_lifetime, budget, random)),
+            state: Mutex::new(State::new(
+                settings.default_lifetime,
+                settings.renewal_timeout,
+                budget,
+                random,
+            )),
             source,
             clock: settings.clock.clone(),
             tasks: Mutex::default(),

@@ -3,7 +3,10 @@
 //! All of it happens under one lock, with `now` given, and does no I/O: what is to be done comes
 //! out as a value. `shared` holds the lock and does it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     budget::{Budget, Purpose},
@@ -19,8 +22,8 @@ use crate::{
     error::{ErrorClass, TokenError},
 };
 
-/// A renewal ends at its deadline. One that has not, by then and this much more, is not driven.
-const OVERDUE: Duration = schedule::RENEWAL_DEADLINE.saturating_add(Duration::from_secs(5));
+/// A renewal ends at its deadline. One that has not, this much later, is not driven.
+const OVERDUE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(crate) struct State {
@@ -36,6 +39,7 @@ pub(crate) struct State {
     last_error: Option<TokenError>,
     random: Random,
     default_lifetime: Duration,
+    renewal_timeout: Duration,
 }
 
 /// The renewal in progress.
@@ -86,6 +90,11 @@ pub(crate) enum Rejection {
 }
 
 impl Rejection {
+    fn cooldown(until: Duration, now: Now) -> Self {
+        let until = now.plus(until.saturating_sub(now.mono)).system_time();
+        Self::Stand(Standstill::Cooldown { until })
+    }
+
     #[cfg_attr(not(feature = "tracing"), allow(dead_code, reason = "for events"))]
     pub(crate) fn as_str(&self) -> &'static str {
         match self {
@@ -105,7 +114,7 @@ pub(crate) enum Standstill {
     /// The server has no other token than the rejected one.
     SameToken,
     /// Renewals have not helped lately; the next may be forced then.
-    Cooldown { until: Duration },
+    Cooldown { until: SystemTime },
     /// The newer token was rejected as well.
     ReplayRejected,
     /// The renewal failed, or is not tried again yet.
@@ -123,7 +132,12 @@ pub(crate) struct Decision<T> {
 }
 
 impl State {
-    pub(crate) fn new(default_lifetime: Duration, budget: Option<Budget>, random: Random) -> Self {
+    pub(crate) fn new(
+        default_lifetime: Duration,
+        renewal_timeout: Duration,
+        budget: Option<Budget>,
+        random: Random,
+    ) -> Self {
         Self {
             current: None,
             generations: 0,
@@ -136,6 +150,7 @@ impl State {
             last_error: None,
             random,
             default_lifetime,
+            renewal_timeout,
         }
     }
 
@@ -175,13 +190,6 @@ impl State {
     pub(crate) fn forget_failure(&mut self) {
         self.failure = None;
         self.failures.1 = 0;
-    }
-
-    pub(crate) fn failure(&self, now: Now) -> Option<&TokenError> {
-        self.failure
-            .as_ref()
-            .filter(|failure| now.mono < failure.until)
-            .map(|f| &f.error)
     }
 
     /// When a timer should look again: at the soft point, or when the next attempt is allowed.
@@ -307,7 +315,7 @@ impl State {
         } else {
             self.rejections.rejected(now.mono);
             if let Some(until) = self.rejections.cooldown_until(now.mono) {
-                return Decision::changed(Rejection::Stand(Standstill::Cooldown { until }));
+                return Decision::changed(Rejection::cooldown(until, now));
             }
         }
         let (flight, launch) = match self.renewal(Purpose::Convenience, now) {
@@ -356,7 +364,7 @@ impl State {
         if !self.rejections.is_promising()
             && let Some(until) = self.rejections.cooldown_until(now.mono)
         {
-            return Rejection::Stand(Standstill::Cooldown { until }).into();
+            return Rejection::cooldown(until, now).into();
         }
         if current.schedule.standing(now) != Standing::Expired {
             return Rejection::Replay(Arc::clone(current)).into();
@@ -480,7 +488,8 @@ impl State {
     /// The renewal in progress, if it should have ended long ago: its runtime is alive, but nobody
     /// drives it. Who waits for it must be told.
     pub(crate) fn take_overdue(&mut self, now: Now) -> Option<Arc<Flight>> {
-        let overdue = |aloft: &mut Aloft| now.mono.saturating_sub(aloft.since) > OVERDUE;
+        let limit = self.renewal_timeout.saturating_add(OVERDUE);
+        let overdue = |aloft: &mut Aloft| now.mono.saturating_sub(aloft.since) > limit;
         self.aloft.take_if(overdue).map(|aloft| aloft.flight)
     }
 }

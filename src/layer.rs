@@ -1,0 +1,137 @@
+//! [`OAuthClientCredentialsLayer`]: the token and the rules, ready to wrap a service.
+
+use std::{fmt, marker::PhantomData, sync::Arc};
+
+use tower_layer::Layer;
+
+use crate::{
+    builder::{Builder, ConfigError},
+    mode::{self, NeverReplay, Replay},
+    rules::Rules,
+    service::OAuthClientCredentials,
+    token::{Shared, TokenCache, TokenResponse, source_fn},
+};
+
+/// Adds [`OAuthClientCredentials`] to a service: every request carries a valid access token.
+///
+/// Cheap to clone. Clones, and all services that one layer makes, share one token.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use http_body_util::Empty;
+/// use bytes::Bytes;
+/// use tower::{Service, ServiceBuilder, ServiceExt};
+/// use tower_oauth2_client_credentials::{
+///     OAuthClientCredentialsLayer, TokenCache, TokenResponse, source_fn,
+/// };
+///
+/// // Tokens may come from anywhere; `builder()` asks an OAuth2 token endpoint for them.
+/// let cache = TokenCache::new(source_fn(|_| async { TokenResponse::bearer("t0k3n") }));
+/// let mut client = ServiceBuilder::new()
+///     .layer(OAuthClientCredentialsLayer::from_cache(&cache))
+///     .service_fn(|request: http::Request<Empty<Bytes>>| async move {
+///         assert_eq!(request.headers()["authorization"], "Bearer t0k3n");
+///         Ok::<_, std::io::Error>(http::Response::new(Empty::<Bytes>::new()))
+///     });
+///
+/// let request = http::Request::get("https://api.example.com/").body(Empty::new()).unwrap();
+/// let response = client.ready().await.unwrap().call(request).await.unwrap();
+/// assert!(response.status().is_success());
+/// # });
+/// ```
+pub struct OAuthClientCredentialsLayer<M = Replay> {
+    shared: Arc<Shared>,
+    rules: Arc<Rules>,
+    mode: PhantomData<fn() -> M>,
+}
+
+impl OAuthClientCredentialsLayer {
+    /// Starts to configure a layer: see [`Builder`].
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// A layer with the token of `cache` and the default rules. [`Builder::from_cache`] takes
+    /// other rules.
+    #[must_use]
+    pub fn from_cache(cache: &TokenCache) -> Self {
+        Self::with_rules(cache, Rules::default())
+    }
+
+    /// A layer that puts a static id and secret on every request by HTTP Basic (RFC 7617), for APIs
+    /// that take them in place of a token. There is no token endpoint.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError`] if RFC 7617 forbids `id` or `secret`: a colon in the id, a control
+    /// character in either.
+    pub fn basic(id: &str, secret: &str) -> Result<Self, ConfigError> {
+        Builder::basic(id, secret).build()
+    }
+
+    pub(crate) fn with_rules(cache: &TokenCache, rules: Rules) -> Self {
+        Self {
+            shared: Arc::clone(cache.shared()),
+            rules: Arc::new(rules),
+            mode: PhantomData,
+        }
+    }
+
+    /// Keeps no request: a 401 goes to the caller as it came. The token that it rejects is renewed
+    /// all the same, so that the next call works.
+    ///
+    /// For bodies of any type, and for callers to whom the cost of keeping a request matters more
+    /// than the rare 401.
+    #[must_use]
+    pub fn never_replay(self) -> OAuthClientCredentialsLayer<NeverReplay> {
+        OAuthClientCredentialsLayer {
+            shared: self.shared,
+            rules: self.rules,
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<M> OAuthClientCredentialsLayer<M> {
+    /// The token of this layer, to be shared with other clients.
+    #[must_use]
+    pub fn cache(&self) -> TokenCache {
+        TokenCache::of(Arc::clone(&self.shared))
+    }
+}
+
+impl<S: Clone, M> Layer<S> for OAuthClientCredentialsLayer<M> {
+    type Service = OAuthClientCredentials<S, M>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        OAuthClientCredentials::new(inner, Arc::clone(&self.shared), Arc::clone(&self.rules))
+    }
+}
+
+impl<M> Clone for OAuthClientCredentialsLayer<M> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            rules: Arc::clone(&self.rules),
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<M> fmt::Debug for OAuthClientCredentialsLayer<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OAuthClientCredentialsLayer")
+            .field("cache", &self.shared)
+            .field("rules", &self.rules)
+            .field("mode", &mode::name::<M>())
+            .finish()
+    }
+}
+
+/// The source of a static id and secret.
+pub(crate) fn static_source(response: TokenResponse) -> impl crate::TokenSource {
+    source_fn(move |_| {
+        let response = response.clone();
+        async move { Ok(response) }
+    })
+}

@@ -1,0 +1,80 @@
+//! What the layer is told to do besides the token: where the token may go, what counts as a
+//! rejection, how much of a request is kept.
+
+use std::{fmt, sync::Arc};
+
+use http::{Response, response::Parts};
+
+use crate::{
+    challenge::{self, Verdict},
+    origin::OriginRules,
+};
+
+/// How much of a streaming body is kept by default, in bytes.
+pub(crate) const REPLAY_LIMIT: usize = 64 * 1024;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    pub(crate) origins: OriginRules,
+    pub(crate) existing: Existing,
+    pub(crate) challenges: challenge::Rules,
+    pub(crate) test: Option<Test>,
+    pub(crate) replay_limit: usize,
+}
+
+/// What becomes of an `Authorization` header that a request already has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Existing {
+    /// It stays, and the request is none of the layer's business.
+    Keep,
+    Replace,
+}
+
+/// A user's own test for "this response rejects the token".
+#[derive(Clone)]
+pub(crate) struct Test(pub(crate) Arc<dyn Fn(&Parts) -> bool + Send + Sync>);
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            origins: OriginRules::default(),
+            existing: Existing::Keep,
+            challenges: challenge::Rules::default(),
+            test: None,
+            replay_limit: REPLAY_LIMIT,
+        }
+    }
+}
+
+impl Rules {
+    /// What `response` says about the token that its request carried.
+    #[inline]
+    pub(crate) fn judge<R>(&self, response: Response<R>) -> (Response<R>, Verdict) {
+        let verdict =
+            self.challenges
+                .judge(response.status(), response.version(), response.headers());
+        match &self.test {
+            None => (response, verdict),
+            Some(test) => test.judge(response, verdict),
+        }
+    }
+}
+
+impl Test {
+    fn judge<R>(&self, response: Response<R>, verdict: Verdict) -> (Response<R>, Verdict) {
+        let (parts, body) = response.into_parts();
+        let verdict = match (self.0(&parts), verdict) {
+            (true, Verdict::Invalid) => Verdict::Invalid,
+            (true, _) => Verdict::Stale,
+            (false, Verdict::Unknown) => Verdict::Unknown,
+            (false, _) => Verdict::Accepted,
+        };
+        (Response::from_parts(parts, body), verdict)
+    }
+}
+
+impl fmt::Debug for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Test")
+    }
+}

@@ -1,0 +1,326 @@
+//! [`OAuthClientCredentials`]: the middleware's service. Here a request is admitted, gets its
+//! token, and goes to the inner service; what becomes of the response is in `future`.
+
+use std::{
+    fmt,
+    marker::PhantomData,
+    mem,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{
+    HeaderValue, Request, Response,
+    header::{AUTHORIZATION, Entry},
+};
+use tower_service::Service;
+
+use crate::{
+    clock::Now,
+    error::{BoxError, ErrorClass, TokenError},
+    future::{Detour, ResponseFuture},
+    mode::{self, Mode, Replay},
+    origin::Admission,
+    rules::{Existing, Rules},
+    sync::{Mutex, lock},
+    token::{Acquiring, Answer, Hand, Sending, Shared, Snapshot, TokenCache},
+};
+
+/// Puts an access token on every request and renews it, in one flight, when it nears its end or is
+/// rejected.
+///
+/// Made by [`OAuthClientCredentialsLayer`](crate::OAuthClientCredentialsLayer). Clones share the
+/// token; each keeps a copy of its header, so that a request with a token at hand touches nothing
+/// that other threads write to.
+///
+/// # Readiness
+///
+/// `poll_ready` is the inner service's own: no token is waited for there. While a request waits
+/// for a token, nothing of the inner service is held: what `poll_ready` had reserved is given up,
+/// and a fresh clone is made ready when the token is there.
+pub struct OAuthClientCredentials<S, M = Replay> {
+    inner: S,
+    handle: Arc<Handle<S>>,
+    local: Local,
+    mode: PhantomData<fn() -> M>,
+}
+
+/// What the response future may need: behind one pointer, as most responses need none of it.
+pub(crate) struct Handle<S> {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) rules: Arc<Rules>,
+    /// Cloned when a second call is to be made.
+    template: Mutex<S>,
+}
+
+impl<S: Clone> Handle<S> {
+    /// A clone of the inner service, to be made ready.
+    pub(crate) fn fresh_inner(&self) -> S {
+        lock(&self.template).clone()
+    }
+}
+
+/// This service's own copy of the token's header. It is what `acquire` would answer as long as
+/// the epoch stands and neither clock has reached `until`.
+#[derive(Clone)]
+struct Local {
+    epoch: u64,
+    until: Now,
+    tag: Tag,
+    header: HeaderValue,
+}
+
+/// What the response future has to know of the token that its request carries, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tag(u64);
+
+impl Tag {
+    /// The request carries no token of ours.
+    pub(crate) const NONE: Self = Self(0);
+
+    const WATCHED: u64 = 1;
+    const REPLAY: u64 = 2;
+
+    pub(crate) fn first(generation: u64) -> Self {
+        Self(generation << 2)
+    }
+
+    pub(crate) fn of(snapshot: &Snapshot, sending: Sending) -> Self {
+        let tag = Self::first(snapshot.generation);
+        match sending {
+            Sending::First => tag.watched(),
+            Sending::Replay => Self(tag.0 | Self::WATCHED | Self::REPLAY),
+        }
+    }
+
+    /// It is of interest whether the request is accepted.
+    fn watched(self) -> Self {
+        Self(self.0 | Self::WATCHED)
+    }
+
+    pub(crate) fn is_watched(self) -> bool {
+        self.0 & Self::WATCHED != 0
+    }
+
+    pub(crate) fn generation(self) -> u64 {
+        self.0 >> 2
+    }
+
+    pub(crate) fn sending(self) -> Sending {
+        if self.0 & Self::REPLAY == 0 {
+            Sending::First
+        } else {
+            Sending::Replay
+        }
+    }
+}
+
+impl Local {
+    fn none() -> Self {
+        Self {
+            // The shared epoch starts at one.
+            epoch: 0,
+            until: Now::default(),
+            tag: Tag::NONE,
+            header: HeaderValue::from_static(""),
+        }
+    }
+
+    fn new(hand: &Hand, epoch: u64) -> Self {
+        let tag = Tag::first(hand.snapshot.generation);
+        Self {
+            epoch,
+            until: hand.until,
+            tag: if hand.watched { tag.watched() } else { tag },
+            header: hand.snapshot.header.clone(),
+        }
+    }
+
+    #[inline]
+    fn is_current(&self, shared: &Shared) -> bool {
+        self.epoch == shared.epoch() && shared.clock.now().is_before(self.until)
+    }
+}
+
+impl<S: Clone, M> OAuthClientCredentials<S, M> {
+    pub(crate) fn new(inner: S, shared: Arc<Shared>, rules: Arc<Rules>) -> Self {
+        let template = Mutex::new(inner.clone());
+        Self {
+            inner,
+            handle: Arc::new(Handle {
+                shared,
+                rules,
+                template,
+            }),
+            local: Local::none(),
+            mode: PhantomData,
+        }
+    }
+
+    /// What `poll_ready` has reserved is given back: it will not be used.
+    fn release(&mut self) {
+        drop(mem::replace(&mut self.inner, self.handle.fresh_inner()));
+    }
+}
+
+impl<S, M> OAuthClientCredentials<S, M> {
+    /// The token, shared with this service.
+    #[must_use]
+    pub fn cache(&self) -> TokenCache {
+        TokenCache::of(Arc::clone(&self.handle.shared))
+    }
+
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, B, R, M> Service<Request<B>> for OAuthClientCredentials<S, M>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    M: Mode<B, R>,
+{
+    type Response = Response<R>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S, B, R, M>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let rules = &self.handle.rules;
+        match rules.origins.admit(request.uri()) {
+            Admission::Attach => {}
+            Admission::Without => return self.pass(request),
+            Admission::Refuse(error) => return self.refuse(error),
+        }
+        if !self.local.is_current(&self.handle.shared)
+            && let Err(answer) = self.refresh()
+        {
+            return self.call_later(request, answer);
+        }
+        let rules = &self.handle.rules;
+        // First kept, then changed: a copy of the map would have no room for one more header.
+        let kept = M::keep(&mut request, rules.replay_limit);
+        let tag = match request.headers_mut().try_entry(AUTHORIZATION) {
+            Ok(Entry::Vacant(entry)) => match entry.try_insert(self.local.header.clone()) {
+                Ok(_) => self.local.tag,
+                Err(_) => return self.refuse(too_many_headers()),
+            },
+            Ok(Entry::Occupied(mut entry)) if rules.existing == Existing::Replace => {
+                entry.insert(self.local.header.clone());
+                self.local.tag
+            }
+            // None of our business.
+            Ok(Entry::Occupied(_)) => return self.pass(request),
+            Err(_) => return self.refuse(too_many_headers()),
+        };
+        let future = self.inner.call(request);
+        ResponseFuture::sent(future, Arc::clone(&self.handle), tag, kept)
+    }
+}
+
+impl<S: Clone, M> OAuthClientCredentials<S, M> {
+    /// Brings the copy of the token up to date, if there is a token to be used at once.
+    #[cold]
+    fn refresh(&mut self) -> Result<(), Answer> {
+        let shared = &self.handle.shared;
+        let (answer, epoch) = shared.acquire(shared.clock.now());
+        match answer {
+            Answer::Use(hand) => {
+                self.local = Local::new(&hand, epoch);
+                Ok(())
+            }
+            other => Err(other),
+        }
+    }
+
+    /// There is no token at hand.
+    #[cold]
+    fn call_later<B, R>(
+        &mut self,
+        request: Request<B>,
+        answer: Answer,
+    ) -> ResponseFuture<S, B, R, M>
+    where
+        S: Service<Request<B>, Response = Response<R>>,
+        S::Error: Into<BoxError>,
+        M: Mode<B, R>,
+    {
+        if self.handle.rules.existing == Existing::Keep
+            && request.headers().contains_key(AUTHORIZATION)
+        {
+            return self.pass(request);
+        }
+        let acquiring = match answer {
+            Answer::Wait(flight) => Acquiring::waiting_for(&flight),
+            Answer::Refuse(error) => return self.refuse(error),
+            Answer::Use(_) => Acquiring::new(),
+        };
+        // A permit must not be held while a token is waited for.
+        self.release();
+        ResponseFuture::detour(Detour::for_token(
+            Arc::clone(&self.handle),
+            acquiring,
+            request,
+        ))
+    }
+
+    /// Sends `request` as it is.
+    fn pass<B, R>(&mut self, request: Request<B>) -> ResponseFuture<S, B, R, M>
+    where
+        S: Service<Request<B>, Response = Response<R>>,
+        S::Error: Into<BoxError>,
+        M: Mode<B, R>,
+    {
+        let future = self.inner.call(request);
+        ResponseFuture::sent(future, Arc::clone(&self.handle), Tag::NONE, None)
+    }
+
+    /// Fails without a call.
+    #[cold]
+    fn refuse<B, R>(&mut self, error: TokenError) -> ResponseFuture<S, B, R, M>
+    where
+        S: Service<Request<B>, Response = Response<R>>,
+        S::Error: Into<BoxError>,
+        M: Mode<B, R>,
+    {
+        self.release();
+        ResponseFuture::failed(error)
+    }
+}
+
+/// `HeaderMap` takes 32,768 headers.
+#[cold]
+pub(crate) fn too_many_headers() -> TokenError {
+    TokenError::new(
+        ErrorClass::Origin,
+        "the request has no room for one more header",
+    )
+}
+
+impl<S: Clone, M> Clone for OAuthClientCredentials<S, M> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            handle: Arc::clone(&self.handle),
+            local: self.local.clone(),
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<S: fmt::Debug, M> fmt::Debug for OAuthClientCredentials<S, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OAuthClientCredentials")
+            .field("inner", &self.inner)
+            .field("cache", &self.handle.shared)
+            .field("rules", &self.handle.rules)
+            .field("mode", &mode::name::<M>())
+            .finish()
+    }
+}
