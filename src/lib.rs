@@ -1,6 +1,7 @@
 //! tower-oauth2-client-credentials
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod challenge;
 mod clock;
 pub mod endpoint;
 mod error;

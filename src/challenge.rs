@@ -1,0 +1,487 @@
+//! Does this response mean "your token is stale"?
+//!
+//! This file reads a response's head and gives a [`Verdict`] on the token that the request
+//! carried. What follows from it (a renewal, a replay, a cooldown) is decided in the schedule and
+//! in the layer.
+//!
+//! The challenge is read as tolerantly as real servers write it (RFC 9110 section 11.6.1 is the
+//! grammar, RFC 6750 section 3 the meaning): no commas, one too many, several schemes on a line,
+//! values without quotes. Not seen: a gRPC status in trailers, which would mean to watch the body.
+
+use http::{HeaderMap, HeaderName, StatusCode, Version, header};
+
+/// What a response says about the token that its request carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The token was understood, whatever else may be wrong.
+    Accepted,
+    /// Probably stale: 401 without a challenge, or with one for `Bearer` that names no error. Some
+    /// endpoints misuse it, so it is no reason to make other requests wait.
+    Stale,
+    /// The server says so: `error="invalid_token"`.
+    Invalid,
+    /// Says nothing about the token: another scheme is asked for, a proxy or a broken server
+    /// answers.
+    Unknown,
+}
+
+/// Which responses count as a rejection of the token.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rules {
+    forbidden: bool,
+}
+
+/// Where gRPC puts its status when there is nothing but a status ("Trailers-Only").
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+impl Rules {
+    /// Reads 403 as it does 401: the views of django-oauth-toolkit answer so to an expired token.
+    /// Elsewhere 403 is what a valid token of too little scope gets, so it is off by default.
+    #[must_use]
+    pub(crate) fn forbidden_is_stale(mut self) -> Self {
+        self.forbidden = true;
+        self
+    }
+
+    /// What the head of a response says about the token.
+    #[inline]
+    pub(crate) fn judge(
+        self,
+        status: StatusCode,
+        version: Version,
+        headers: &HeaderMap,
+    ) -> Verdict {
+        match status.as_u16() {
+            // gRPC needs HTTP/2, so HTTP/1.1 does not pay for the look-up.
+            200 if version >= Version::HTTP_2 => grpc(headers),
+            401 => challenged(headers),
+            403 if self.forbidden => challenged(headers),
+            407 | 408 | 429 | 500.. => Verdict::Unknown,
+            _ => Verdict::Accepted,
+        }
+    }
+}
+
+/// `UNAUTHENTICATED` is 16; gRPC answers with status 200 whatever happened.
+fn grpc(headers: &HeaderMap) -> Verdict {
+    match headers.get(&GRPC_STATUS) {
+        Some(status) if status.as_bytes() == b"16" => Verdict::Stale,
+        _ => Verdict::Accepted,
+    }
+}
+
+/// The verdict on a 401, by its challenges.
+///
+/// Of several for `Bearer` the one that says most counts: `invalid_token`, then any other error
+/// (`insufficient_scope`, `invalid_request`, DADI's `invalid_credentials`: a new token would get
+/// the same answer), then none. A header that holds no challenge at all counts as absent.
+#[cold]
+fn challenged(headers: &HeaderMap) -> Verdict {
+    let mut seen = Challenges::default();
+    for line in headers.get_all(header::WWW_AUTHENTICATE) {
+        seen.read(line.as_bytes());
+    }
+    if seen.invalid_token {
+        Verdict::Invalid
+    } else if seen.another_error {
+        Verdict::Accepted
+    } else if seen.other && !seen.bearer {
+        Verdict::Unknown
+    } else {
+        Verdict::Stale
+    }
+}
+
+/// What was seen of the challenges so far. Carried from line to line: several lines mean the same
+/// as one with commas (RFC 9110 section 5.3).
+#[derive(Default)]
+struct Challenges {
+    /// The last scheme was `Bearer`: parameters belong to it.
+    in_bearer: bool,
+    bearer: bool,
+    other: bool,
+    invalid_token: bool,
+    another_error: bool,
+}
+
+impl Challenges {
+    /// Reads one line, in one pass and without allocating.
+    ///
+    /// A parameter belongs to the last scheme, also past a comma too many (`Bearer, error=...`).
+    /// Token68 needs no care: `abc==` reads as a parameter that nobody asks for.
+    fn read(&mut self, mut rest: &[u8]) {
+        let mut at_start = true;
+        loop {
+            match rest {
+                [] => return,
+                [b',', tail @ ..] => {
+                    at_start = true;
+                    rest = tail;
+                }
+                [b' ' | b'\t' | b';' | b'=', tail @ ..] => rest = tail,
+                [b'"', tail @ ..] => {
+                    at_start = false;
+                    rest = quoted(tail).1;
+                }
+                _ => {
+                    let (word, tail) = split_at_any(rest, b" \t;,=\"");
+                    if let [b'=', value @ ..] = skip_blanks(tail) {
+                        let (value, tail) = parameter_value(value);
+                        self.parameter(word, value);
+                        rest = tail;
+                    } else {
+                        self.word(word, at_start);
+                        rest = tail;
+                    }
+                    at_start = false;
+                }
+            }
+        }
+    }
+
+    /// A word without `=`: a scheme where a challenge may start. Elsewhere it is token68 or the
+    /// rest of a value without quotes, unless it is `Bearer`: a missing comma is more likely.
+    fn word(&mut self, word: &[u8], at_start: bool) {
+        let is_bearer = word.eq_ignore_ascii_case(b"bearer");
+        if is_bearer || at_start {
+            self.in_bearer = is_bearer;
+            self.bearer |= is_bearer;
+            self.other |= !is_bearer;
+        }
+    }
+
+    fn parameter(&mut self, name: &[u8], value: &[u8]) {
+        if !self.in_bearer || !name.eq_ignore_ascii_case(b"error") {
+            return;
+        }
+        // Escapes are dropped rather than read: no error code has a character that needs one.
+        let mut code = value
+            .iter()
+            .filter(|byte| !b"\\\"' \t".contains(byte))
+            .map(u8::to_ascii_lowercase);
+        if code.clone().next().is_none() {
+            return;
+        }
+        if code.by_ref().eq(b"invalid_token".iter().copied()) {
+            self.invalid_token = true;
+        } else {
+            self.another_error = true;
+        }
+    }
+}
+
+/// The value behind a `=`, and what follows it. A blank before it is only read over in front of a
+/// quote: `error= scope="x"` is an empty value and another parameter.
+fn parameter_value(rest: &[u8]) -> (&[u8], &[u8]) {
+    match skip_blanks(rest) {
+        [b'"', tail @ ..] => quoted(tail),
+        _ => split_at_any(rest, b" \t;,"),
+    }
+}
+
+/// The inside of a quoted string, escapes and all, and what follows its closing quote. One that
+/// never closes goes to the end of the line.
+fn quoted(rest: &[u8]) -> (&[u8], &[u8]) {
+    let mut bytes = rest.iter().enumerate();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'\\' => _ = bytes.next(),
+            b'"' => {
+                let (inside, tail) = rest.split_at(at);
+                return (inside, tail.get(1..).unwrap_or_default());
+            }
+            _ => {}
+        }
+    }
+    (rest, &[])
+}
+
+fn split_at_any<'a>(rest: &'a [u8], ends: &[u8]) -> (&'a [u8], &'a [u8]) {
+    rest.split_at(
+        rest.iter()
+            .position(|byte| ends.contains(byte))
+            .unwrap_or(rest.len()),
+    )
+}
+
+fn skip_blanks(rest: &[u8]) -> &[u8] {
+    rest.trim_ascii_start()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::{
+        Verdict::{Accepted, Invalid, Stale, Unknown},
+        *,
+    };
+
+    fn on_401(lines: &[&[u8]]) -> Verdict {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_bytes(line).unwrap(),
+            );
+        }
+        Rules::default().judge(StatusCode::UNAUTHORIZED, Version::HTTP_11, &headers)
+    }
+
+    #[test]
+    fn challenges_are_read_as_servers_write_them() {
+        let table: &[(&str, Verdict)] = &[
+            // Nothing to read is as good as no challenge.
+            ("", Stale),
+            (" , ,", Stale),
+            ("=", Stale),
+            (r#"""#, Stale),
+            (r#"error="insufficient_scope""#, Stale),
+            // RFC 6750, as it should be.
+            ("Bearer", Stale),
+            (r#"Bearer realm="api""#, Stale),
+            (r#"Bearer realm="api", error="invalid_token""#, Invalid),
+            (
+                r#"Bearer error="invalid_token", error_description="The token expired""#,
+                Invalid,
+            ),
+            (
+                r#"Bearer realm="api", error="insufficient_scope", scope="read""#,
+                Accepted,
+            ),
+            (r#"Bearer error="invalid_request""#, Accepted),
+            (r#"Bearer error="something_of_their_own""#, Accepted),
+            // Case.
+            ("bearer", Stale),
+            (r#"BEARER ERROR="Invalid_Token""#, Invalid),
+            // Malformed: a comma too many, none, no blanks, blanks around `=`, other quotes.
+            (
+                r#"Bearer, error="invalid_credentials", error_description="x""#,
+                Accepted,
+            ),
+            (r#"Bearer, error="invalid_token""#, Invalid),
+            ("Bearer, error=", Stale),
+            (r#"Bearer error="""#, Stale),
+            (r#"Bearer error= scope="x""#, Stale),
+            ("Bearer error=invalid_token", Invalid),
+            ("Bearer realm=my api error=invalid_token", Invalid),
+            ("Bearer realm=my api, error=insufficient_scope", Accepted),
+            (r#"Bearer error="invalid_token" scope="read""#, Invalid),
+            (
+                r#"Bearer scope="read" error="insufficient_scope""#,
+                Accepted,
+            ),
+            (
+                r#"Bearer realm="a",error="invalid_token",scope="x""#,
+                Invalid,
+            ),
+            (r#"Bearer realm="a"; error="invalid_token""#, Invalid),
+            (r#"Bearer realm = "a" , error = "invalid_token""#, Invalid),
+            ("Bearer error='invalid_token'", Invalid),
+            (r#"Bearer error="invalid_token"#, Invalid),
+            (r#",,Bearer,,error="invalid_token",,"#, Invalid),
+            // Quoted strings hide commas, quotes, and what looks like a parameter or a scheme.
+            (
+                r#"Bearer realm="a, Basic \", error=\"invalid_token\"""#,
+                Stale,
+            ),
+            (r#"Basic realm="x, Bearer error=invalid_token""#, Unknown),
+            (r#"Bearer realm="a\\", error="invalid_token""#, Invalid),
+            (
+                r#"Bearer realm="my "quoted" realm", error="invalid_token""#,
+                Invalid,
+            ),
+            (r#"Bearer error="invalid\_token""#, Invalid),
+            (r#"Bearer realm="error=invalid_token"#, Stale),
+            // An error is a parameter of that name, not one that ends or starts with it.
+            (r#"Bearer error_description="invalid_token""#, Stale),
+            (r#"Bearer x_error="invalid_token""#, Stale),
+            (r#"Bearer error="invalid_tokens""#, Accepted),
+            (
+                r#"Bearer authorization_uri=https://a/?error=invalid_token"#,
+                Stale,
+            ),
+            // Other schemes.
+            (r#"Basic realm="x""#, Unknown),
+            ("Negotiate", Unknown),
+            ("Negotiate YIIJvwYG/+==", Unknown),
+            ("Negotiate YIIJvwYG", Unknown),
+            (r#"DPoP algs="ES256", error="use_dpop_nonce""#, Unknown),
+            (r#"DPoP error="invalid_token""#, Unknown),
+            (r#"Basic realm="x", error="invalid_token""#, Unknown),
+            ("Bearerish", Unknown),
+            // Two schemes on a line.
+            (r#"Basic realm="x", Bearer"#, Stale),
+            (r#"Bearer realm="x", Basic realm="y""#, Stale),
+            (
+                r#"Bearer realm="x", DPoP algs="ES256 PS256", error="invalid_token""#,
+                Stale,
+            ),
+            (
+                r#"Bearer error="invalid_token", DPoP algs="ES256""#,
+                Invalid,
+            ),
+            (r#"Negotiate abc==, Bearer error="invalid_token""#, Invalid),
+            (r#"Negotiate Bearer error="invalid_token""#, Invalid),
+            (r#"Basic realm="x" Bearer error="invalid_token""#, Invalid),
+            // Two for Bearer: the one that says most.
+            (
+                r#"Bearer realm="a", Bearer error="insufficient_scope""#,
+                Accepted,
+            ),
+            (
+                r#"Bearer error="insufficient_scope", Bearer error="invalid_token""#,
+                Invalid,
+            ),
+        ];
+        for (line, verdict) in table {
+            assert_eq!(on_401(&[line.as_bytes()]), *verdict, "{line}");
+        }
+    }
+
+    #[test]
+    fn several_lines_mean_the_same_as_one() {
+        assert_eq!(on_401(&[]), Stale);
+        assert_eq!(
+            on_401(&[b"Basic realm=\"x\"", b"Bearer error=\"invalid_token\""]),
+            Invalid
+        );
+        assert_eq!(
+            on_401(&[b"Bearer", b"error=\"insufficient_scope\""]),
+            Accepted
+        );
+        assert_eq!(on_401(&[b"Basic", b"DPoP"]), Unknown);
+    }
+
+    #[test]
+    fn bytes_beyond_ascii_are_nothing_special() {
+        assert_eq!(
+            on_401(&[b"Bearer realm=\"\xe9\xff\", error=\"invalid_token\""]),
+            Invalid
+        );
+        assert_eq!(on_401(&[b"Bearer error=\"\xe9\""]), Accepted);
+        assert_eq!(on_401(&[b"\xff\xfe"]), Unknown);
+    }
+
+    #[test]
+    fn only_a_401_is_a_rejection_unless_403_is_asked_for() {
+        let mut headers = HeaderMap::new();
+        let judge = |status: u16, headers: &HeaderMap, rules: Rules| {
+            rules.judge(
+                StatusCode::from_u16(status).unwrap(),
+                Version::HTTP_11,
+                headers,
+            )
+        };
+        let default = Rules::default();
+        let strict = default.forbidden_is_stale();
+        for (status, verdict) in [
+            (101, Accepted),
+            (200, Accepted),
+            (204, Accepted),
+            (302, Accepted),
+            (400, Accepted),
+            (401, Stale),
+            (403, Accepted),
+            (404, Accepted),
+            (407, Unknown),
+            (408, Unknown),
+            (429, Unknown),
+            (500, Unknown),
+            (503, Unknown),
+            (999, Unknown),
+        ] {
+            assert_eq!(judge(status, &headers, default), verdict, "{status}");
+        }
+        assert_eq!(judge(403, &headers, strict), Stale);
+        // A 403 that explains itself is believed.
+        let value = HeaderValue::from_static("Bearer error=\"insufficient_scope\"");
+        headers.insert(header::WWW_AUTHENTICATE, value);
+        assert_eq!(judge(403, &headers, strict), Accepted);
+        let value = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+        headers.insert(header::WWW_AUTHENTICATE, value);
+        assert_eq!(judge(403, &headers, strict), Invalid);
+        assert_eq!(judge(403, &headers, default), Accepted);
+        assert_eq!(judge(200, &headers, default), Accepted);
+    }
+
+    #[test]
+    fn grpc_says_it_in_a_header_of_a_200_over_http2() {
+        let judge = |grpc_status: &'static str, status: StatusCode, version: Version| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-status", HeaderValue::from_static(grpc_status));
+            Rules::default().judge(status, version, &headers)
+        };
+        assert_eq!(judge("16", StatusCode::OK, Version::HTTP_2), Stale);
+        assert_eq!(judge("16", StatusCode::OK, Version::HTTP_3), Stale);
+        assert_eq!(judge("16", StatusCode::OK, Version::HTTP_11), Accepted);
+        assert_eq!(
+            judge("16", StatusCode::BAD_GATEWAY, Version::HTTP_2),
+            Unknown
+        );
+        for other in ["0", "1", "7", "14", "160", ""] {
+            assert_eq!(
+                judge(other, StatusCode::OK, Version::HTTP_2),
+                Accepted,
+                "{other}"
+            );
+        }
+        let none = HeaderMap::new();
+        assert_eq!(
+            Rules::default().judge(StatusCode::OK, Version::HTTP_2, &none),
+            Accepted
+        );
+    }
+
+    #[test]
+    fn no_line_makes_it_panic() {
+        let pieces: &[&[u8]] = &[
+            b"Bearer",
+            b"bearer",
+            b"Basic",
+            b"error",
+            b"=",
+            b"\"",
+            b"\\",
+            b",",
+            b" ",
+            b"\t",
+            b";",
+            b"invalid_token",
+            b"==",
+            b"\xff",
+            b"a",
+            b"'",
+        ];
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..50_000 {
+            let mut line = Vec::new();
+            for _ in 0..(seed >> 60) {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                line.extend_from_slice(pieces[(seed >> 33) as usize % pieces.len()]);
+            }
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let verdict = on_401(&[&line]);
+            if verdict == Invalid {
+                let text = String::from_utf8_lossy(&line).to_lowercase();
+                assert!(text.contains("bearer") && text.contains("error"), "{text}");
+            }
+        }
+    }
+
+    /// A scanner that looks ahead to the end from every byte would take hours here.
+    #[test]
+    fn a_long_line_takes_linear_time() {
+        for piece in [
+            "\"", "\\", "\"\\", "a ", "a= ", "=", ",", "a    ", "a=\"", "Bearer ", "a",
+        ] {
+            let line = piece.repeat(4 * 1024 * 1024 / piece.len());
+            let _ = on_401(&[line.as_bytes()]);
+        }
+        let _ = on_401(&[
+            " ".repeat(1024 * 1024).as_bytes(),
+            b"a=",
+            &b"\"".repeat(1024 * 1024),
+        ]);
+    }
+}
