@@ -5,9 +5,11 @@ mod challenge;
 mod clock;
 pub mod endpoint;
 mod error;
+mod origin;
 pub mod token;
 
 pub use self::{
     error::{BoxError, ErrorClass, TokenError},
+    origin::{Origin, OriginError},
     token::{TokenResponse, TokenSource, source_fn},
 };
