@@ -1,9 +1,10 @@
 //! Keeping a request, and its body, so that it can be sent again.
 //!
 //! This file holds the [`ReplayBody`] trait and says what is kept of which body; `request` keeps
-//! the head, `tee` keeps a stream while it passes. Whether a request is sent again is decided in
-//! the layer.
+//! the head, `tee` a stream while it passes, `again` is what is sent the second time. Whether a
+//! request is sent again is decided in the layer.
 
+mod again;
 mod request;
 mod tee;
 

@@ -15,12 +15,14 @@ use std::{
     fmt, mem,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+
+use super::again::Replay;
 
 /// A body that passes its frames on and keeps them. Made by [`tee`].
 pub(crate) struct Tee<B> {
@@ -35,16 +37,6 @@ pub(crate) struct Tee<B> {
 pub struct TeeHandle<B> {
     /// `None` for a body that was empty from the start.
     shared: Option<Shared<B>>,
-}
-
-/// A body once more: what was kept of it, then the rest of the original.
-pub(crate) struct Replay<B> {
-    kept: Bytes,
-    rest: Option<B>,
-    trailers: Option<HeaderMap>,
-    /// What the original announced, less what has been read of this one: the replay is framed as
-    /// the original was.
-    announced: SizeHint,
 }
 
 /// Where the tee leaves the replay for the handle. Empty: there is none, or not yet.
@@ -184,12 +176,7 @@ impl<B> TeeHandle<B> {
     /// or was dropped. While it is still being read there is none, so ask when it is needed.
     pub(crate) fn replay(self) -> Option<Replay<B>> {
         match self.shared {
-            None => Some(Replay {
-                kept: Bytes::new(),
-                rest: None,
-                trailers: None,
-                announced: SizeHint::with_exact(0),
-            }),
+            None => Some(Replay::empty()),
             Some(shared) => shared.lock().unwrap_or_else(PoisonError::into_inner).take(),
         }
     }
@@ -198,53 +185,6 @@ impl<B> TeeHandle<B> {
 impl<B> fmt::Debug for TeeHandle<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TeeHandle").finish_non_exhaustive()
-    }
-}
-
-impl<B> Body for Replay<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = self.get_mut();
-        let frame = if !this.kept.is_empty() {
-            Some(Ok(Frame::data(mem::take(&mut this.kept))))
-        } else if let Some(rest) = &mut this.rest {
-            let frame = ready!(Pin::new(rest).poll_frame(cx));
-            if !matches!(frame, Some(Ok(_))) {
-                this.rest = None;
-            }
-            frame
-        } else {
-            this.trailers
-                .take()
-                .map(|trailers| Ok(Frame::trailers(trailers)))
-        };
-        if let Some(data) = frame.as_ref().and_then(|f| f.as_ref().ok()?.data_ref()) {
-            this.announced = less(&this.announced, data.len() as u64);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.kept.is_empty()
-            && self.trailers.is_none()
-            && self.rest.as_ref().is_none_or(B::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let rest = self
-            .rest
-            .as_ref()
-            .map_or(0, |rest| rest.size_hint().lower());
-        let known = (self.kept.len() as u64).saturating_add(rest);
-        hint(self.announced.lower().max(known), self.announced.upper())
     }
 }
 
@@ -317,24 +257,6 @@ impl Buffer {
     }
 }
 
-fn less(hint_before: &SizeHint, read: u64) -> SizeHint {
-    hint(
-        hint_before.lower().saturating_sub(read),
-        hint_before.upper().map(|upper| upper.saturating_sub(read)),
-    )
-}
-
-/// A size hint of two bounds that may contradict each other: a body can announce too little, and
-/// `SizeHint` panics at that.
-fn hint(lower: u64, upper: Option<u64>) -> SizeHint {
-    let mut hint = SizeHint::new();
-    if let Some(upper) = upper {
-        hint.set_upper(upper);
-    }
-    hint.set_lower(lower.min(upper.unwrap_or(u64::MAX)));
-    hint
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -345,7 +267,10 @@ mod tests {
 
     use http::HeaderValue;
 
-    use super::*;
+    use super::{
+        super::again::{hint, less},
+        *,
+    };
 
     /// A body that does what its script says. By default its size is unknown, and it knows its end
     /// only when it is asked for one frame more.
@@ -397,7 +322,7 @@ mod tests {
         }
 
         fn size_hint(&self) -> SizeHint {
-            self.announced.clone()
+            hint(self.announced.lower(), self.announced.upper())
         }
     }
 
@@ -730,7 +655,7 @@ mod tests {
                 let steps = script([data("hello"), data(" world")]);
                 let (mut first, handle) = tee(
                     Script {
-                        announced: announced.clone(),
+                        announced: hint(announced.lower(), announced.upper()),
                         ..steps
                     },
                     64,
@@ -884,7 +809,7 @@ mod tests {
             };
             let body = Script {
                 steps: steps.into(),
-                announced: announced.clone(),
+                announced: hint(announced.lower(), announced.upper()),
                 knows_its_end: random(2) == 0,
                 failed: false,
             };
