@@ -56,7 +56,7 @@ pub(crate) use self::{
 #[diagnostic::on_unimplemented(
     message = "a request with a body of type `{Self}` cannot be kept to be sent again after a 401",
     label = "`{Self}` is not a `ReplayBody`",
-    note = "box the body: `http_body_util::BodyExt::boxed_unsync(body)` works for every body of `Bytes`",
+    note = "box the body: `http_body_util::BodyExt::boxed_unsync(body)` works for every `Send` body of `Bytes`",
     note = "or implement `ReplayBody` for it: three lines if it can be cloned, see the trait's example",
     note = "or do without: `.never_replay()` on the layer takes every body"
 )]
@@ -266,6 +266,15 @@ mod tests {
             assert_eq!(body.keep(limit).is_some(), kept, "{limit}");
             assert_eq!(read(body).await, "hello");
         }
+    }
+
+    #[test]
+    fn without_a_limit_to_spend_a_stream_is_left_alone() {
+        let (_sender, stream) = http_body_util::channel::Channel::<Bytes>::new(1);
+        let mut body: Boxed = stream.boxed();
+        assert_eq!(body.size_hint().exact(), None);
+        assert!(body.keep(0).is_none());
+        assert!(body.keep(1).is_some());
     }
 
     #[tokio::test]
