@@ -1,0 +1,301 @@
+//! Keeping a request, and its body, so that it can be sent again.
+//!
+//! This file holds the [`ReplayBody`] trait and says what is kept of which body; `request` keeps
+//! the head, `tee` a stream while it passes, `again` is what is sent the second time. Whether a
+//! request is sent again is decided in the layer.
+
+mod again;
+mod request;
+mod tee;
+
+use bytes::{Buf, Bytes};
+use http_body_util::{
+    Either, Empty, Full,
+    combinators::{BoxBody, UnsyncBoxBody},
+};
+
+pub(crate) use self::{
+    request::KeptRequest,
+    tee::{TeeHandle, keep_stream},
+};
+
+/// A request body of which enough can be kept to send it a second time.
+///
+/// It is implemented for
+///
+/// - bodies that are cheap to clone (`Bytes`, [`Full`], [`Empty`], `()`, `&'static str`): they are
+///   cloned, whatever their size;
+/// - bodies that own their bytes (`String`, `Vec<u8>`): they are copied, up to the limit;
+/// - boxed bodies ([`BoxBody`] and [`UnsyncBoxBody`] of `Bytes`), which may be streams: their bytes
+///   are copied while they pass, up to the limit. Past the limit the stream goes on untouched and
+///   the request is not sent again.
+///
+/// A body of another type can be boxed (`http_body_util::BodyExt::boxed_unsync`), or implement the
+/// trait. For one that can be cloned:
+///
+/// ```
+/// use tower_oauth2_client_credentials::ReplayBody;
+///
+/// #[derive(Clone)]
+/// struct Report {
+///     // what makes it cheap to clone
+/// }
+///
+/// impl ReplayBody for Report {
+///     type Kept = Self;
+///
+///     fn keep(&mut self, _limit: usize) -> Option<Self> {
+///         Some(self.clone())
+///     }
+///
+///     fn restore(kept: Self) -> Option<Self> {
+///         Some(kept)
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "a request with a body of type `{Self}` cannot be kept to be sent again after a 401",
+    label = "`{Self}` is not a `ReplayBody`",
+    note = "box the body: `http_body_util::BodyExt::boxed_unsync(body)` works for every `Send` body of `Bytes`",
+    note = "or implement `ReplayBody` for it: three lines if it can be cloned, see the trait's example",
+    note = "or do without: `.never_replay()` on the layer takes every body"
+)]
+pub trait ReplayBody: Sized {
+    /// What is kept while the request is on its way.
+    type Kept;
+
+    /// Keeps what is needed to make this body again; called before anything of it was read. `None`:
+    /// it cannot be sent again.
+    ///
+    /// At most `limit` bytes may be copied for this; memory that is shared with the body does not
+    /// count. The body itself may be replaced by one with the same frames that keeps them while
+    /// they pass.
+    fn keep(&mut self, limit: usize) -> Option<Self::Kept>;
+
+    /// Makes the body again, with the same bytes and trailers. `None`: it has turned out that this
+    /// is not possible, or not yet, because the first one is still being read.
+    fn restore(kept: Self::Kept) -> Option<Self>;
+}
+
+macro_rules! replay_by_clone {
+    ($(($($generics:tt)*) $body:ty),* $(,)?) => {$(
+        impl<$($generics)*> ReplayBody for $body {
+            type Kept = Self;
+
+            #[inline]
+            fn keep(&mut self, _limit: usize) -> Option<Self> {
+                Some(self.clone())
+            }
+
+            #[inline]
+            fn restore(kept: Self) -> Option<Self> {
+                Some(kept)
+            }
+        }
+    )*};
+}
+
+replay_by_clone! {
+    () (),
+    () Bytes,
+    () &'static str,
+    () &'static [u8],
+    (D: Buf + Clone) Full<D>,
+    (D) Empty<D>,
+}
+
+macro_rules! replay_by_copy {
+    ($($body:ty),* $(,)?) => {$(
+        impl ReplayBody for $body {
+            type Kept = Self;
+
+            #[inline]
+            fn keep(&mut self, limit: usize) -> Option<Self> {
+                (self.len() <= limit).then(|| self.clone())
+            }
+
+            #[inline]
+            fn restore(kept: Self) -> Option<Self> {
+                Some(kept)
+            }
+        }
+    )*};
+}
+
+replay_by_copy!(String, Vec<u8>);
+
+impl<L: ReplayBody, R: ReplayBody> ReplayBody for Either<L, R> {
+    type Kept = Either<L::Kept, R::Kept>;
+
+    fn keep(&mut self, limit: usize) -> Option<Self::Kept> {
+        match self {
+            Self::Left(body) => body.keep(limit).map(Either::Left),
+            Self::Right(body) => body.keep(limit).map(Either::Right),
+        }
+    }
+
+    fn restore(kept: Self::Kept) -> Option<Self> {
+        match kept {
+            Either::Left(kept) => L::restore(kept).map(Self::Left),
+            Either::Right(kept) => R::restore(kept).map(Self::Right),
+        }
+    }
+}
+
+/// Implements [`ReplayBody`] for a type that can wrap any body of `Bytes`: `$new` does it. Also for
+/// the adapters: one line for each body of theirs.
+macro_rules! replay_by_tee {
+    ($(($($generics:tt)*) $body:ty, $new:path);* $(;)?) => {$(
+        impl<$($generics)*> $crate::replay::ReplayBody for $body {
+            type Kept = $crate::replay::TeeHandle<Self>;
+
+            fn keep(&mut self, limit: usize) -> Option<Self::Kept> {
+                $crate::replay::keep_stream(self, limit, $new)
+            }
+
+            fn restore(kept: Self::Kept) -> Option<Self> {
+                kept.replay().map($new)
+            }
+        }
+    )*};
+}
+
+replay_by_tee! {
+    (E: 'static) BoxBody<Bytes, E>, BoxBody::new;
+    (E: 'static) UnsyncBoxBody<Bytes, E>, UnsyncBoxBody::new;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body::Body as _;
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    type Boxed = BoxBody<Bytes, Infallible>;
+
+    async fn read<B>(body: B) -> Bytes
+    where
+        B: http_body::Body<Data = Bytes>,
+        B::Error: std::fmt::Debug,
+    {
+        body.collect().await.unwrap().to_bytes()
+    }
+
+    #[tokio::test]
+    async fn what_can_be_cloned_is_cloned_whatever_the_limit() {
+        let mut body = Full::new(Bytes::from_static(b"hello"));
+        let kept = body.keep(0).unwrap();
+        assert_eq!(read(body).await, "hello");
+        assert_eq!(read(Full::restore(kept).unwrap()).await, "hello");
+
+        let kept = "hello".keep(0).unwrap();
+        assert_eq!(<&str>::restore(kept), Some("hello"));
+        let kept = Bytes::from_static(b"hello").keep(0).unwrap();
+        assert_eq!(Bytes::restore(kept).unwrap(), "hello");
+        assert!(
+            Empty::<Bytes>::new()
+                .keep(0)
+                .and_then(Empty::restore)
+                .is_some()
+        );
+        assert!(().keep(0).and_then(<()>::restore).is_some());
+    }
+
+    #[test]
+    fn what_must_be_copied_is_copied_up_to_the_limit() {
+        assert_eq!(
+            String::from("hello")
+                .keep(5)
+                .and_then(String::restore)
+                .unwrap(),
+            "hello"
+        );
+        assert!(String::from("hello").keep(4).is_none());
+        assert_eq!(
+            vec![1_u8, 2].keep(2).and_then(Vec::restore).unwrap(),
+            [1, 2]
+        );
+        assert!(vec![1_u8, 2].keep(1).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_boxed_body_is_teed() {
+        let mut body: Boxed = Full::new(Bytes::from_static(b"hello")).boxed();
+        let kept = body.keep(5).unwrap();
+        assert_eq!(body.size_hint().exact(), Some(5));
+        assert_eq!(read(body).await, "hello");
+        let again = Boxed::restore(kept).unwrap();
+        assert_eq!(again.size_hint().exact(), Some(5));
+        assert_eq!(read(again).await, "hello");
+    }
+
+    /// Two layers on top of each other: the replay of the one is kept by the other.
+    #[tokio::test]
+    async fn a_replay_can_be_kept_again() {
+        let mut body: UnsyncBoxBody<Bytes, Infallible> =
+            Full::new(Bytes::from_static(b"hello")).boxed_unsync();
+        for _ in 0..3 {
+            let kept = body.keep(5).unwrap();
+            assert_eq!(read(body).await, "hello");
+            body = UnsyncBoxBody::restore(kept).unwrap();
+        }
+        assert_eq!(read(body).await, "hello");
+    }
+
+    #[test]
+    fn an_empty_body_can_always_be_replayed_and_is_always_at_its_end() {
+        let mut body: Boxed = BoxBody::default();
+        for limit in [0, 1] {
+            let kept = body.keep(limit).unwrap();
+            assert!(body.is_end_stream());
+            body = Boxed::restore(kept).unwrap();
+            assert!(body.is_end_stream());
+            assert_eq!(body.size_hint().exact(), Some(0));
+        }
+    }
+
+    /// Nothing comes between such a body and the transport, not even a box.
+    #[tokio::test]
+    async fn a_body_that_will_exceed_the_limit_is_left_alone() {
+        let full = || -> Boxed { Full::new(Bytes::from_static(b"hello")).boxed() };
+        for (limit, kept) in [(0, false), (4, false), (5, true), (6, true)] {
+            let mut body = full();
+            assert_eq!(body.keep(limit).is_some(), kept, "{limit}");
+            assert_eq!(read(body).await, "hello");
+        }
+    }
+
+    #[test]
+    fn without_a_limit_to_spend_a_stream_is_left_alone() {
+        let (_sender, stream) = http_body_util::channel::Channel::<Bytes>::new(1);
+        let mut body: Boxed = stream.boxed();
+        assert_eq!(body.size_hint().exact(), None);
+        assert!(body.keep(0).is_none());
+        assert!(body.keep(1).is_some());
+    }
+
+    #[tokio::test]
+    async fn either_keeps_what_its_sides_keep() {
+        type Both = Either<Full<Bytes>, Boxed>;
+        let mut left = Both::Left(Full::new(Bytes::from_static(b"left")));
+        let kept = left.keep(0).unwrap();
+        assert!(matches!(Both::restore(kept), Some(Either::Left(_))));
+        let mut right = Both::Right(Full::new(Bytes::from_static(b"right")).boxed());
+        assert!(right.keep(4).is_none());
+        let kept = right.keep(5).unwrap();
+        assert_eq!(right.collect().await.unwrap().to_bytes(), "right");
+        let again = Both::restore(kept).unwrap();
+        assert_eq!(again.collect().await.unwrap().to_bytes(), "right");
+    }
+
+    #[test]
+    fn the_kept_parts_go_where_the_bodies_go() {
+        fn is_send_and_sync<T: Send + Sync>() {}
+        fn is_send<T: Send>() {}
+        is_send_and_sync::<<Boxed as ReplayBody>::Kept>();
+        is_send::<<UnsyncBoxBody<Bytes, Infallible> as ReplayBody>::Kept>();
+    }
+}
