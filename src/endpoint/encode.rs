@@ -53,7 +53,8 @@ pub(super) fn basic(credentials: &ClientCredentials, encoding: BasicEncoding) ->
     line
 }
 
-fn basic_pair(credentials: &ClientCredentials, encoding: BasicEncoding) -> Zeroizing<Vec<u8>> {
+/// Id and secret as HTTP Basic joins them, before base64.
+pub(super) fn basic_pair(credentials: &ClientCredentials, encoding: BasicEncoding) -> Zeroizing<Vec<u8>> {
     let (id, secret) = (credentials.id(), credentials.expose_secret());
     let mut pair = Zeroizing::new(Vec::with_capacity(3 * (id.len() + secret.len()) + 1));
     match encoding {

@@ -4,6 +4,8 @@
 //! This folder knows neither token endpoints nor request bodies: a source may be anything that
 //! can produce a [`TokenResponse`].
 
+pub(crate) mod jwt;
 mod source;
 
+pub(crate) use self::source::sensitive_header;
 pub use self::source::{Attempt, BoxFuture, SourceFn, TokenResponse, TokenSource, source_fn};
