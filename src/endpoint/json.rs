@@ -23,12 +23,12 @@ pub(super) struct Object<'a> {
 
 impl<'a> Object<'a> {
     /// Reads the body of a successful answer strictly: anything that might be read in two ways is
-    /// an error, which is what was seen, as in "the answer is ...".
+    /// an error: what was seen, as in "it answered with ...".
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, &'static str> {
         if body.starts_with(BYTE_ORDER_MARK) {
             return Err("text with a byte order mark, which JSON must not have");
         }
-        let text = std::str::from_utf8(body).map_err(|_| "not UTF-8")?;
+        let text = std::str::from_utf8(body).map_err(|_| "text that is not UTF-8")?;
         let start = text.trim_ascii_start();
         if start.is_empty() {
             return Err("an empty body");
@@ -191,7 +191,7 @@ mod tests {
             (b"", "an empty body"),
             (b" \r\n", "an empty body"),
             (b"\xef\xbb\xbf{}", "text with a byte order mark, which JSON must not have"),
-            (b"{\"a\":\"\xff\"}", "not UTF-8"),
+            (b"{\"a\":\"\xff\"}", "text that is not UTF-8"),
             (b"\n<!doctype html>", "HTML or XML, not JSON"),
             (b"access_token=x", "text that is not JSON"),
             (b"[]", "JSON, but not an object"),

@@ -8,4 +8,6 @@ pub(crate) mod jwt;
 mod source;
 
 pub(crate) use self::source::sensitive_header;
+#[cfg(test)]
+pub(crate) use self::source::Lifetime;
 pub use self::source::{Attempt, BoxFuture, SourceFn, TokenResponse, TokenSource, source_fn};
