@@ -36,7 +36,10 @@ pub struct SecretFile {
 impl SecretFile {
     /// Credentials of the client `id`, with the secret in the file at `path`. Nothing is read yet.
     pub fn new(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
-        Self { id: id.into().into_boxed_str(), path: path.into().into() }
+        Self {
+            id: id.into().into_boxed_str(),
+            path: path.into().into(),
+        }
     }
 }
 
@@ -53,7 +56,9 @@ impl CredentialsProvider for SecretFile {
 
     fn version(&self) -> u64 {
         // A file that is not there counts as a version of its own.
-        let state = fs::metadata(&self.path).map(|meta| (meta.modified().ok(), meta.len())).ok();
+        let state = fs::metadata(&self.path)
+            .map(|meta| (meta.modified().ok(), meta.len()))
+            .ok();
         let mut hasher = DefaultHasher::new();
         state.hash(&mut hasher);
         hasher.finish()
@@ -62,7 +67,10 @@ impl CredentialsProvider for SecretFile {
 
 impl fmt::Debug for SecretFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SecretFile").field("id", &self.id).field("path", &self.path).finish()
+        f.debug_struct("SecretFile")
+            .field("id", &self.id)
+            .field("path", &self.path)
+            .finish()
     }
 }
 
@@ -141,10 +149,17 @@ mod tests {
     async fn one_newline_at_the_end_is_not_part_of_the_secret() {
         for content in ["s3cr3t", "s3cr3t\n", "s3cr3t\r\n"] {
             let file = TempFile::with(content);
-            assert_eq!(secret_of(&file.0).await.as_deref(), Ok("s3cr3t"), "{content:?}");
+            assert_eq!(
+                secret_of(&file.0).await.as_deref(),
+                Ok("s3cr3t"),
+                "{content:?}"
+            );
         }
         let file = TempFile::with(format!("{}\r\n", "x".repeat(MAX_LEN)));
-        assert_eq!(secret_of(&file.0).await.map(|secret| secret.len()), Ok(MAX_LEN));
+        assert_eq!(
+            secret_of(&file.0).await.map(|secret| secret.len()),
+            Ok(MAX_LEN)
+        );
     }
 
     #[tokio::test]
@@ -164,8 +179,13 @@ mod tests {
             assert!(error.contains(&file.0.display().to_string()), "{error}");
             assert!(!error.contains("c4n4ry"), "{error}");
         }
-        let error = secret_of(Path::new("/nonexistent/secret")).await.unwrap_err();
-        assert!(error.contains("/nonexistent/secret cannot be read: "), "{error}");
+        let error = secret_of(Path::new("/nonexistent/secret"))
+            .await
+            .unwrap_err();
+        assert!(
+            error.contains("/nonexistent/secret cannot be read: "),
+            "{error}"
+        );
     }
 
     #[tokio::test]
@@ -176,7 +196,10 @@ mod tests {
         assert_eq!(provider.version(), before);
         fs::write(&file.0, "another").unwrap();
         assert_ne!(provider.version(), before);
-        assert_eq!(provider.credentials().await.unwrap().expose_secret(), "another");
+        assert_eq!(
+            provider.credentials().await.unwrap().expose_secret(),
+            "another"
+        );
         fs::remove_file(&file.0).unwrap();
         assert_ne!(provider.version(), before);
     }
@@ -186,6 +209,9 @@ mod tests {
         let provider = SecretFile::new("me", "/nonexistent");
         let mut future = provider.credentials();
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(matches!(future.as_mut().poll(&mut cx), std::task::Poll::Ready(Err(_))));
+        assert!(matches!(
+            future.as_mut().poll(&mut cx),
+            std::task::Poll::Ready(Err(_))
+        ));
     }
 }

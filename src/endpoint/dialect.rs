@@ -332,6 +332,12 @@ impl Dialect {
     }
 }
 
+impl Dialect {
+    pub(crate) fn fixed_headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.headers.0
+    }
+}
+
 impl Default for Dialect {
     fn default() -> Self {
         Self::rfc6749()
@@ -349,7 +355,10 @@ impl FromStr for Dialect {
                 let names = PRESETS.map(|(preset, _)| preset).join(", ");
                 Err(ConfigError::new(
                     "dialect",
-                    format!("is {}, which does not exist (there are: {names})", shown(name)),
+                    format!(
+                        "is {}, which does not exist (there are: {names})",
+                        shown(name)
+                    ),
                 ))
             }
         }
@@ -362,7 +371,9 @@ pub(crate) struct Headers(pub(crate) Vec<(HeaderName, HeaderValue)>);
 
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+        f.debug_list()
+            .entries(self.0.iter().map(|(name, _)| name))
+            .finish()
     }
 }
 
@@ -390,6 +401,9 @@ mod tests {
             .header(name, HeaderValue::from_static("c4n4ry"));
         assert_eq!(dialect.headers.0.len(), 1);
         let debug = format!("{dialect:?}");
-        assert!(debug.contains("x-api-key") && !debug.contains("c4n4ry"), "{debug}");
+        assert!(
+            debug.contains("x-api-key") && !debug.contains("c4n4ry"),
+            "{debug}"
+        );
     }
 }

@@ -63,7 +63,9 @@ impl<'a> Object<'a> {
     ///
     /// [`Duplicate`] if a member on the way is there twice.
     pub(super) fn at(&self, path: &str) -> Result<Option<&'a RawValue>, Duplicate> {
-        let Some(pointer) = path.strip_prefix('/') else { return self.only(path) };
+        let Some(pointer) = path.strip_prefix('/') else {
+            return self.only(path);
+        };
         let mut segments = pointer.split('/').map(unescape);
         let first = segments.next().unwrap_or_default();
         let mut value = self.only(&first)?;
@@ -72,7 +74,10 @@ impl<'a> Object<'a> {
             value = if let Ok(object) = serde_json::from_str::<Object<'a>>(inside.get()) {
                 object.only(&segment)?
             } else if let Ok(array) = serde_json::from_str::<Vec<&'a RawValue>>(inside.get()) {
-                segment.parse().ok().and_then(|index: usize| array.get(index).copied())
+                segment
+                    .parse()
+                    .ok()
+                    .and_then(|index: usize| array.get(index).copied())
             } else {
                 None
             };
@@ -85,7 +90,9 @@ impl<'a> Object<'a> {
         let first = found.next();
         match found.next() {
             Some(_) => Err(Duplicate),
-            None => Ok(first.map(|(_, value)| *value).filter(|value| kind(value) != "null")),
+            None => Ok(first
+                .map(|(_, value)| *value)
+                .filter(|value| kind(value) != "null")),
         }
     }
 }
@@ -114,7 +121,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
             }
         }
 
-        deserializer.deserialize_map(Members).map(|members| Self { members })
+        deserializer
+            .deserialize_map(Members)
+            .map(|members| Self { members })
     }
 }
 
@@ -144,7 +153,10 @@ pub(super) fn number(value: &RawValue) -> Option<f64> {
     };
     let text = text.trim();
     // Rust reads "infinity" and "nan" as numbers.
-    if text.bytes().any(|b| b.is_ascii_alphabetic() && !matches!(b, b'e' | b'E')) {
+    if text
+        .bytes()
+        .any(|b| b.is_ascii_alphabetic() && !matches!(b, b'e' | b'E'))
+    {
         return None;
     }
     text.parse().ok().filter(|number: &f64| !number.is_nan())
@@ -183,14 +195,21 @@ mod tests {
 
     #[test]
     fn what_is_seen_in_place_of_an_object_is_said() {
-        let deep = format!(r#"{{"access_token":"x","a":{}{}}}"#, "[".repeat(500), "]".repeat(500));
+        let deep = format!(
+            r#"{{"access_token":"x","a":{}{}}}"#,
+            "[".repeat(500),
+            "]".repeat(500)
+        );
         for (body, said) in [
             (b"{}".as_slice(), "fine"),
             (b" {\"a\":1e400} ", "fine"),
             (br#"{"a":"[[\"[["}"#, "fine"),
             (b"", "an empty body"),
             (b" \r\n", "an empty body"),
-            (b"\xef\xbb\xbf{}", "text with a byte order mark, which JSON must not have"),
+            (
+                b"\xef\xbb\xbf{}",
+                "text with a byte order mark, which JSON must not have",
+            ),
             (b"{\"a\":\"\xff\"}", "text that is not UTF-8"),
             (b"\n<!doctype html>", "HTML or XML, not JSON"),
             (b"access_token=x", "text that is not JSON"),

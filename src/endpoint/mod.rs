@@ -43,11 +43,11 @@ pub(crate) mod url;
 
 use std::{fmt, sync::Arc};
 
+pub(crate) use self::{dialect::Headers, request::TokenRequest};
 pub use self::{
     dialect::{BasicEncoding, BodyEncoding, ClientAuthentication, Dialect},
     transport::{TowerTransport, Transport, TransportRequestBody, TransportResponseBody},
 };
-pub(crate) use self::{dialect::Headers, request::TokenRequest};
 use crate::{
     clock::Clock,
     credentials::{CredentialsProvider, fingerprint},
@@ -81,7 +81,14 @@ impl TokenEndpoint {
         transport: Arc<dyn Transport>,
         clock: Clock,
     ) -> Self {
-        Self { inner: Arc::new(Inner { request, credentials, transport, clock }) }
+        Self {
+            inner: Arc::new(Inner {
+                request,
+                credentials,
+                transport,
+                clock,
+            }),
+        }
     }
 }
 
@@ -106,8 +113,9 @@ impl Inner {
         if attempt.has_refused(fingerprint) {
             // Sending them again would only count towards a lockout.
             let message = "the client was refused a moment ago, and its credentials are the same";
-            return Err(TokenError::new(ErrorClass::Credentials, message)
-                .with_fingerprint(fingerprint));
+            return Err(
+                TokenError::new(ErrorClass::Credentials, message).with_fingerprint(fingerprint)
+            );
         }
         let told_apart = |error: TokenError| match error.class() {
             ErrorClass::Credentials => error.with_fingerprint(fingerprint),
@@ -119,13 +127,16 @@ impl Inner {
             transient("the token endpoint could not be reached").with_source(error)
         })?;
         let (parts, body) = response.into_parts();
-        let asked = response::Asked { request: &self.request, credentials: &credentials };
+        let asked = response::Asked {
+            request: &self.request,
+            credentials: &credentials,
+        };
         let now = || self.clock.now().system_time();
         match body::read(body).await {
             Ok(body) => response::read(&parts, &body, &asked, now()).map_err(told_apart),
             // What went wrong with the body of a refusal does not matter: the status says enough.
             Err(_) if !parts.status.is_success() => {
-                Err(told_apart(response::refused(&parts, &[], &asked, now())))
+                Err(told_apart(refusal::refused(&parts, &[], &asked, now())))
             }
             Err(error) => Err(error.with_status(parts.status)),
         }

@@ -38,11 +38,15 @@ impl Complaint {
         let object = Object::parse_leniently(body)?;
         let error = object.first("error")?;
         let text = |object: &Object<'_>, name| object.first(name).and_then(words);
-        let description = || text(&object, "error_description").or_else(|| text(&object, "message"));
+        let description =
+            || text(&object, "error_description").or_else(|| text(&object, "message"));
         match kind(error) {
             "a string" => {
                 let code = words(error)?;
-                Some(Self { code: Some(code), description: description() })
+                Some(Self {
+                    code: Some(code),
+                    description: description(),
+                })
             }
             "an object" => {
                 let inner = Object::parse_leniently(error.get().as_bytes())?;
@@ -52,7 +56,10 @@ impl Complaint {
                 })
             }
             "a boolean" if error.get() == "false" => None,
-            _ => Some(Self { code: None, description: description() }),
+            _ => Some(Self {
+                code: None,
+                description: description(),
+            }),
         }
     }
 
@@ -68,11 +75,17 @@ impl Complaint {
     }
 
     fn in_challenge(headers: &HeaderMap) -> Option<Self> {
-        headers.get_all(WWW_AUTHENTICATE).iter().find_map(|challenge| {
-            let challenge = challenge.to_str().ok()?;
-            let code = parameter(challenge, "error")?;
-            Some(Self { code: Some(code), description: parameter(challenge, "error_description") })
-        })
+        headers
+            .get_all(WWW_AUTHENTICATE)
+            .iter()
+            .find_map(|challenge| {
+                let challenge = challenge.to_str().ok()?;
+                let code = parameter(challenge, "error")?;
+                Some(Self {
+                    code: Some(code),
+                    description: parameter(challenge, "error_description"),
+                })
+            })
     }
 }
 
@@ -139,7 +152,9 @@ fn known_code(code: &str) -> Option<(&'static str, ErrorClass)> {
         ("server_error", Transient),
         ("temporarily_unavailable", Transient),
     ];
-    KNOWN.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(code))
+    KNOWN
+        .into_iter()
+        .find(|(known, _)| known.eq_ignore_ascii_case(code))
 }
 
 /// The class by the status alone, where a code may overrule it.
@@ -188,8 +203,7 @@ fn advice(
     }
     if class == ErrorClass::Credentials
         && dialect.client_authentication == ClientAuthentication::Basic
-        && (has_reserved(asked.credentials.id())
-            || has_reserved(asked.credentials.expose_secret()))
+        && (has_reserved(asked.credentials.id()) || has_reserved(asked.credentials.expose_secret()))
     {
         let (sent, other) = match dialect.basic_encoding {
             BasicEncoding::PercentEncoded => ("percent-encoded", "BasicEncoding::Raw"),
@@ -229,7 +243,9 @@ fn redirect_advice(parts: &Parts, asked: &Asked<'_>, scrubber: &Scrubber) -> Opt
         "set the token URL to where the endpoint is, with or without a trailing slash"
     };
     let location = server_text(&scrubber.scrub(&location));
-    Some(format!("it redirects to {location}, and the secret follows no redirect: {what_to_do}"))
+    Some(format!(
+        "it redirects to {location}, and the secret follows no redirect: {what_to_do}"
+    ))
 }
 
 /// A text that is not empty.
@@ -242,7 +258,11 @@ fn words(value: &RawValue) -> Option<String> {
 fn parameter(challenge: &str, name: &str) -> Option<String> {
     let mut rest = challenge;
     while let Some((before, after)) = rest.split_once('=') {
-        let named = before.trim_end().rsplit([' ', '\t', ',']).next().unwrap_or_default();
+        let named = before
+            .trim_end()
+            .rsplit([' ', '\t', ','])
+            .next()
+            .unwrap_or_default();
         let after = after.trim_start();
         let (value, next) = match after.strip_prefix('"') {
             Some(quoted) => unquote(quoted),
@@ -289,8 +309,16 @@ mod tests {
                 Some("invalid_credentials"),
                 Some("Invalid credentials"),
             ),
-            (r#"bearer error=invalid_client scope="a=b""#, Some("invalid_client"), None),
-            (r#"Basic realm="error=x, \"y\"",error = "z""#, Some("z"), None),
+            (
+                r#"bearer error=invalid_client scope="a=b""#,
+                Some("invalid_client"),
+                None,
+            ),
+            (
+                r#"Basic realm="error=x, \"y\"",error = "z""#,
+                Some("z"),
+                None,
+            ),
             (r#"Basic realm="api""#, None, None),
             (r#"Bearer, error="#, None, None),
             (r#"Bearer error="unclosed"#, Some("unclosed"), None),
@@ -310,16 +338,35 @@ mod tests {
     #[test]
     fn an_error_in_a_body_is_a_code_or_an_object_around_one() {
         let read = |body: &str| {
-            Complaint::in_body(body.as_bytes())
-                .map(|c| (c.code.unwrap_or_default(), c.description.unwrap_or_default()))
+            Complaint::in_body(body.as_bytes()).map(|c| {
+                (
+                    c.code.unwrap_or_default(),
+                    c.description.unwrap_or_default(),
+                )
+            })
         };
         let found = |code: &str, text: &str| Some((code.to_owned(), text.to_owned()));
-        assert_eq!(read(r#"{"error":"a","error_description":"b"}"#), found("a", "b"));
+        assert_eq!(
+            read(r#"{"error":"a","error_description":"b"}"#),
+            found("a", "b")
+        );
         assert_eq!(read(r#"{"error":"a","message":"b"}"#), found("a", "b"));
-        assert_eq!(read(r#"{"error":{"code":7,"status":"a","message":"b"}}"#), found("a", "b"));
+        assert_eq!(
+            read(r#"{"error":{"code":7,"status":"a","message":"b"}}"#),
+            found("a", "b")
+        );
         assert_eq!(read(r#"{"error":true,"message":"b"}"#), found("", "b"));
-        assert_eq!(read("\u{feff}{\"error\":\"a\",\"error\":\"b\"}"), found("a", ""));
-        for none in [r#"{"error":null}"#, r#"{"error":""}"#, r#"{"error":false}"#, "{}", "<a>"] {
+        assert_eq!(
+            read("\u{feff}{\"error\":\"a\",\"error\":\"b\"}"),
+            found("a", "")
+        );
+        for none in [
+            r#"{"error":null}"#,
+            r#"{"error":""}"#,
+            r#"{"error":false}"#,
+            "{}",
+            "<a>",
+        ] {
             assert_eq!(read(none), None, "{none}");
         }
     }

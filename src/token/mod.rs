@@ -7,7 +7,7 @@
 pub(crate) mod jwt;
 mod source;
 
-pub(crate) use self::source::sensitive_header;
 #[cfg(test)]
 pub(crate) use self::source::Lifetime;
+pub(crate) use self::source::sensitive_header;
 pub use self::source::{Attempt, BoxFuture, SourceFn, TokenResponse, TokenSource, source_fn};
