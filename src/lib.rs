@@ -4,6 +4,8 @@
 mod builder;
 mod challenge;
 mod clock;
+mod config_error;
+pub mod credentials;
 mod discard;
 pub mod endpoint;
 mod error;
@@ -19,7 +21,9 @@ mod telemetry;
 pub mod token;
 
 pub use self::{
-    builder::{Builder, ConfigError},
+    builder::Builder,
+    config_error::ConfigError,
+    endpoint::{Dialect, TokenEndpoint},
     error::{BoxError, ErrorClass, TokenError},
     future::ResponseFuture,
     layer::OAuthClientCredentialsLayer,

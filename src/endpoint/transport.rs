@@ -1,13 +1,18 @@
 //! What carries token requests: any tower service, by way of the [`Transport`] trait.
 
-use std::fmt;
+use std::{
+    fmt, future,
+    sync::{Mutex, PoisonError},
+};
 
-use bytes::Bytes;
-use http_body_util::{Full, combinators::UnsyncBoxBody};
+use bytes::{Buf, Bytes};
+use http_body::Body;
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use tower_service::Service;
 
 use crate::{error::BoxError, token::BoxFuture};
 
-/// The body of a token request.
+/// The body of a token request. It may hold the client's secret, which its `Debug` shows.
 pub type TransportRequestBody = Full<Bytes>;
 
 /// The body of a token response.
@@ -27,6 +32,64 @@ pub trait Transport: Send + Sync + 'static {
         &'a self,
         request: http::Request<TransportRequestBody>,
     ) -> BoxFuture<'a, Result<http::Response<TransportResponseBody>, BoxError>>;
+}
+
+/// A [`Transport`] made of a tower service, which it clones for each request.
+///
+/// The service must not follow redirects, and must not be the one that the layer wraps.
+pub struct TowerTransport<S> {
+    /// Only cloned, never called. In a mutex because a service need not be `Sync`.
+    template: Mutex<S>,
+}
+
+impl<S> TowerTransport<S> {
+    /// Token requests by way of `service`.
+    pub fn new(service: S) -> Self {
+        Self {
+            template: Mutex::new(service),
+        }
+    }
+}
+
+impl<S, B> Transport for TowerTransport<S>
+where
+    S: Service<http::Request<TransportRequestBody>, Response = http::Response<B>>,
+    S: Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn send<'a>(
+        &'a self,
+        request: http::Request<TransportRequestBody>,
+    ) -> BoxFuture<'a, Result<http::Response<TransportResponseBody>, BoxError>> {
+        Box::pin(async move {
+            // A `clone` that panicked has not changed what it clones.
+            let mut service = self
+                .template
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            future::poll_fn(|cx| service.poll_ready(cx))
+                .await
+                .map_err(Into::into)?;
+            let response = service.call(request).await.map_err(Into::into)?;
+            Ok(response.map(|body| {
+                body.map_frame(|frame| {
+                    frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
+                })
+                .map_err(Into::into)
+                .boxed_unsync()
+            }))
+        })
+    }
+}
+
+impl<S> fmt::Debug for TowerTransport<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TowerTransport").finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for dyn Transport {

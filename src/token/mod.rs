@@ -15,6 +15,7 @@ mod renewal;
 mod schedule;
 mod shared;
 mod snapshot;
+pub(crate) mod jwt;
 mod source;
 mod state;
 
@@ -23,11 +24,14 @@ pub use self::{
     snapshot::AccessToken,
     source::{Attempt, BoxFuture, SourceFn, TokenResponse, TokenSource, source_fn},
 };
+#[cfg(test)]
+pub(crate) use self::source::Lifetime;
 pub(crate) use self::{
     flight::Outcome,
     rejection::{Sending, Staleness},
     schedule::DEFAULT_LIFETIME,
     shared::{Acquiring, Replacing, Settings, Shared, Warmth},
     snapshot::Snapshot,
+    source::sensitive_header,
     state::{Answer, Hand, Rejection, Standstill},
 };

@@ -1,0 +1,226 @@
+//! Settings from environment variables.
+//!
+//! What a value may be is decided by the setting that it becomes.
+
+use std::ffi::OsString;
+
+use super::Builder;
+
+/// The settings that have a variable, and the end of its name.
+const VARIABLES: [(&str, &str); 8] = [
+    ("token_url", "TOKEN_URL"),
+    ("client_id", "CLIENT_ID"),
+    ("client_secret", "CLIENT_SECRET"),
+    ("client_secret_file", "CLIENT_SECRET_FILE"),
+    ("scope", "SCOPE"),
+    ("audience", "AUDIENCE"),
+    ("dialect", "DIALECT"),
+    ("ca_file", "CA_FILE"),
+];
+
+impl Builder {
+    /// Settings from the environment, to which others may be added.
+    ///
+    /// | variable | setting |
+    /// |---|---|
+    /// | `OAUTH_TOKEN_URL` | [`token_url`](Self::token_url) |
+    /// | `OAUTH_CLIENT_ID` | [`client_id`](Self::client_id) |
+    /// | `OAUTH_CLIENT_SECRET` | [`client_secret`](Self::client_secret) |
+    /// | `OAUTH_CLIENT_SECRET_FILE` | [`client_secret_file`](Self::client_secret_file), in its place |
+    /// | `OAUTH_SCOPE` | [`scope`](Self::scope), several with blanks between them |
+    /// | `OAUTH_AUDIENCE` | [`audience`](Self::audience) |
+    /// | `OAUTH_DIALECT` | [`dialect`](Self::dialect): `rfc6749`, `auth0`, `podero` or `dadi` |
+    /// | `OAUTH_CA_FILE` | [`ca_file`](Self::ca_file) |
+    ///
+    /// A variable that is empty counts as not set. What is wrong is reported when the client is
+    /// built, by the names of the setting and the variable.
+    pub fn from_env() -> Self {
+        Self::from_env_with_prefix("OAUTH")
+    }
+
+    /// The same with another word in place of `OAUTH`, for a second client:
+    /// `from_env_with_prefix("BILLING")` reads `BILLING_TOKEN_URL` and so on. The underscore may
+    /// be part of the prefix: `"BILLING_"` is the same.
+    pub fn from_env_with_prefix(prefix: impl AsRef<str>) -> Self {
+        Self::from_lookup(prefix.as_ref(), |name| std::env::var_os(name))
+    }
+
+    fn from_lookup(prefix: &str, lookup: impl Fn(&str) -> Option<OsString>) -> Self {
+        let prefix = prefix.strip_suffix('_').unwrap_or(prefix);
+        let mut builder = Self {
+            env_prefix: Some(prefix.to_owned()),
+            ..Self::default()
+        };
+        for (setting, _) in VARIABLES {
+            let value = variable(prefix, setting).and_then(|name| lookup(&name));
+            let Some(value) = value.filter(|value| !value.is_empty()) else {
+                continue;
+            };
+            builder = match setting {
+                // Paths need not be UTF-8.
+                "client_secret_file" => builder.client_secret_file(value),
+                "ca_file" => builder.ca_file(value),
+                _ => match value.into_string() {
+                    Ok(value) => builder.with_text(setting, value),
+                    Err(_) => {
+                        builder.fail(setting, "is not UTF-8");
+                        builder
+                    }
+                },
+            };
+        }
+        builder
+    }
+
+    fn with_text(mut self, setting: &'static str, value: String) -> Self {
+        match setting {
+            "token_url" => self.token_url(value),
+            "client_id" => self.client_id(value),
+            "client_secret" => self.client_secret(value),
+            "scope" => self.scope(value),
+            "audience" => self.audience(value),
+            "dialect" => match value.parse() {
+                Ok(dialect) => self.dialect(dialect),
+                Err(error) => {
+                    self.fail("dialect", error.into_problem());
+                    self
+                }
+            },
+            _ => self,
+        }
+    }
+}
+
+/// The name of the variable for `setting`, if it has one.
+pub(super) fn variable(prefix: &str, setting: &str) -> Option<String> {
+    let (_, end) = VARIABLES.iter().find(|(known, _)| *known == setting)?;
+    Some(if prefix.is_empty() {
+        (*end).to_owned()
+    } else {
+        format!("{prefix}_{end}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builder::tests::unreachable;
+
+    fn from(prefix: &str, variables: &[(&str, &str)]) -> Builder {
+        let variables: Vec<(String, OsString)> = variables
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect();
+        Builder::from_lookup(prefix, |name| {
+            variables
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, value)| value.clone())
+        })
+        .shared_transport(unreachable())
+    }
+
+    fn problem(variables: &[(&str, &str)]) -> String {
+        from("OAUTH", variables)
+            .build_source()
+            .unwrap_err()
+            .to_string()
+    }
+
+    const ENOUGH: [(&str, &str); 3] = [
+        ("OAUTH_TOKEN_URL", "https://a.example/t"),
+        ("OAUTH_CLIENT_ID", "me"),
+        ("OAUTH_CLIENT_SECRET", "c4n4ry"),
+    ];
+
+    fn and(more: (&'static str, &'static str)) -> Vec<(&'static str, &'static str)> {
+        ENOUGH
+            .into_iter()
+            .filter(|(name, _)| *name != more.0)
+            .chain([more])
+            .collect()
+    }
+
+    #[test]
+    fn settings_come_from_variables_under_a_prefix() {
+        assert!(from("OAUTH", &ENOUGH).build_source().is_ok());
+        let billing = [
+            ("BILLING_TOKEN_URL", "https://billing.example/t"),
+            ("BILLING_CLIENT_ID", "me"),
+            ("BILLING_CLIENT_SECRET", ""),
+            ("BILLING_CLIENT_SECRET_FILE", "/run/secrets/billing"),
+            ("BILLING_SCOPE", "read  write"),
+            ("BILLING_AUDIENCE", "https://api"),
+            ("BILLING_DIALECT", "auth0"),
+            ("OAUTH_SCOPE", "other"),
+        ];
+        for prefix in ["BILLING", "BILLING_"] {
+            let endpoint = from(prefix, &billing).scope("more").build_source().unwrap();
+            let debug = format!("{endpoint:?}");
+            for part in [
+                "billing.example",
+                r#""read write more""#,
+                "https://api",
+                "Json",
+            ] {
+                assert!(debug.contains(part), "{part}: {debug}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_setting_and_variable() {
+        assert_eq!(problem(&[]), "token_url (OAUTH_TOKEN_URL) is not set");
+        for (variables, said) in [
+            (
+                and(("OAUTH_CLIENT_ID", "")),
+                "client_id (OAUTH_CLIENT_ID) is not set",
+            ),
+            (
+                and(("OAUTH_CLIENT_SECRET", "")),
+                "client_secret (OAUTH_CLIENT_SECRET) is not set",
+            ),
+            (
+                and(("OAUTH_CLIENT_SECRET", "c4n4ry\n")),
+                "client_secret (OAUTH_CLIENT_SECRET) has a newline at its end",
+            ),
+            (
+                and(("OAUTH_CLIENT_SECRET_FILE", "/run/secrets/x")),
+                "client_secret (OAUTH_CLIENT_SECRET) and client_secret_file are both set",
+            ),
+            (
+                and(("OAUTH_DIALECT", "oauth")),
+                r#"dialect (OAUTH_DIALECT) is "oauth", which does not exist (there are: rfc6749,"#,
+            ),
+            (
+                and(("OAUTH_SCOPE", "a\tb")),
+                r#"scope (OAUTH_SCOPE) has '\t'"#,
+            ),
+            (
+                and(("OAUTH_TOKEN_URL", "/t")),
+                "token_url (OAUTH_TOKEN_URL) is not an absolute URL",
+            ),
+            (
+                and(("OAUTH_CA_FILE", "/ca.pem")),
+                "ca_file (OAUTH_CA_FILE) is for the default",
+            ),
+        ] {
+            let problem = problem(&variables);
+            assert!(problem.starts_with(said), "{problem}");
+            assert!(!problem.contains("c4n4ry"), "{problem}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_value_that_is_not_utf_8_is_named() {
+        use std::os::unix::ffi::OsStringExt;
+
+        let error = Builder::from_lookup("X", |name| {
+            (name == "X_CLIENT_ID").then(|| OsString::from_vec(vec![0xff]))
+        })
+        .build_source()
+        .unwrap_err();
+        assert_eq!(error.to_string(), "client_id (X_CLIENT_ID) is not UTF-8");
+    }
+}

@@ -1,0 +1,217 @@
+//! [`SecretFile`]: a secret in a file that somebody else replaces.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    hash::{DefaultHasher, Hash, Hasher},
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use secrecy::SecretString;
+use zeroize::Zeroizing;
+
+use super::{ClientCredentials, CredentialsProvider, secret_problem};
+use crate::{error::BoxError, token::BoxFuture};
+
+/// The longest secret that is read from a file, in bytes.
+const MAX_LEN: usize = 64 * 1024;
+
+/// Credentials whose secret is in a file, which is read again for every attempt.
+///
+/// The file's content is the secret, in UTF-8, at most 64 KiB, without control characters; one
+/// newline at its end (`\n` or `\r\n`) is not part of it. Replace it whole (write beside it and
+/// rename, as Kubernetes does with mounted secrets). A change is noticed by the file's time of
+/// modification and length.
+///
+/// Needs a tokio runtime, since the file is read on its blocking pool. The file's permissions are
+/// not looked at.
+#[derive(Clone)]
+pub struct SecretFile {
+    id: Box<str>,
+    path: Arc<Path>,
+}
+
+impl SecretFile {
+    /// Credentials of the client `id`, with the secret in the file at `path`. Nothing is read yet.
+    pub fn new(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        Self {
+            id: id.into().into_boxed_str(),
+            path: path.into().into(),
+        }
+    }
+}
+
+impl CredentialsProvider for SecretFile {
+    fn credentials(&self) -> BoxFuture<'_, Result<ClientCredentials, BoxError>> {
+        Box::pin(async move {
+            let path = Arc::clone(&self.path);
+            // `spawn_blocking` panics without a runtime; this says so instead.
+            let runtime = tokio::runtime::Handle::try_current()?;
+            let secret = runtime.spawn_blocking(move || read(&path)).await??;
+            Ok(ClientCredentials::new(&*self.id, secret))
+        })
+    }
+
+    fn version(&self) -> u64 {
+        // A file that is not there counts as a version of its own.
+        let state = fs::metadata(&self.path)
+            .map(|meta| (meta.modified().ok(), meta.len()))
+            .ok();
+        let mut hasher = DefaultHasher::new();
+        state.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+impl fmt::Debug for SecretFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretFile")
+            .field("id", &self.id)
+            .field("path", &self.path)
+            .finish()
+    }
+}
+
+fn read(path: &Path) -> Result<SecretString, BoxError> {
+    let fail = |problem: &str| format!("the client secret file {} {problem}", path.display());
+    let unreadable = |error| fail(&format!("cannot be read: {error}"));
+
+    // All the room at once: growing would leave copies of the secret behind. One byte more than
+    // may come, and one more to see that it is the end.
+    let mut content = Zeroizing::new(vec![0; MAX_LEN + 2]);
+    let mut file = File::open(path).map_err(unreadable)?;
+    let mut len = 0;
+    while let Some(room) = content.get_mut(len..).filter(|room| !room.is_empty()) {
+        match file.read(room) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(unreadable(error).into()),
+        }
+    }
+
+    let text = std::str::from_utf8(content.get(..len).unwrap_or_default());
+    // A character that was cut in two at the cap is not bad UTF-8 but a file that is too long.
+    let secret = match text {
+        Ok(text) => text
+            .strip_suffix('\n')
+            .map_or(text, |line| line.strip_suffix('\r').unwrap_or(line)),
+        Err(_) if len > MAX_LEN => return Err(fail("is longer than 64 KiB").into()),
+        Err(_) => return Err(fail("is not UTF-8").into()),
+    };
+    if secret.len() > MAX_LEN {
+        return Err(fail("is longer than 64 KiB").into());
+    }
+    match secret_problem(secret) {
+        Some(_) if secret.ends_with(['\n', '\r']) => {
+            Err(fail("has more than one newline at its end").into())
+        }
+        Some(problem) => Err(fail(problem).into()),
+        None => Ok(SecretString::from(secret)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    struct TempFile(PathBuf);
+
+    impl TempFile {
+        fn with(content: impl AsRef<[u8]>) -> Self {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("tower-oauth2-secret-{}-{count}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            fs::write(&path, content).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for TempFile {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+
+    async fn secret_of(path: &Path) -> Result<String, String> {
+        match SecretFile::new("me", path).credentials().await {
+            Ok(credentials) => Ok(credentials.expose_secret().to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_newline_at_the_end_is_not_part_of_the_secret() {
+        for content in ["s3cr3t", "s3cr3t\n", "s3cr3t\r\n"] {
+            let file = TempFile::with(content);
+            assert_eq!(
+                secret_of(&file.0).await.as_deref(),
+                Ok("s3cr3t"),
+                "{content:?}"
+            );
+        }
+        let file = TempFile::with(format!("{}\r\n", "x".repeat(MAX_LEN)));
+        assert_eq!(
+            secret_of(&file.0).await.map(|secret| secret.len()),
+            Ok(MAX_LEN)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_secret_is_named_and_not_shown() {
+        for (content, problem) in [
+            (b"".as_slice(), "is empty"),
+            (b"\n", "is empty"),
+            (b"c4n4ry\n\n", "more than one newline"),
+            (b"c4n4ry\nb", "a control character"),
+            (b"c4n4ry\xff", "not UTF-8"),
+            (&[b'x'; MAX_LEN + 1], "longer than 64 KiB"),
+            (&[0xc3; MAX_LEN * 2], "longer than 64 KiB"),
+        ] {
+            let file = TempFile::with(content);
+            let error = secret_of(&file.0).await.unwrap_err();
+            assert!(error.contains(problem), "{error}");
+            assert!(error.contains(&file.0.display().to_string()), "{error}");
+            assert!(!error.contains("c4n4ry"), "{error}");
+        }
+        let error = secret_of(Path::new("/nonexistent/secret"))
+            .await
+            .unwrap_err();
+        assert!(
+            error.contains("/nonexistent/secret cannot be read: "),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_replaced_file_is_read_again_and_changes_the_version() {
+        let file = TempFile::with("one");
+        let provider = SecretFile::new("me", &file.0);
+        let before = provider.version();
+        assert_eq!(provider.version(), before);
+        fs::write(&file.0, "another").unwrap();
+        assert_ne!(provider.version(), before);
+        assert_eq!(
+            provider.credentials().await.unwrap().expose_secret(),
+            "another"
+        );
+        fs::remove_file(&file.0).unwrap();
+        assert_ne!(provider.version(), before);
+    }
+
+    #[test]
+    fn without_a_runtime_it_is_an_error_and_no_panic() {
+        let provider = SecretFile::new("me", "/nonexistent");
+        let mut future = provider.credentials();
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(matches!(
+            future.as_mut().poll(&mut cx),
+            std::task::Poll::Ready(Err(_))
+        ));
+    }
+}

@@ -1,0 +1,195 @@
+//! Where the client's id and secret come from: the [`CredentialsProvider`] trait and the kinds
+//! that are built in.
+//!
+//! How the two are put into a token request is decided in `endpoint::request`, what a refusal of
+//! them means for the next attempt in the renewal.
+//!
+//! | the secret | use |
+//! |---|---|
+//! | never changes | [`ClientCredentials`] itself (`Builder::client_secret`) |
+//! | is in a file that somebody else replaces, such as a mounted Kubernetes secret | [`SecretFile`] (`Builder::client_secret_file`) |
+//! | is replaced by this program | [`RotatingSecret`] |
+//! | comes from a vault or a secret manager | a [`CredentialsProvider`] of your own |
+//!
+//! The provider is asked anew for every attempt, so a new secret needs no restart. When the server
+//! refuses the credentials, the attempt is repeated at once if the provider now gives other ones.
+//!
+//! ```
+//! use tower_oauth2_client_credentials::{
+//!     BoxError,
+//!     credentials::{ClientCredentials, CredentialsProvider},
+//!     token::BoxFuture,
+//! };
+//!
+//! struct Vault;
+//!
+//! impl CredentialsProvider for Vault {
+//!     fn credentials(&self) -> BoxFuture<'_, Result<ClientCredentials, BoxError>> {
+//!         Box::pin(async {
+//!             let secret = String::from("from the vault"); // ask it here
+//!             Ok(ClientCredentials::new("my-service", secret))
+//!         })
+//!     }
+//! }
+//! ```
+
+mod file;
+mod rotating;
+
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, LazyLock},
+};
+
+use secrecy::{ExposeSecret, SecretString};
+
+pub use self::{file::SecretFile, rotating::RotatingSecret};
+use crate::{error::BoxError, token::BoxFuture};
+
+/// Gives the client's id and secret, anew for every attempt to get a token.
+///
+/// See the [module](self) for an example.
+pub trait CredentialsProvider: Send + Sync + 'static {
+    /// The credentials as they are now.
+    ///
+    /// It runs inside a renewal, at most once per attempt and under the attempt's deadline; it
+    /// must not block the thread.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the credentials from being had. It counts as transient: the attempt is
+    /// repeated as if the token endpoint had not been reached. Keep secrets out of its text.
+    fn credentials(&self) -> BoxFuture<'_, Result<ClientCredentials, BoxError>>;
+
+    /// A number that changes when the credentials change, so that a remembered refusal is
+    /// forgotten at once. Cheap: no I/O beyond a `stat`. Leave it at 0 if it cannot be known; the
+    /// new credentials are then found when the refusal has run out.
+    fn version(&self) -> u64 {
+        0
+    }
+}
+
+impl<T: CredentialsProvider + ?Sized> CredentialsProvider for Arc<T> {
+    fn credentials(&self) -> BoxFuture<'_, Result<ClientCredentials, BoxError>> {
+        (**self).credentials()
+    }
+
+    fn version(&self) -> u64 {
+        (**self).version()
+    }
+}
+
+/// The id and secret of a client (RFC 6749 section 2.3.1).
+///
+/// Nothing is checked here: what cannot be sent is refused when the request is made. As a
+/// [`CredentialsProvider`] it gives itself, forever.
+#[derive(Clone)]
+pub struct ClientCredentials {
+    id: Box<str>,
+    secret: SecretString,
+}
+
+impl ClientCredentials {
+    /// The credentials of the client `id`. The secret's bytes are zeroized on drop.
+    pub fn new(id: impl Into<String>, secret: impl Into<SecretString>) -> Self {
+        Self {
+            id: id.into().into_boxed_str(),
+            secret: secret.into(),
+        }
+    }
+
+    /// The client's id (`client_id`), which is no secret.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The client's secret (`client_secret`).
+    #[must_use]
+    pub fn secret(&self) -> &SecretString {
+        &self.secret
+    }
+
+    pub(crate) fn expose_secret(&self) -> &str {
+        self.secret.expose_secret()
+    }
+}
+
+impl fmt::Debug for ClientCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCredentials")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CredentialsProvider for ClientCredentials {
+    fn credentials(&self) -> BoxFuture<'_, Result<ClientCredentials, BoxError>> {
+        Box::pin(std::future::ready(Ok(self.clone())))
+    }
+}
+
+/// A hash of the credentials, by which to tell later whether they have changed. Keyed by a random
+/// key of this process: it says nothing about the secret to whoever sees it.
+pub(crate) fn fingerprint(credentials: &ClientCredentials) -> u64 {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEY.hash_one((credentials.id(), credentials.expose_secret()))
+}
+
+/// What is wrong with a client's id, if anything; reads on from its name. RFC 6749 appendix A.1
+/// allows printable ASCII; other printable characters are let pass, since servers have them.
+pub(crate) fn id_problem(id: &str) -> Option<&'static str> {
+    if id.is_empty() {
+        Some("is empty")
+    } else if id.chars().any(char::is_control) {
+        Some("has a control character")
+    } else {
+        None
+    }
+}
+
+/// The same for a client's secret (RFC 6749 appendix A.2).
+pub(crate) fn secret_problem(secret: &str) -> Option<&'static str> {
+    if secret.is_empty() {
+        Some("is empty")
+    } else if secret.ends_with(['\n', '\r']) {
+        Some("has a newline at its end (`client_secret_file` reads a file without it)")
+    } else if secret.chars().any(char::is_control) {
+        Some("has a control character")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn static_credentials_give_themselves_and_hide_the_secret() {
+        let credentials = ClientCredentials::new("me", "c4n4ry");
+        assert!(!format!("{credentials:?}").contains("c4n4ry"));
+        let given = Arc::new(credentials.clone()).credentials().await.unwrap();
+        assert_eq!(given.id(), "me");
+        assert_eq!(given.expose_secret(), "c4n4ry");
+        assert_eq!(credentials.version(), 0);
+    }
+
+    #[test]
+    fn a_fingerprint_tells_id_and_secret_apart() {
+        let of = |id: &str, secret: &str| fingerprint(&ClientCredentials::new(id, secret));
+        assert_eq!(of("a", "b"), of("a", "b"));
+        assert_ne!(of("a", "b"), of("a", "c"));
+        assert_ne!(of("ab", "c"), of("a", "bc"));
+    }
+
+    #[test]
+    fn what_no_request_can_carry_is_named() {
+        assert_eq!(id_problem("a:b é"), None);
+        assert!(id_problem("").is_some() && id_problem("a\tb").is_some());
+        assert_eq!(secret_problem("p%40:ss+w/ö "), None);
+        assert!(secret_problem("a\n").is_some_and(|text| text.contains("newline")));
+        assert!(secret_problem("a\u{85}b").is_some() && secret_problem("").is_some());
+    }
+}

@@ -1,0 +1,409 @@
+//! [`Dialect`]: how a provider wants its token endpoint asked, and how it answers, as data.
+//!
+//! What is put where is decided in `request`, what an answer means in `response`; both read this.
+//! Quirks of a provider are settings here, and whose they are stands beside them.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use http::{HeaderName, HeaderValue, header};
+
+use crate::config_error::{ConfigError, shown};
+
+/// The names by which a preset can be asked for.
+const PRESETS: [(&str, fn() -> Dialect); 4] = [
+    ("rfc6749", Dialect::rfc6749),
+    ("auth0", Dialect::auth0),
+    ("podero", Dialect::podero),
+    ("dadi", Dialect::dadi),
+];
+
+/// A provider's ways: how a token is asked for, and what the answer looks like.
+///
+/// Start from a preset and change what differs. Each preset can be spelled out by hand from
+/// [`Dialect::rfc6749`], as its documentation shows. [`FromStr`] knows the presets by name.
+///
+/// | method | RFC 6749 | Auth0 | Podero | DADI |
+/// |---|---|---|---|---|
+/// | [`body`](Self::body) | form | JSON | JSON | JSON |
+/// | [`client_authentication`](Self::client_authentication) | Basic | body | Basic | body |
+/// | names | standard | standard | standard | `clientId`, `secret`, no grant type; `accessToken`, `tokenType`, `expiresIn` |
+///
+/// Names of fields in the answer may be JSON pointers (RFC 6901), such as `/data/accessToken`.
+///
+/// ```
+/// use tower_oauth2_client_credentials::endpoint::{BodyEncoding, ClientAuthentication, Dialect};
+///
+/// let dialect = Dialect::rfc6749()
+///     .body(BodyEncoding::Json)
+///     .client_authentication(ClientAuthentication::Body)
+///     .client_id_field("apiKey")
+///     .client_secret_field("apiSecret")
+///     .access_token_field("/data/token");
+/// # drop(dialect);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dialect {
+    pub(super) body: BodyEncoding,
+    pub(super) client_authentication: ClientAuthentication,
+    pub(super) basic_encoding: BasicEncoding,
+    pub(super) grant_type: Option<Name>,
+    pub(super) client_id: Name,
+    pub(super) client_secret: Name,
+    pub(super) scope: Name,
+    pub(super) audience: Name,
+    pub(super) resource: Name,
+    pub(super) access_token: Name,
+    pub(super) token_type: Name,
+    pub(super) expires_in: Name,
+    pub(super) granted_scope: Name,
+    pub(super) headers: Headers,
+}
+
+/// A field's name; in the answer, one that begins with `/` is a JSON pointer.
+pub(crate) type Name = Cow<'static, str>;
+
+/// How the body of a token request is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BodyEncoding {
+    /// `application/x-www-form-urlencoded` (RFC 6749 section 4.4.2).
+    Form,
+    /// A JSON object, with a bare `Content-Type: application/json`: DADI compares the whole value,
+    /// so there is no `charset`.
+    Json,
+}
+
+/// Where the client's id and secret go: to one place, never to both, which oidc-provider and
+/// oxide-auth refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ClientAuthentication {
+    /// Into the `Authorization` header (`client_secret_basic`, RFC 6749 section 2.3.1).
+    Basic,
+    /// Into the body (`client_secret_post`).
+    Body,
+}
+
+/// How id and secret are encoded before they are joined for HTTP Basic. It makes a difference only
+/// if one of them has other characters than `A-Z a-z 0-9 - . _ ~`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BasicEncoding {
+    /// All but `A-Z a-z 0-9 - . _ ~` is percent-encoded, a blank as `%20`. RFC 6749 section 2.3.1
+    /// asks for form encoding; servers that decode forms (Django OAuth Toolkit, oidc-provider)
+    /// read this alike, and those that only decode percents (Authlib) read nothing else.
+    PercentEncoded,
+    /// As they are, for servers that decode nothing: node-oauth2-server, oxide-auth, Glewlwyd. The
+    /// id must not contain a colon then.
+    Raw,
+}
+
+impl Dialect {
+    /// RFC 6749: a form body, and Basic with a percent-encoded id and secret. The default.
+    ///
+    /// ```
+    /// use tower_oauth2_client_credentials::endpoint::{
+    ///     BasicEncoding, BodyEncoding, ClientAuthentication, Dialect,
+    /// };
+    ///
+    /// let by_hand = Dialect::default()
+    ///     .body(BodyEncoding::Form)
+    ///     .client_authentication(ClientAuthentication::Basic)
+    ///     .basic_encoding(BasicEncoding::PercentEncoded)
+    ///     .grant_type_field("grant_type")
+    ///     .client_id_field("client_id")
+    ///     .client_secret_field("client_secret")
+    ///     .scope_field("scope")
+    ///     .audience_field("audience")
+    ///     .resource_field("resource")
+    ///     .access_token_field("access_token")
+    ///     .token_type_field("token_type")
+    ///     .expires_in_field("expires_in")
+    ///     .granted_scope_field("scope");
+    /// assert_eq!(by_hand, Dialect::rfc6749());
+    /// ```
+    #[must_use]
+    pub fn rfc6749() -> Self {
+        Self {
+            body: BodyEncoding::Form,
+            client_authentication: ClientAuthentication::Basic,
+            basic_encoding: BasicEncoding::PercentEncoded,
+            grant_type: Some(Cow::Borrowed("grant_type")),
+            client_id: Cow::Borrowed("client_id"),
+            client_secret: Cow::Borrowed("client_secret"),
+            scope: Cow::Borrowed("scope"),
+            audience: Cow::Borrowed("audience"),
+            resource: Cow::Borrowed("resource"),
+            access_token: Cow::Borrowed("access_token"),
+            token_type: Cow::Borrowed("token_type"),
+            expires_in: Cow::Borrowed("expires_in"),
+            granted_scope: Cow::Borrowed("scope"),
+            headers: Headers::default(),
+        }
+    }
+
+    /// Auth0 and what is built on it (Probable Futures): a JSON body with `grant_type`,
+    /// `client_id`, `client_secret` and `audience`. Set the audience, Auth0 asks for one.
+    ///
+    /// ```
+    /// use tower_oauth2_client_credentials::endpoint::{
+    ///     BodyEncoding, ClientAuthentication, Dialect,
+    /// };
+    ///
+    /// let by_hand = Dialect::rfc6749()
+    ///     .body(BodyEncoding::Json)
+    ///     .client_authentication(ClientAuthentication::Body);
+    /// assert_eq!(by_hand, Dialect::auth0());
+    /// ```
+    #[must_use]
+    pub fn auth0() -> Self {
+        Self::rfc6749()
+            .body(BodyEncoding::Json)
+            .client_authentication(ClientAuthentication::Body)
+    }
+
+    /// Podero, which is Django OAuth Toolkit with its JSON backend: Basic, a JSON body
+    /// `{"grant_type":"client_credentials"}`, and `Cache-Control: no-cache`. The toolkit decodes
+    /// Basic, so it is percent-encoded. Its token URL ends with a slash: without it the answer is
+    /// a redirect.
+    ///
+    /// ```
+    /// use http::{HeaderValue, header::CACHE_CONTROL};
+    /// use tower_oauth2_client_credentials::endpoint::{
+    ///     BasicEncoding, BodyEncoding, ClientAuthentication, Dialect,
+    /// };
+    ///
+    /// let by_hand = Dialect::rfc6749()
+    ///     .client_authentication(ClientAuthentication::Basic)
+    ///     .basic_encoding(BasicEncoding::PercentEncoded)
+    ///     .body(BodyEncoding::Json)
+    ///     .header(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    /// assert_eq!(by_hand, Dialect::podero());
+    /// ```
+    #[must_use]
+    pub fn podero() -> Self {
+        Self::rfc6749()
+            .body(BodyEncoding::Json)
+            .header(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))
+    }
+
+    /// DADI API: a JSON body `{"clientId", "secret"}` without a grant type, answered with
+    /// `accessToken`, `tokenType` and `expiresIn`.
+    ///
+    /// ```
+    /// use tower_oauth2_client_credentials::endpoint::{
+    ///     BodyEncoding, ClientAuthentication, Dialect,
+    /// };
+    ///
+    /// let by_hand = Dialect::rfc6749()
+    ///     .body(BodyEncoding::Json)
+    ///     .client_authentication(ClientAuthentication::Body)
+    ///     .without_grant_type()
+    ///     .client_id_field("clientId")
+    ///     .client_secret_field("secret")
+    ///     .access_token_field("accessToken")
+    ///     .token_type_field("tokenType")
+    ///     .expires_in_field("expiresIn");
+    /// assert_eq!(by_hand, Dialect::dadi());
+    /// ```
+    #[must_use]
+    pub fn dadi() -> Self {
+        Self::rfc6749()
+            .body(BodyEncoding::Json)
+            .client_authentication(ClientAuthentication::Body)
+            .without_grant_type()
+            .client_id_field("clientId")
+            .client_secret_field("secret")
+            .access_token_field("accessToken")
+            .token_type_field("tokenType")
+            .expires_in_field("expiresIn")
+    }
+
+    /// How the body is written.
+    #[must_use]
+    pub fn body(mut self, encoding: BodyEncoding) -> Self {
+        self.body = encoding;
+        self
+    }
+
+    /// Where id and secret go.
+    #[must_use]
+    pub fn client_authentication(mut self, place: ClientAuthentication) -> Self {
+        self.client_authentication = place;
+        self
+    }
+
+    /// How id and secret are encoded for HTTP Basic.
+    #[must_use]
+    pub fn basic_encoding(mut self, encoding: BasicEncoding) -> Self {
+        self.basic_encoding = encoding;
+        self
+    }
+
+    /// Names the request's field with the grant type, `client_credentials`.
+    #[must_use]
+    pub fn grant_type_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.grant_type = Some(name.into());
+        self
+    }
+
+    /// Leaves the grant type out of the request.
+    #[must_use]
+    pub fn without_grant_type(mut self) -> Self {
+        self.grant_type = None;
+        self
+    }
+
+    /// Names the request's field with the client's id; used with [`ClientAuthentication::Body`].
+    #[must_use]
+    pub fn client_id_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.client_id = name.into();
+        self
+    }
+
+    /// Names the request's field with the secret; used with [`ClientAuthentication::Body`].
+    #[must_use]
+    pub fn client_secret_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.client_secret = name.into();
+        self
+    }
+
+    /// Names the request's field with the scope, if there is one.
+    #[must_use]
+    pub fn scope_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.scope = name.into();
+        self
+    }
+
+    /// Names the request's field with the audience, if there is one.
+    #[must_use]
+    pub fn audience_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.audience = name.into();
+        self
+    }
+
+    /// Names the request's field with the resources (RFC 8707), if there are any. Several are
+    /// repeated in a form, and an array in JSON.
+    #[must_use]
+    pub fn resource_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.resource = name.into();
+        self
+    }
+
+    /// Names the answer's field with the token; a name that begins with `/` is a JSON pointer.
+    #[must_use]
+    pub fn access_token_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.access_token = name.into();
+        self
+    }
+
+    /// Names the answer's field with the token's type; a name that begins with `/` is a JSON
+    /// pointer.
+    #[must_use]
+    pub fn token_type_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.token_type = name.into();
+        self
+    }
+
+    /// Names the answer's field with the lifetime in seconds; a name that begins with `/` is a
+    /// JSON pointer. Without it, `expires_at` or `expires_on` is read (the time in seconds or
+    /// milliseconds since 1970), then the token itself if it is a JWT.
+    #[must_use]
+    pub fn expires_in_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.expires_in = name.into();
+        self
+    }
+
+    /// Names the answer's field with the scope that was granted; a name that begins with `/` is a
+    /// JSON pointer.
+    #[must_use]
+    pub fn granted_scope_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.granted_scope = name.into();
+        self
+    }
+
+    /// Adds a header that goes with every token request, or replaces the one of that name.
+    /// `Authorization` and `Content-Type` follow from the other settings.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.0.retain(|(present, _)| *present != name);
+        self.headers.0.push((name, value));
+        self
+    }
+}
+
+impl Dialect {
+    pub(crate) fn fixed_headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.headers.0
+    }
+}
+
+impl Default for Dialect {
+    fn default() -> Self {
+        Self::rfc6749()
+    }
+}
+
+impl FromStr for Dialect {
+    type Err = ConfigError;
+
+    /// A preset by its name: `rfc6749`, `auth0`, `podero` or `dadi`.
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        match PRESETS.iter().find(|(preset, _)| *preset == name) {
+            Some((_, preset)) => Ok(preset()),
+            None => {
+                let names = PRESETS.map(|(preset, _)| preset).join(", ");
+                Err(ConfigError::new(
+                    "dialect",
+                    format!(
+                        "is {}, which does not exist (there are: {names})",
+                        shown(name)
+                    ),
+                ))
+            }
+        }
+    }
+}
+
+/// Headers of a token request. Their values may be secrets (an API key), so `Debug` shows names.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Headers(pub(crate) Vec<(HeaderName, HeaderValue)>);
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(name, _)| name))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_known_by_name_and_an_unknown_name_lists_them() {
+        for (name, preset) in PRESETS {
+            assert_eq!(name.parse::<Dialect>().unwrap(), preset());
+        }
+        let error = "oauth0".parse::<Dialect>().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            r#"dialect is "oauth0", which does not exist (there are: rfc6749, auth0, podero, dadi)"#
+        );
+    }
+
+    #[test]
+    fn values_of_headers_are_not_shown() {
+        let name = HeaderName::from_static("x-api-key");
+        let dialect = Dialect::rfc6749()
+            .header(name.clone(), HeaderValue::from_static("one"))
+            .header(name, HeaderValue::from_static("c4n4ry"));
+        assert_eq!(dialect.headers.0.len(), 1);
+        let debug = format!("{dialect:?}");
+        assert!(
+            debug.contains("x-api-key") && !debug.contains("c4n4ry"),
+            "{debug}"
+        );
+    }
+}

@@ -1,0 +1,629 @@
+//! A token endpoint's answer: a token, or why there is none.
+//!
+//! Pure. Reads tolerantly what servers send; what cannot be used is named and never repeated. An
+//! answer that is no success is put into words in `refusal`.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::{StatusCode, response::Parts};
+use zeroize::Zeroizing;
+
+use super::{
+    json::{Duplicate, Object, kind, number, string},
+    refusal::{self, Complaint},
+    request::TokenRequest,
+    scrub::Scrubber,
+};
+use crate::{
+    config_error::shown,
+    credentials::ClientCredentials,
+    error::{ErrorClass, TokenError, server_text},
+    token::{TokenResponse, jwt},
+};
+
+/// The longest lifetime that is believed.
+const MAX_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// An `expires_at` beyond this is in milliseconds: as seconds it would be in the year 5138.
+const MILLISECONDS: f64 = 1e11;
+
+/// The longest granted scope that is kept, in bytes.
+const MAX_SCOPE: usize = 4 * 1024;
+
+/// What was asked, and with which credentials: to name what to change, and to take the secret out
+/// of what the server says.
+pub(super) struct Asked<'a> {
+    pub(super) request: &'a TokenRequest,
+    pub(super) credentials: &'a ClientCredentials,
+}
+
+/// Reads an answer (RFC 6749 section 5). `now` is the time of the answer by the wall clock.
+///
+/// # Errors
+///
+/// Of every class that a server's answer can bring about: see [`ErrorClass`].
+pub(super) fn read(
+    parts: &Parts,
+    body: &[u8],
+    asked: &Asked<'_>,
+    now: SystemTime,
+) -> Result<TokenResponse, TokenError> {
+    let succeeded = matches!(parts.status, StatusCode::OK | StatusCode::CREATED);
+    // GitHub and others refuse with 200 and an `error`.
+    if !succeeded || Complaint::in_body(body).is_some() {
+        return Err(refusal::refused(parts, body, asked, now));
+    }
+    success(body, asked, now).map_err(|error| error.with_status(parts.status))
+}
+
+fn success(body: &[u8], asked: &Asked<'_>, now: SystemTime) -> Result<TokenResponse, TokenError> {
+    let dialect = &asked.request.dialect;
+    let answer = Object::parse(body)
+        .map_err(|seen| malformed(format!("the token endpoint answered with {seen}")))?;
+    let field = |name: &str| {
+        answer
+            .at(name)
+            .map_err(|Duplicate| malformed(format!("the answer has more than one `{name}`")))
+    };
+
+    let name = &*dialect.access_token;
+    let Some(token) = field(name)? else {
+        return Err(no_token(&answer, name));
+    };
+    let Some(token) = string(token).map(Zeroizing::new) else {
+        let seen = match kind(token) {
+            "a string" => "a string with broken escapes",
+            other => other,
+        };
+        return Err(malformed(format!(
+            "`{name}` in the answer is {seen}, not a token"
+        )));
+    };
+
+    // Absent is Bearer (DADI's JWT mode, several gateways), and the case does not matter (section
+    // 5.1). Nothing else is spoken: a `mac` or `DPoP` token is no use as a bearer token.
+    if let Some(raw) = field(&dialect.token_type)? {
+        let Some(token_type) = string(raw) else {
+            return Err(malformed(format!(
+                "the token's type is {}, not a string",
+                kind(raw)
+            )));
+        };
+        let token_type = token_type.trim();
+        if !token_type.is_empty() && !token_type.eq_ignore_ascii_case("bearer") {
+            let scrubbed = Scrubber::new(asked.credentials).scrub(token_type);
+            return Err(malformed(format!(
+                "the token's type is {}, and only Bearer is supported",
+                shown(&server_text(&scrubbed))
+            )));
+        }
+    }
+
+    let announced = match field(&dialect.expires_in)?.and_then(number) {
+        Some(seconds) => Some(clamped(seconds)),
+        None => expiry(&answer, now),
+    };
+    let lifetime = announced.or_else(|| jwt::lifetime(&token).map(|age| age.min(MAX_LIFETIME)));
+
+    let mut response = TokenResponse::bearer(&*token)?;
+    if let Some(lifetime) = lifetime {
+        response = response.expires_in(lifetime);
+    }
+    // Informative only, so an odd one is not worth an error.
+    let scope = answer
+        .at(&dialect.granted_scope)
+        .ok()
+        .flatten()
+        .and_then(string);
+    if let Some(scope) = scope.filter(|scope| !scope.is_empty() && scope.len() <= MAX_SCOPE) {
+        response = response.scope(scope);
+    }
+    Ok(response)
+}
+
+/// The lifetime by the time at which the token expires, as Azure (`expires_on`) and others give
+/// it, in seconds or milliseconds since 1970. Depends on our clock: `expires_in` is better.
+fn expiry(answer: &Object<'_>, now: SystemTime) -> Option<Duration> {
+    let at = ["expires_at", "expires_on"]
+        .into_iter()
+        .find_map(|name| answer.first(name).and_then(number))
+        // Zero stands for "not known" in more than one language.
+        .filter(|at| *at > 0.0)?;
+    let at = if at > MILLISECONDS { at / 1000.0 } else { at };
+    let now = now
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64();
+    Some(clamped(at - now))
+}
+
+/// Whole seconds, none below zero and none beyond ten years.
+fn clamped(seconds: f64) -> Duration {
+    if seconds < 0.0 {
+        return Duration::ZERO;
+    }
+    Duration::try_from_secs_f64(seconds.floor())
+        .unwrap_or(MAX_LIFETIME)
+        .min(MAX_LIFETIME)
+}
+
+fn no_token(answer: &Object<'_>, name: &str) -> TokenError {
+    let error = malformed(format!("the answer has no `{name}`"));
+    let other = ["access_token", "accessToken", "token"]
+        .into_iter()
+        .find(|other| answer.first(other).is_some());
+    match other {
+        Some(other) => error.with_advice(format!(
+            "it has `{other}`: if that is the token, set `Dialect::access_token_field`"
+        )),
+        None => error,
+    }
+}
+
+fn malformed(message: String) -> TokenError {
+    TokenError::new(ErrorClass::Malformed, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    use http::{Response, Uri};
+
+    use super::*;
+    use crate::{
+        endpoint::dialect::{BasicEncoding, Dialect},
+        token::Lifetime,
+    };
+
+    /// Has reserved characters, so that every encoding of it is another text.
+    const SECRET: &str = "c4n4ry/p+ss \"w\"";
+
+    /// Tue, 14 Nov 2023 22:13:20 GMT
+    const NOW: u64 = 1_700_000_000;
+
+    fn answer(
+        dialect: Dialect,
+        status: u16,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Result<TokenResponse, TokenError> {
+        let url = Uri::from_static("https://auth.example.com/oauth/token");
+        let request = TokenRequest::new(url, dialect);
+        let credentials = ClientCredentials::new("me", SECRET);
+        let asked = Asked {
+            request: &request,
+            credentials: &credentials,
+        };
+        let mut response = Response::builder().status(status);
+        for (name, value) in headers {
+            response = response.header(*name, *value);
+        }
+        let (parts, ()) = response.body(()).unwrap().into_parts();
+        let now = UNIX_EPOCH + Duration::from_secs(NOW);
+        let result = read(&parts, body.as_ref(), &asked, now);
+        if let Err(error) = &result {
+            let text = format!("{error} {error:?}");
+            assert!(!text.contains("c4n4ry"), "{text}");
+            assert_eq!(error.status().map(|status| status.as_u16()), Some(status));
+        }
+        result
+    }
+
+    fn granted(body: &str) -> TokenResponse {
+        answer(Dialect::rfc6749(), 200, &[], body).unwrap()
+    }
+
+    fn refused(status: u16, headers: &[(&str, &str)], body: &str) -> TokenError {
+        answer(Dialect::rfc6749(), status, headers, body).unwrap_err()
+    }
+
+    #[test]
+    fn each_provider_is_understood() {
+        let secs = |n| Lifetime::Of(Duration::from_secs(n));
+        for (dialect, body, token, lifetime) in [
+            (
+                Dialect::rfc6749(),
+                r#"{"access_token":"2YotnFZFEjr1zCsicMWpAA","token_type":"example","expires_in":3600}"#
+                    .replace("example", "Bearer"),
+                "2YotnFZFEjr1zCsicMWpAA",
+                secs(3600),
+            ),
+            (
+                Dialect::auth0(),
+                r#"{"access_token":"eyJz93a.k4laUWw","token_type":"Bearer","expires_in":86400}"#.into(),
+                "eyJz93a.k4laUWw",
+                secs(86_400),
+            ),
+            (
+                Dialect::podero(),
+                r#"{"access_token": "opaque", "expires_in": 36000, "token_type": "Bearer", "scope": "read write"}"#
+                    .into(),
+                "opaque",
+                secs(36_000),
+            ),
+            (
+                Dialect::dadi(),
+                r#"{"accessToken":"4172bbf1-0890-41c7-b0db-477095a288b6","tokenType":"Bearer","expiresIn":1800}"#
+                    .into(),
+                "4172bbf1-0890-41c7-b0db-477095a288b6",
+                secs(1800),
+            ),
+            (
+                Dialect::rfc6749()
+                    .access_token_field("/data/accessToken")
+                    .expires_in_field("/data/ttl"),
+                r#"{"data":{"accessToken":"nested","ttl":"60"},"token_type":"bearer"}"#.into(),
+                "nested",
+                secs(60),
+            ),
+        ] {
+            for status in [200, 201] {
+                let html = [("content-type", "text/html")];
+                let response = answer(dialect.clone(), status, &html, &body).unwrap();
+                assert_eq!(response.secret_text(), token);
+                assert_eq!(response.lifetime(), lifetime);
+            }
+        }
+        let podero = granted(r#"{"access_token":"x","scope":"read write"}"#);
+        assert_eq!(podero.into_parts().2.as_deref(), Some("read write"));
+    }
+
+    #[test]
+    fn lifetimes_in_every_form() {
+        let secs = |n| Lifetime::Of(Duration::from_secs(n));
+        let never_longer = Lifetime::Of(MAX_LIFETIME);
+        for (fields, lifetime) in [
+            (r#""expires_in":3600"#, secs(3600)),
+            (r#""expires_in":3600.9"#, secs(3600)),
+            (r#""expires_in":"3600""#, secs(3600)),
+            (r#""expires_in":" 3600.5 ""#, secs(3600)),
+            (r#""expires_in":0"#, secs(0)),
+            (r#""expires_in":-1"#, secs(0)),
+            (r#""expires_in":"-1""#, secs(0)),
+            (r#""expires_in":-1e400"#, secs(0)),
+            (r#""expires_in":1e400"#, never_longer),
+            (r#""expires_in":1e12"#, never_longer),
+            (
+                r#""expires_in":99999999999999999999999999999"#,
+                never_longer,
+            ),
+            (r#""expires_in":null"#, Lifetime::Unknown),
+            (r#""expires_in":"soon""#, Lifetime::Unknown),
+            (r#""expires_in":{}"#, Lifetime::Unknown),
+            (r#""expires_at":1700000060"#, secs(60)),
+            (r#""expires_at":1700000060000"#, secs(60)),
+            (r#""expires_on":"1700000060""#, secs(60)),
+            (r#""expires_at":1600000000"#, secs(0)),
+            (r#""expires_at":1e400"#, never_longer),
+            (r#""expires_at":0"#, Lifetime::Unknown),
+            (r#""expires_on":"tomorrow""#, Lifetime::Unknown),
+            (r#""expires_in":10,"expires_at":1700000060"#, secs(10)),
+            (r#""expires_in":null,"expires_at":1700000060"#, secs(60)),
+            (r#""x":1"#, Lifetime::Unknown),
+        ] {
+            let response = granted(&format!(r#"{{"access_token":"x",{fields}}}"#));
+            assert_eq!(response.lifetime(), lifetime, "{fields}");
+        }
+    }
+
+    #[test]
+    fn a_jwt_tells_its_lifetime_if_nothing_else_does() {
+        let payload = URL_SAFE_NO_PAD.encode(r#"{"iat":1600000000,"exp":1600000090}"#);
+        let jwt = format!("eyJhbGciOiJub25lIn0.{payload}.c2ln");
+        let of = |rest: &str| granted(&format!(r#"{{"access_token":"{jwt}"{rest}}}"#)).lifetime();
+        assert_eq!(of(""), Lifetime::Of(Duration::from_secs(90)));
+        assert_eq!(
+            of(r#","expires_in":5"#),
+            Lifetime::Of(Duration::from_secs(5))
+        );
+    }
+
+    #[test]
+    fn the_token_type_is_bearer_in_any_case_or_absent() {
+        for field in [
+            "",
+            r#","token_type":"bearer""#,
+            r#","token_type":"BEARER ""#,
+        ]
+        .into_iter()
+        .chain([r#","token_type":null"#, r#","token_type":"""#])
+        {
+            let (header, ..) = granted(&format!(r#"{{"access_token":"x"{field}}}"#)).into_parts();
+            assert_eq!(header.as_bytes(), b"Bearer x", "{field}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_malformed_and_named() {
+        let long = format!(r#"{{"access_token":"{}"}}"#, "c4n4ry".repeat(200_000));
+        let deep = format!(
+            r#"{{"access_token":{}{}}}"#,
+            "[".repeat(9999),
+            "]".repeat(9999)
+        );
+        for (body, said) in [
+            ("", "answered with an empty body"),
+            ("<html>c4n4ry</html>", "answered with HTML or XML, not JSON"),
+            ("access_token=c4n4ry", "answered with text that is not JSON"),
+            ("[\"c4n4ry\"]", "answered with JSON, but not an object"),
+            (
+                "{\"access_token\":\"c4n4ry",
+                "answered with JSON that ends too early",
+            ),
+            ("\u{feff}{}", "answered with text with a byte order mark"),
+            (&deep, "answered with JSON that is nested too deeply"),
+            ("{}", "the answer has no `access_token`"),
+            (
+                r#"{"access_token":null}"#,
+                "the answer has no `access_token`",
+            ),
+            (
+                r#"{"accessToken":"c4n4ry"}"#,
+                "(it has `accessToken`: if that is the token, set",
+            ),
+            (
+                r#"{"access_token":"a","access_token":"b"}"#,
+                "more than one `access_token`",
+            ),
+            (
+                r#"{"access_token":"a","expires_in":1,"expires_in":2}"#,
+                "more than one `expires_in`",
+            ),
+            (
+                r#"{"access_token":7}"#,
+                "`access_token` in the answer is a number, not a token",
+            ),
+            (
+                r#"{"access_token":"\ud800c4n4ry"}"#,
+                "is a string with broken escapes",
+            ),
+            (r#"{"access_token":""}"#, "the access token is empty"),
+            (
+                r#"{"access_token":"c4n4ry\n"}"#,
+                "a character at position 6 that no header",
+            ),
+            (
+                r#"{"access_token":"tokén"}"#,
+                "a character at position 3 that no header",
+            ),
+            (&long, "the access token is longer than 16 KiB"),
+            (
+                r#"{"access_token":"c4n4ry","token_type":"mac"}"#,
+                r#"type is "mac", and only Bearer"#,
+            ),
+            (
+                r#"{"access_token":"c4n4ry","token_type":"DPoP"}"#,
+                r#"type is "DPoP", and only"#,
+            ),
+            (
+                r#"{"access_token":"c4n4ry","token_type":{}}"#,
+                "type is an object, not a string",
+            ),
+            (
+                r#"{"access_token":"c4n4ry","token_type":"c4n4ry/p+ss \"w\""}"#,
+                r#"type is "[redacted]", and only"#,
+            ),
+        ] {
+            let error = refused(200, &[], body);
+            assert_eq!(error.class(), ErrorClass::Malformed, "{body:.60}");
+            assert!(error.to_string().contains(said), "{body:.60}: {error}");
+        }
+        let error =
+            answer(Dialect::rfc6749(), 200, &[], b"{\"access_token\":\"\xff\"}").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the token endpoint answered with text that is not UTF-8: 200"
+        );
+        assert_eq!(refused(204, &[], "").class(), ErrorClass::Malformed);
+    }
+
+    #[test]
+    fn status_and_code_make_the_class() {
+        use ErrorClass::{Credentials, Malformed, Request, Throttled, Transient};
+        let html = "<html><h1>c4n4ry</h1></html>";
+        let code = |code: &str| format!(r#"{{"error":"{code}","error_description":"why"}}"#);
+        let after: &[(&str, &str)] = &[("retry-after", "7")];
+        for (status, headers, body, class) in [
+            (400, [].as_slice(), code("invalid_client"), Credentials),
+            (400, &[], code("unauthorized_client"), Credentials),
+            (401, &[], code("invalid_client"), Credentials),
+            (401, &[], code("access_denied"), Credentials),
+            (403, &[], code("access_denied"), Credentials),
+            (400, &[], code("access_denied"), Request),
+            (401, &[], String::new(), Credentials),
+            (403, &[], String::new(), Credentials),
+            (401, &[], html.into(), Credentials),
+            (401, &[], r#"{"statusCode":401}"#.into(), Credentials),
+            (401, &[], code("invalid_scope"), Request),
+            (403, &[], code("scope_invalid"), Request),
+            (400, &[], code("invalid_scope"), Request),
+            (400, &[], code("invalid_request"), Request),
+            (400, &[], code("invalid_target"), Request),
+            (400, &[], code("invalid_grant"), Request),
+            (400, &[], code("unsupported_grant_type"), Request),
+            (400, &[], code("use_dpop_nonce"), Request),
+            (400, &[], String::new(), Request),
+            (400, &[], html.into(), Request),
+            (404, &[], html.into(), Request),
+            (405, &[], String::new(), Request),
+            (415, &[], String::new(), Request),
+            (301, &[], String::new(), Request),
+            (304, &[], String::new(), Request),
+            (307, &[], code("server_error"), Request),
+            (308, &[], String::new(), Request),
+            (408, &[], html.into(), Transient),
+            (429, &[], String::new(), Throttled),
+            (429, after, code("access_denied"), Throttled),
+            (400, &[], code("slow_down"), Throttled),
+            (503, after, html.into(), Throttled),
+            (503, &[], html.into(), Transient),
+            (500, &[], code("invalid_client"), Transient),
+            (502, &[], html.into(), Transient),
+            (599, after, String::new(), Transient),
+            (400, &[], code("server_error"), Transient),
+            (400, &[], code("temporarily_unavailable"), Transient),
+            (200, &[], code("invalid_client"), Credentials),
+            (200, &[], code("INVALID_SCOPE"), Request),
+            (200, &[], code("incorrect_something"), Request),
+            (200, &[], code("slow_down"), Throttled),
+            (
+                201,
+                &[],
+                r#"{"error":{"message":"why"},"access_token":"x"}"#.into(),
+                Request,
+            ),
+            (206, &[], r#"{"access_token":"x"}"#.into(), Malformed),
+            (999, &[], String::new(), Malformed),
+        ] {
+            let error = refused(status, headers, &body);
+            assert_eq!(error.class(), class, "{status} {body}: {error}");
+            let delay = (!headers.is_empty()).then_some(Duration::from_secs(7));
+            assert_eq!(error.retry_after(), delay);
+            assert!(!error.to_string().contains('<'), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_servers_words_are_kept() {
+        let error = refused(
+            403,
+            &[],
+            r#"{"error":"access_denied","error_description":"No grant"}"#,
+        );
+        assert_eq!(error.oauth_error(), Some("access_denied"));
+        assert_eq!(error.oauth_error_description(), Some("No grant"));
+        // DADI API 6.1
+        let challenge = r#"Bearer, error="invalid_credentials", error_description="Invalid credentials supplied""#;
+        let error = answer(
+            Dialect::dadi(),
+            401,
+            &[("www-authenticate", challenge)],
+            r#"{"statusCode":401}"#,
+        )
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the token endpoint refused the client: 401 invalid_credentials: \
+             Invalid credentials supplied"
+        );
+        let error = refused(422, &[], r#"{"message":"no such thing"}"#);
+        assert!(
+            error
+                .to_string()
+                .ends_with(r#": 422 (it says "no such thing")"#),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_echoed_secret_is_taken_out_before_the_text_is_cut() {
+        let echo = serde_json::to_string(&serde_json::json!({"secret": SECRET})).unwrap();
+        for text in [
+            echo.clone(),
+            SECRET.into(),
+            format!("{}{SECRET}", "x".repeat(250)),
+            "client_secret=c4n4ry%2Fp%2Bss+%22w%22&x=c4n4ry%2Fp%2Bss%20%22w%22".into(),
+        ] {
+            for field in ["error", "error_description", "message"] {
+                let body = serde_json::json!({"error": "odd", field: text}).to_string();
+                // `answer` looks for the secret.
+                refused(400, &[], &body);
+            }
+            refused(400, &[], &serde_json::json!({"message": text}).to_string());
+            refused(
+                401,
+                &[],
+                &serde_json::json!({"error": {"message": text}}).to_string(),
+            );
+        }
+        let quoted = format!("Bearer error=\"{}\"", SECRET.replace('"', "\\\""));
+        refused(401, &[("www-authenticate", &quoted)], "");
+        refused(302, &[("location", "/c4n4ry%2Fp%2Bss%20%22w%22")], "");
+    }
+
+    #[test]
+    fn advice_names_what_to_change() {
+        let coded = |code: &str| format!(r#"{{"error":"{code}"}}"#);
+        let raw = Dialect::rfc6749().basic_encoding(BasicEncoding::Raw);
+        let rfc = Dialect::rfc6749;
+        let to = |url: &'static str| vec![("location", url)];
+        for (dialect, status, headers, body, advice) in [
+            (
+                rfc(),
+                401,
+                vec![],
+                coded("invalid_client"),
+                "basic_encoding(BasicEncoding::Raw)",
+            ),
+            (
+                rfc(),
+                403,
+                vec![],
+                String::new(),
+                "basic_encoding(BasicEncoding::Raw)",
+            ),
+            (
+                raw,
+                401,
+                vec![],
+                String::new(),
+                "basic_encoding(BasicEncoding::PercentEncoded)",
+            ),
+            (
+                rfc(),
+                400,
+                vec![],
+                coded("unsupported_grant_type"),
+                "body(BodyEncoding::Json)",
+            ),
+            (
+                Dialect::podero(),
+                415,
+                vec![],
+                String::new(),
+                "body(BodyEncoding::Form)",
+            ),
+            (rfc(), 404, vec![], String::new(), "path of the token URL"),
+            (rfc(), 405, vec![], String::new(), "takes POST"),
+            (
+                rfc(),
+                301,
+                to("/oauth/token/"),
+                String::new(),
+                "add the trailing slash",
+            ),
+            (
+                rfc(),
+                308,
+                to("https://auth.example.com/oauth/token/?q=c4n4ry"),
+                String::new(),
+                "redirects to https://auth.example.com/oauth/token/, and the secret follows no \
+                 redirect: add the trailing slash",
+            ),
+            (
+                rfc(),
+                307,
+                to("https://me:c4n4ry@evil.example/t#c4n4ry"),
+                String::new(),
+                "redirects to https://***@evil.example/t, and the secret follows no redirect: set",
+            ),
+            (
+                rfc(),
+                302,
+                to("https://evil.example"),
+                String::new(),
+                "trailing slash",
+            ),
+        ] {
+            let error = answer(dialect, status, &headers, &body).unwrap_err();
+            assert!(error.to_string().contains(advice), "{error}");
+        }
+        let long = format!("/{}", "x".repeat(5000));
+        assert!(refused(302, &[("location", &long)], "").to_string().len() < 600);
+        let error = answer(Dialect::dadi(), 401, &[], coded("invalid_client")).unwrap_err();
+        assert!(
+            !error.to_string().contains('('),
+            "no Basic, no advice about it: {error}"
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! What a token URL must be, and how a URL may be shown.
+//!
+//! Pure. Where the finished token may go is another question, decided in `origin`.
+
+use std::net::IpAddr;
+
+use http::{Uri, uri::Scheme};
+
+use crate::config_error::shown;
+
+/// How careful to be about the token URL's scheme.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Insecure {
+    /// Plain http only to this machine.
+    #[default]
+    Loopback,
+    /// Plain http anywhere.
+    Anywhere,
+}
+
+/// Reads a token URL.
+///
+/// # Errors
+///
+/// What is wrong with it, reading on from the setting's name.
+pub(crate) fn parse(text: &str, insecure: Insecure) -> Result<Uri, String> {
+    let fail = |problem: &str| Err(format!("{problem}: {}", shown(&presentable(text))));
+    if text.is_empty() {
+        return Err("is empty".into());
+    }
+    if !text.is_ascii() {
+        return fail("has characters other than ASCII");
+    }
+    // `Uri` drops a fragment in silence.
+    if text.contains('#') {
+        return fail("has a fragment (RFC 6749 section 3.2 forbids it)");
+    }
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return fail("is not an absolute URL that begins with https://");
+    };
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return fail("has credentials in it, which belong in client_id and client_secret");
+    }
+    if authority.is_empty() || authority.starts_with(':') {
+        return fail("has no host");
+    }
+    let Ok(url) = text.parse::<Uri>() else {
+        return fail("is not a URL");
+    };
+    let host = url.host().unwrap_or_default();
+    if host.is_empty() {
+        return fail("has no host");
+    }
+    // A port of more than 16 bits parses as none; so does a colon with nothing behind it.
+    if url.port_u16().is_none() && authority.len() != host.len() {
+        return fail("has a port that does not exist");
+    }
+    match url.scheme() {
+        Some(known) if *known == Scheme::HTTPS => Ok(url),
+        Some(known) if *known == Scheme::HTTP => match insecure {
+            Insecure::Anywhere => Ok(url),
+            Insecure::Loopback if is_loopback(host) => Ok(url),
+            Insecure::Loopback => fail(
+                "would send the secret over plain http to another machine (use https, or \
+                 `dangerously_allow_insecure_token_url`)",
+            ),
+        },
+        _ => fail(&format!(
+            "has the scheme {}, which is neither https nor http",
+            shown(scheme)
+        )),
+    }
+}
+
+/// Whether `host`, as it stands in a URL, is this machine: `localhost` and what is below it
+/// (RFC 6761 section 6.3), `127.0.0.0/8`, `[::1]`.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return address.is_loopback();
+    }
+    let host = host.to_ascii_lowercase();
+    host == "localhost" || host.ends_with(".localhost")
+}
+
+/// `url` without what may be secret in it: user, password, query, fragment.
+pub(crate) fn presentable(url: &str) -> String {
+    let end = url.find(['?', '#']).unwrap_or(url.len());
+    let url = url.get(..end).unwrap_or_default();
+    let start = url.find("//").map_or(0, |at| at + 2);
+    let (before, rest) = url.split_at_checked(start).unwrap_or(("", url));
+    // A password may have a slash that should have been encoded, so up to the last `@`.
+    match rest.rsplit_once('@') {
+        Some((_, rest)) => format!("{before}***@{rest}"),
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn https_anywhere_and_http_to_this_machine() {
+        for good in [
+            "https://auth.example.com/oauth/token",
+            "HTTPS://auth.example.com:8443/t/?tenant=a@b",
+            "https://[2001:db8::1]/t",
+            "http://localhost:3000/token",
+            "http://LocalHost/",
+            "http://auth.localhost/t",
+            "http://127.8.9.1:80/t",
+            "http://[::1]:8080/t",
+        ] {
+            assert!(parse(good, Insecure::Loopback).is_ok(), "{good}");
+        }
+        let plain = "http://auth.internal/t";
+        assert!(parse(plain, Insecure::Anywhere).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_token_url_is_named_and_shown_without_its_secrets() {
+        for (bad, problem) in [
+            ("", "is empty"),
+            ("/oauth/token", "is not an absolute URL"),
+            ("auth.example.com", "is not an absolute URL"),
+            ("localhost:3000/token", "is not an absolute URL"),
+            ("https:/auth.example.com", "is not an absolute URL"),
+            ("https://", "has no host"),
+            ("https:///token", "has no host"),
+            ("https://:443/token", "has no host"),
+            ("https://a.example/t#frag", "has a fragment"),
+            ("https://me:c4n4ry@a.example/t", "has credentials in it"),
+            (
+                "https://me:c4n4/4ry@a.example/t",
+                "has a port that does not exist",
+            ),
+            ("https://c4n4ry@a.example/t?c4n4ry#c4n4ry", "has a fragment"),
+            (
+                "https://a.example:99999/t",
+                "has a port that does not exist",
+            ),
+            ("https://a.example:/t", "has a port that does not exist"),
+            ("https://a.example/t t", "is not a URL"),
+            ("https://a.example/t\n", "is not a URL"),
+            ("https://é.example/t", "has characters other than ASCII"),
+            ("ftp://a.example/t", "has the scheme \"ftp\""),
+            ("http://a.example/t", "plain http"),
+            ("http://127.0.0.1.example.com/t", "plain http"),
+            ("http://notlocalhost/t", "plain http"),
+            ("http://[::2]/t", "plain http"),
+            ("http://0.0.0.0/t", "plain http"),
+        ] {
+            let error = parse(bad, Insecure::Loopback).unwrap_err();
+            assert!(error.contains(problem), "{bad}: {error}");
+            for secret in ["c4n4", "4ry"] {
+                assert!(!error.contains(secret), "{bad}: {error}");
+            }
+        }
+    }
+}
