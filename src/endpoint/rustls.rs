@@ -266,3 +266,128 @@ fn built_in_provider() -> Result<Arc<CryptoProvider>, LoadError> {
          tower-oauth2-client-credentials",
     ))
 }
+
+#[cfg(all(test, feature = "testing-tls", feature = "ring"))]
+mod tests {
+    use bytes::Bytes;
+    use http::{Request, Version};
+    use http_body_util::Full;
+
+    use super::*;
+    use crate::testing::{AuthorizationServer, RunningServer, TestCa};
+
+    fn trusting(ca: &TestCa) -> RustlsTransport {
+        RustlsTransport::new(Vec::new(), vec![ca.pem().as_bytes().to_vec()])
+    }
+
+    fn request(running: &RunningServer) -> Request<Full<Bytes>> {
+        Request::post(running.url("/token"))
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Full::from(
+                "grant_type=client_credentials&client_id=test-client&client_secret=test-secret",
+            ))
+            .unwrap()
+    }
+
+    /// The error and its sources, as a log line would have them.
+    fn chain(error: &BoxError) -> String {
+        let mut text = error.to_string();
+        let mut next = error.source();
+        while let Some(error) = next {
+            text += &format!(": {error}");
+            next = error.source();
+        }
+        text
+    }
+
+    #[tokio::test]
+    async fn a_server_with_a_certificate_of_the_private_ca_is_asked_over_http_1() {
+        let (ca, server) = (TestCa::new().unwrap(), AuthorizationServer::new());
+        let running = server.serve_tls(&ca).await.unwrap();
+        let response = trusting(&ca).send(request(&running)).await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), response.version()),
+            (200, Version::HTTP_11)
+        );
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(body.starts_with(b"{\"access_token\":"));
+    }
+
+    #[tokio::test]
+    async fn a_certificate_of_another_ca_is_refused_and_the_error_says_so() {
+        let (ca, server) = (TestCa::new().unwrap(), AuthorizationServer::new());
+        let running = server.serve_tls(&ca).await.unwrap();
+        let error = trusting(&TestCa::new().unwrap())
+            .send(request(&running))
+            .await
+            .unwrap_err();
+        let chain = chain(&error);
+        assert!(
+            chain.contains("UnknownIssuer") || chain.contains("BadSignature"),
+            "{chain}"
+        );
+        assert_eq!(server.requests(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_ca_file_that_cannot_be_read_is_named_and_read_again_by_the_next_request() {
+        let (ca, server) = (TestCa::new().unwrap(), AuthorizationServer::new());
+        let running = server.serve_tls(&ca).await.unwrap();
+        let path = std::env::temp_dir().join(format!(
+            "tower-oauth2-ca-{}-{}.pem",
+            std::process::id(),
+            running.addr().port()
+        ));
+        let transport = RustlsTransport::new(vec![path.clone()], Vec::new());
+        let missing = chain(&transport.send(request(&running)).await.unwrap_err());
+        assert!(missing.contains(&path.display().to_string()), "{missing}");
+        assert!(
+            missing.contains("No such file") || missing.contains("find the file"),
+            "{missing}"
+        );
+
+        std::fs::write(&path, "not a certificate").unwrap();
+        let empty = chain(&transport.send(request(&running)).await.unwrap_err());
+        assert!(empty.contains("no certificate in it"), "{empty}");
+
+        std::fs::write(&path, ca.pem()).unwrap();
+        let status = transport
+            .send(request(&running))
+            .await
+            .map(|response| response.status());
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(status.unwrap(), 200);
+    }
+
+    #[tokio::test]
+    async fn plain_http_needs_no_certificates() {
+        let server = AuthorizationServer::new();
+        let running = server.serve().await.unwrap();
+        let transport = RustlsTransport::new(vec!["/does/not/exist".into()], Vec::new());
+        assert_eq!(
+            transport.send(request(&running)).await.unwrap().status(),
+            200
+        );
+    }
+
+    #[test]
+    fn a_transport_outlives_the_runtime_of_its_first_request() {
+        let runtime = || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap()
+        };
+        let (ca, server) = (TestCa::new().unwrap(), AuthorizationServer::new());
+        let transport = trusting(&ca);
+        for _ in 0..2 {
+            runtime().block_on(async {
+                let running = server.serve_tls(&ca).await.unwrap();
+                assert_eq!(
+                    transport.send(request(&running)).await.unwrap().status(),
+                    200
+                );
+            });
+        }
+    }
+}

@@ -50,6 +50,8 @@ pub(crate) struct Scripted {
 pub(crate) enum End {
     Whole,
     Cut,
+    /// `Cut`, at the point where it breaks.
+    Break,
     Never,
 }
 
@@ -247,13 +249,19 @@ impl Body for ResponseBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match self.data.take() {
             Some(data) if !data.is_empty() => Poll::Ready(Some(Ok(Frame::data(data)))),
             _ => match self.end {
                 End::Whole => Poll::Ready(None),
+                // hyper would drop what it has not written yet; a pause lets it out.
                 End::Cut => {
+                    self.end = End::Break;
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                End::Break => {
                     self.end = End::Whole;
                     Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())))
                 }
@@ -271,7 +279,7 @@ impl Body for ResponseBody {
         let len = self.data.as_ref().map_or(0, |data| data.len() as u64);
         match self.end {
             End::Whole => SizeHint::with_exact(len),
-            End::Cut => SizeHint::with_exact(len + 1),
+            End::Cut | End::Break => SizeHint::with_exact(len + 1),
             End::Never => SizeHint::default(),
         }
     }

@@ -88,3 +88,8 @@ pub use self::{
     protected_api::ProtectedApi,
     service::InMemory,
 };
+
+#[cfg(test)]
+mod loopback_tests;
+#[cfg(test)]
+mod tests;
