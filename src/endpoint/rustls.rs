@@ -267,7 +267,8 @@ fn built_in_provider() -> Result<Arc<CryptoProvider>, LoadError> {
     ))
 }
 
-#[cfg(all(test, feature = "testing-tls", feature = "ring"))]
+#[cfg(test)]
+#[cfg(all(feature = "testing-tls", feature = "ring"))]
 mod tests {
     use bytes::Bytes;
     use http::{Request, Version};
@@ -370,24 +371,24 @@ mod tests {
         );
     }
 
+    /// The connection in the pool dies with the runtime that drove it, and must not be used again.
     #[test]
     fn a_transport_outlives_the_runtime_of_its_first_request() {
         let runtime = || {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap()
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(1).enable_all().build().unwrap()
         };
         let (ca, server) = (TestCa::new().unwrap(), AuthorizationServer::new());
+        let servers = runtime();
+        let running = servers.block_on(server.serve_tls(&ca)).unwrap();
         let transport = trusting(&ca);
         for _ in 0..2 {
             runtime().block_on(async {
-                let running = server.serve_tls(&ca).await.unwrap();
-                assert_eq!(
-                    transport.send(request(&running)).await.unwrap().status(),
-                    200
-                );
+                let response = transport.send(request(&running)).await.unwrap();
+                assert_eq!(response.status(), 200);
+                response.into_body().collect().await.unwrap();
             });
         }
+        assert_eq!(running.connections(), 2);
     }
 }

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::{
     answer::Answer,
-    journal::{Format, TokenRequest, form_decoded, percent_decoded},
+    journal::TokenRequest,
+    parameters::{Format, form_decoded, percent_decoded},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);

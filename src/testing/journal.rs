@@ -2,13 +2,12 @@
 //!
 //! Tests may read secrets and tokens here; `Debug` shows none.
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri, header, request::Parts};
-use percent_encoding::percent_decode_str;
-use serde_json::Value;
+
+use super::parameters::{Format, basic_credentials, body_parameters};
 
 /// A request that reached the authorization server.
 #[derive(Clone)]
@@ -20,14 +19,6 @@ pub struct TokenRequest {
     basic: Option<(String, String)>,
 }
 
-/// What the body of a token request is, by its `Content-Type` and by whether it parses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
-    Form,
-    Json,
-    Other,
-}
-
 #[derive(Clone)]
 struct Head {
     method: Method,
@@ -37,15 +28,7 @@ struct Head {
 
 impl TokenRequest {
     pub(crate) fn read(parts: Parts, body: Bytes) -> Self {
-        let media_type = media_type(&parts.headers).map(str::to_ascii_lowercase);
-        let (format, parameters) = match media_type.as_deref() {
-            Some("application/x-www-form-urlencoded") => (Format::Form, form_parameters(&body)),
-            Some("application/json") => match json_parameters(&body) {
-                Some(parameters) => (Format::Json, parameters),
-                None => (Format::Other, Vec::new()),
-            },
-            _ => (Format::Other, Vec::new()),
-        };
+        let (format, parameters) = body_parameters(&parts.headers, &body);
         let basic = basic_credentials(&parts.headers);
         Self {
             parts: Head::from(parts),
@@ -130,11 +113,12 @@ impl TokenRequest {
 
 impl fmt::Debug for TokenRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.parameters.iter().map(|(name, _)| name).collect();
+        // Not the parameters' names either: in JSON that was sent as a form, one of them holds
+        // the secret.
         self.parts
             .debug(f, "TokenRequest")
             .field("format", &self.format)
-            .field("parameters", &names)
+            .field("parameters", &self.parameters.len())
             .field("grant_type", &self.grant_type())
             .field("basic", &self.basic.is_some())
             .finish_non_exhaustive()
@@ -246,68 +230,4 @@ impl From<Parts> for Head {
             headers: parts.headers,
         }
     }
-}
-
-fn media_type(headers: &HeaderMap) -> Option<&str> {
-    headers
-        .get(header::CONTENT_TYPE)?
-        .to_str()
-        .ok()?
-        .split(';')
-        .next()
-        .map(str::trim)
-}
-
-fn form_parameters(body: &[u8]) -> Vec<(String, String)> {
-    String::from_utf8_lossy(body)
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (form_decoded(name), form_decoded(value))
-        })
-        .collect()
-}
-
-pub(crate) fn form_decoded(text: &str) -> String {
-    percent_decoded(&text.replace('+', " ")).into_owned()
-}
-
-pub(crate) fn percent_decoded(text: &str) -> Cow<'_, str> {
-    percent_decode_str(text).decode_utf8_lossy()
-}
-
-/// `None`: not a JSON object.
-fn json_parameters(body: &[u8]) -> Option<Vec<(String, String)>> {
-    let Value::Object(members) = serde_json::from_slice(body).ok()? else {
-        return None;
-    };
-    let mut parameters = Vec::new();
-    for (name, value) in members {
-        match value {
-            Value::Array(values) => {
-                parameters.extend(values.into_iter().map(|value| (name.clone(), text(value))));
-            }
-            value => parameters.push((name, text(value))),
-        }
-    }
-    Some(parameters)
-}
-
-fn text(value: Value) -> String {
-    match value {
-        Value::String(text) => text,
-        value => value.to_string(),
-    }
-}
-
-fn basic_credentials(headers: &HeaderMap) -> Option<(String, String)> {
-    let line = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, encoded) = line.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let plain = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (id, secret) = plain.split_once(':')?;
-    Some((id.to_owned(), secret.to_owned()))
 }

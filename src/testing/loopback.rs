@@ -218,8 +218,9 @@ impl Drop for Open {
 async fn accept(listener: TcpListener, serving: Serving, connections: Arc<Connections>) {
     let mut running = JoinSet::new();
     loop {
-        // A failed accept is the client's gone connection; what is done with is forgotten here.
         let Ok((stream, _)) = listener.accept().await else {
+            // The client is gone already, or files have run out: let others close some.
+            tokio::task::yield_now().await;
             continue;
         };
         while running.try_join_next().is_some() {}

@@ -5,7 +5,7 @@ use http::{Request, Version};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
+    rt::{TokioExecutor, TokioIo},
 };
 
 use super::*;
@@ -54,14 +54,22 @@ async fn a_connection_is_kept_and_counted_once() {
     let server = AuthorizationServer::new();
     let api = ProtectedApi::new(&server);
     let running = api.serve().await.unwrap();
-    let client = http1();
+    // By hand: a pool may open a second connection before the first is back.
+    let stream = tokio::net::TcpStream::connect(running.addr())
+        .await
+        .unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
     for _ in 0..3 {
-        let request = Request::get(running.url("/"))
-            .body(Full::default())
-            .unwrap();
-        let response = client.request(request).await.unwrap();
+        let request = Request::get("/")
+            .header("host", "localhost")
+            .body(Full::<Bytes>::default());
+        let response = sender.send_request(request.unwrap()).await.unwrap();
         assert_eq!(response.status(), 401);
         response.into_body().collect().await.unwrap();
+        sender.ready().await.unwrap();
     }
     assert_eq!(
         (
@@ -71,6 +79,12 @@ async fn a_connection_is_kept_and_counted_once() {
         ),
         (1, 1, 3)
     );
+
+    drop(sender);
+    connection.await.unwrap().unwrap();
+    while running.open_connections() > 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@
 //! let form = "grant_type=client_credentials&client_id=test-client&client_secret=test-secret";
 //! let request = Request::post(server.token_url())
 //!     .header("content-type", "application/x-www-form-urlencoded")
-//!     .body(Full::from(form))?;
+//!     .body(Full::<bytes::Bytes>::from(form))?;
 //! assert_eq!(server.service().oneshot(request).await?.status(), StatusCode::OK);
 //!
 //! let token = server.last_token().expect("one was issued");
@@ -67,9 +67,11 @@ mod authorization_builder;
 mod authorization_server;
 mod clock;
 mod flavor;
+mod gate;
 mod issuer;
 mod journal;
 mod loopback;
+mod parameters;
 mod protected_api;
 mod service;
 #[cfg(feature = "testing-tls")]

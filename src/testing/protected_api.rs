@@ -11,11 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header, request::Parts};
-use tokio::sync::watch;
 
 use super::{
     answer::{self, Answer, Kind},
     authorization_server::AuthorizationServer,
+    gate::Gate,
     journal::ApiCall,
     service::{Answering, Handler, InMemory},
 };
@@ -35,7 +35,7 @@ pub struct ProtectedApi {
 struct Shared {
     server: AuthorizationServer,
     state: Mutex<State>,
-    held: watch::Sender<Held>,
+    gate: Gate,
 }
 
 struct State {
@@ -49,12 +49,6 @@ struct State {
     accepted: u64,
     rejected: u64,
     journal: Vec<ApiCall>,
-}
-
-#[derive(Default)]
-struct Held {
-    closed: bool,
-    waiting: usize,
 }
 
 impl ProtectedApi {
@@ -73,11 +67,10 @@ impl ProtectedApi {
             rejected: 0,
             journal: Vec::new(),
         };
-        let (held, _) = watch::channel(Held::default());
         let shared = Shared {
             server: server.clone(),
             state: Mutex::new(state),
-            held,
+            gate: Gate::open(),
         };
         Self {
             shared: Arc::new(shared),
@@ -136,23 +129,17 @@ impl ProtectedApi {
 
     /// From now on requests wait, unanswered, for [`release`](Self::release).
     pub fn hold(&self) {
-        self.shared.held.send_modify(|held| held.closed = true);
+        self.shared.gate.close();
     }
 
     /// Lets all requests on.
     pub fn release(&self) {
-        self.shared.held.send_modify(|held| held.closed = false);
+        self.shared.gate.reopen();
     }
 
     /// Waits until at least `count` requests are held.
     pub async fn held(&self, count: usize) {
-        // Fails only if the sender is gone, and it is ours.
-        let _ = self
-            .shared
-            .held
-            .subscribe()
-            .wait_for(|held| held.waiting >= count)
-            .await;
+        self.shared.gate.crowd(count).await;
     }
 
     /// How many requests have arrived, answered or not.
@@ -236,19 +223,6 @@ impl ProtectedApi {
         answer
     }
 
-    async fn pass_the_gate(&self) {
-        if !self.shared.held.borrow().closed {
-            return;
-        }
-        let _counted = Waiting::new(&self.shared.held);
-        let _ = self
-            .shared
-            .held
-            .subscribe()
-            .wait_for(|held| !held.closed)
-            .await;
-    }
-
     fn note_refused_connection(&self) -> io::Error {
         self.state().refused_connections += 1;
         io::Error::new(io::ErrorKind::ConnectionRefused, "the API is down")
@@ -263,7 +237,7 @@ impl Handler for ProtectedApi {
                 return Err(api.note_refused_connection());
             }
             let (index, delay) = api.arrive(parts, body);
-            api.pass_the_gate().await;
+            api.shared.gate.pass().await;
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
@@ -292,22 +266,6 @@ impl fmt::Debug for ProtectedApi {
             .field("accepted", &state.accepted)
             .field("rejected", &state.rejected)
             .finish_non_exhaustive()
-    }
-}
-
-/// One request at the gate, also when its caller gives up.
-struct Waiting<'a>(&'a watch::Sender<Held>);
-
-impl<'a> Waiting<'a> {
-    fn new(held: &'a watch::Sender<Held>) -> Self {
-        held.send_modify(|held| held.waiting += 1);
-        Self(held)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.send_modify(|held| held.waiting -= 1);
     }
 }
 
