@@ -275,7 +275,7 @@ mod tests {
     use http_body_util::Full;
 
     use super::*;
-    use crate::testing::{AuthorizationServer, RunningServer, TestCa};
+    use crate::testing::{Answer, AuthorizationServer, RunningServer, TestCa};
 
     fn trusting(ca: &TestCa) -> RustlsTransport {
         RustlsTransport::new(Vec::new(), vec![ca.pem().as_bytes().to_vec()])
@@ -369,6 +369,21 @@ mod tests {
             transport.send(request(&running)).await.unwrap().status(),
             200
         );
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_an_answer_like_any_other() {
+        let server = AuthorizationServer::new();
+        let running = server.serve().await.unwrap();
+        let elsewhere = Answer::status(http::StatusCode::TEMPORARY_REDIRECT)
+            .with_header("location", &running.url("/elsewhere"));
+        server.respond_once(elsewhere);
+        let transport = RustlsTransport::new(Vec::new(), Vec::new());
+        assert_eq!(
+            transport.send(request(&running)).await.unwrap().status(),
+            307
+        );
+        assert_eq!(server.requests(), 1);
     }
 
     /// The connection in the pool dies with the runtime that drove it, and must not be used again.
