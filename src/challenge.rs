@@ -155,10 +155,8 @@ impl Challenges {
             return;
         }
         // Escapes are dropped rather than read: no error code has a character that needs one.
-        let mut code = value
-            .iter()
-            .filter(|byte| !b"\\\"' \t".contains(byte))
-            .map(u8::to_ascii_lowercase);
+        let mut code =
+            value.iter().filter(|byte| !b"\\\"' \t".contains(byte)).map(u8::to_ascii_lowercase);
         if code.clone().next().is_none() {
             return;
         }
@@ -197,11 +195,7 @@ fn quoted(rest: &[u8]) -> (&[u8], &[u8]) {
 }
 
 fn split_at_any<'a>(rest: &'a [u8], ends: &[u8]) -> (&'a [u8], &'a [u8]) {
-    rest.split_at(
-        rest.iter()
-            .position(|byte| ends.contains(byte))
-            .unwrap_or(rest.len()),
-    )
+    rest.split_at(rest.iter().position(|byte| ends.contains(byte)).unwrap_or(rest.len()))
 }
 
 fn skip_blanks(rest: &[u8]) -> &[u8] {
@@ -220,10 +214,7 @@ mod tests {
     fn on_401(lines: &[&[u8]]) -> Verdict {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(
-                header::WWW_AUTHENTICATE,
-                HeaderValue::from_bytes(line).unwrap(),
-            );
+            headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_bytes(line).unwrap());
         }
         Rules::default().judge(StatusCode::UNAUTHORIZED, Version::HTTP_11, &headers)
     }
@@ -241,24 +232,15 @@ mod tests {
             ("Bearer", Stale),
             (r#"Bearer realm="api""#, Stale),
             (r#"Bearer realm="api", error="invalid_token""#, Invalid),
-            (
-                r#"Bearer error="invalid_token", error_description="The token expired""#,
-                Invalid,
-            ),
-            (
-                r#"Bearer realm="api", error="insufficient_scope", scope="read""#,
-                Accepted,
-            ),
+            (r#"Bearer error="invalid_token", error_description="The token expired""#, Invalid),
+            (r#"Bearer realm="api", error="insufficient_scope", scope="read""#, Accepted),
             (r#"Bearer error="invalid_request""#, Accepted),
             (r#"Bearer error="something_of_their_own""#, Accepted),
             // Case.
             ("bearer", Stale),
             (r#"BEARER ERROR="Invalid_Token""#, Invalid),
             // Malformed: a comma too many, none, no blanks, blanks around `=`, other quotes.
-            (
-                r#"Bearer, error="invalid_credentials", error_description="x""#,
-                Accepted,
-            ),
+            (r#"Bearer, error="invalid_credentials", error_description="x""#, Accepted),
             (r#"Bearer, error="invalid_token""#, Invalid),
             ("Bearer, error=", Stale),
             (r#"Bearer error="""#, Stale),
@@ -267,40 +249,25 @@ mod tests {
             ("Bearer realm=my api error=invalid_token", Invalid),
             ("Bearer realm=my api, error=insufficient_scope", Accepted),
             (r#"Bearer error="invalid_token" scope="read""#, Invalid),
-            (
-                r#"Bearer scope="read" error="insufficient_scope""#,
-                Accepted,
-            ),
-            (
-                r#"Bearer realm="a",error="invalid_token",scope="x""#,
-                Invalid,
-            ),
+            (r#"Bearer scope="read" error="insufficient_scope""#, Accepted),
+            (r#"Bearer realm="a",error="invalid_token",scope="x""#, Invalid),
             (r#"Bearer realm="a"; error="invalid_token""#, Invalid),
             (r#"Bearer realm = "a" , error = "invalid_token""#, Invalid),
             ("Bearer error='invalid_token'", Invalid),
             (r#"Bearer error="invalid_token"#, Invalid),
             (r#",,Bearer,,error="invalid_token",,"#, Invalid),
             // Quoted strings hide commas, quotes, and what looks like a parameter or a scheme.
-            (
-                r#"Bearer realm="a, Basic \", error=\"invalid_token\"""#,
-                Stale,
-            ),
+            (r#"Bearer realm="a, Basic \", error=\"invalid_token\"""#, Stale),
             (r#"Basic realm="x, Bearer error=invalid_token""#, Unknown),
             (r#"Bearer realm="a\\", error="invalid_token""#, Invalid),
-            (
-                r#"Bearer realm="my "quoted" realm", error="invalid_token""#,
-                Invalid,
-            ),
+            (r#"Bearer realm="my "quoted" realm", error="invalid_token""#, Invalid),
             (r#"Bearer error="invalid\_token""#, Invalid),
             (r#"Bearer realm="error=invalid_token"#, Stale),
             // An error is a parameter of that name, not one that ends or starts with it.
             (r#"Bearer error_description="invalid_token""#, Stale),
             (r#"Bearer x_error="invalid_token""#, Stale),
             (r#"Bearer error="invalid_tokens""#, Accepted),
-            (
-                r#"Bearer authorization_uri=https://a/?error=invalid_token"#,
-                Stale,
-            ),
+            (r#"Bearer authorization_uri=https://a/?error=invalid_token"#, Stale),
             // Other schemes.
             (r#"Basic realm="x""#, Unknown),
             ("Negotiate", Unknown),
@@ -313,26 +280,14 @@ mod tests {
             // Two schemes on a line.
             (r#"Basic realm="x", Bearer"#, Stale),
             (r#"Bearer realm="x", Basic realm="y""#, Stale),
-            (
-                r#"Bearer realm="x", DPoP algs="ES256 PS256", error="invalid_token""#,
-                Stale,
-            ),
-            (
-                r#"Bearer error="invalid_token", DPoP algs="ES256""#,
-                Invalid,
-            ),
+            (r#"Bearer realm="x", DPoP algs="ES256 PS256", error="invalid_token""#, Stale),
+            (r#"Bearer error="invalid_token", DPoP algs="ES256""#, Invalid),
             (r#"Negotiate abc==, Bearer error="invalid_token""#, Invalid),
             (r#"Negotiate Bearer error="invalid_token""#, Invalid),
             (r#"Basic realm="x" Bearer error="invalid_token""#, Invalid),
             // Two for Bearer: the one that says most.
-            (
-                r#"Bearer realm="a", Bearer error="insufficient_scope""#,
-                Accepted,
-            ),
-            (
-                r#"Bearer error="insufficient_scope", Bearer error="invalid_token""#,
-                Invalid,
-            ),
+            (r#"Bearer realm="a", Bearer error="insufficient_scope""#, Accepted),
+            (r#"Bearer error="insufficient_scope", Bearer error="invalid_token""#, Invalid),
         ];
         for (line, verdict) in table {
             assert_eq!(on_401(&[line.as_bytes()]), *verdict, "{line}");
@@ -342,23 +297,14 @@ mod tests {
     #[test]
     fn several_lines_mean_the_same_as_one() {
         assert_eq!(on_401(&[]), Stale);
-        assert_eq!(
-            on_401(&[b"Basic realm=\"x\"", b"Bearer error=\"invalid_token\""]),
-            Invalid
-        );
-        assert_eq!(
-            on_401(&[b"Bearer", b"error=\"insufficient_scope\""]),
-            Accepted
-        );
+        assert_eq!(on_401(&[b"Basic realm=\"x\"", b"Bearer error=\"invalid_token\""]), Invalid);
+        assert_eq!(on_401(&[b"Bearer", b"error=\"insufficient_scope\""]), Accepted);
         assert_eq!(on_401(&[b"Basic", b"DPoP"]), Unknown);
     }
 
     #[test]
     fn bytes_beyond_ascii_are_nothing_special() {
-        assert_eq!(
-            on_401(&[b"Bearer realm=\"\xe9\xff\", error=\"invalid_token\""]),
-            Invalid
-        );
+        assert_eq!(on_401(&[b"Bearer realm=\"\xe9\xff\", error=\"invalid_token\""]), Invalid);
         assert_eq!(on_401(&[b"Bearer error=\"\xe9\""]), Accepted);
         assert_eq!(on_401(&[b"\xff\xfe"]), Unknown);
     }
@@ -367,11 +313,7 @@ mod tests {
     fn only_a_401_is_a_rejection_unless_403_is_asked_for() {
         let mut headers = HeaderMap::new();
         let judge = |status: u16, headers: &HeaderMap, rules: Rules| {
-            rules.judge(
-                StatusCode::from_u16(status).unwrap(),
-                Version::HTTP_11,
-                headers,
-            )
+            rules.judge(StatusCode::from_u16(status).unwrap(), Version::HTTP_11, headers)
         };
         let default = Rules::default();
         let strict = default.forbidden_is_stale();
@@ -415,22 +357,12 @@ mod tests {
         assert_eq!(judge("16", StatusCode::OK, Version::HTTP_2), Stale);
         assert_eq!(judge("16", StatusCode::OK, Version::HTTP_3), Stale);
         assert_eq!(judge("16", StatusCode::OK, Version::HTTP_11), Accepted);
-        assert_eq!(
-            judge("16", StatusCode::BAD_GATEWAY, Version::HTTP_2),
-            Unknown
-        );
+        assert_eq!(judge("16", StatusCode::BAD_GATEWAY, Version::HTTP_2), Unknown);
         for other in ["0", "1", "7", "14", "160", ""] {
-            assert_eq!(
-                judge(other, StatusCode::OK, Version::HTTP_2),
-                Accepted,
-                "{other}"
-            );
+            assert_eq!(judge(other, StatusCode::OK, Version::HTTP_2), Accepted, "{other}");
         }
         let none = HeaderMap::new();
-        assert_eq!(
-            Rules::default().judge(StatusCode::OK, Version::HTTP_2, &none),
-            Accepted
-        );
+        assert_eq!(Rules::default().judge(StatusCode::OK, Version::HTTP_2, &none), Accepted);
     }
 
     #[test]
@@ -472,16 +404,10 @@ mod tests {
     /// A scanner that looks ahead to the end from every byte would take hours here.
     #[test]
     fn a_long_line_takes_linear_time() {
-        for piece in [
-            "\"", "\\", "\"\\", "a ", "a= ", "=", ",", "a    ", "a=\"", "Bearer ", "a",
-        ] {
+        for piece in ["\"", "\\", "\"\\", "a ", "a= ", "=", ",", "a    ", "a=\"", "Bearer ", "a"] {
             let line = piece.repeat(4 * 1024 * 1024 / piece.len());
             let _ = on_401(&[line.as_bytes()]);
         }
-        let _ = on_401(&[
-            " ".repeat(1024 * 1024).as_bytes(),
-            b"a=",
-            &b"\"".repeat(1024 * 1024),
-        ]);
+        let _ = on_401(&[" ".repeat(1024 * 1024).as_bytes(), b"a=", &b"\"".repeat(1024 * 1024)]);
     }
 }

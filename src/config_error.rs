@@ -23,10 +23,7 @@ impl ConfigError {
         setting: impl Into<Cow<'static, str>>,
         problem: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self {
-            setting: setting.into(),
-            problem: problem.into(),
-        }
+        Self { setting: setting.into(), problem: problem.into() }
     }
 
     /// The setting that is wrong, by the name of the builder's method; behind it in parentheses
@@ -68,9 +65,6 @@ mod tests {
         assert_eq!(shown("a\nb"), r#""a\nb""#);
         assert_eq!(shown(&"é".repeat(300)).chars().count(), MAX_SHOWN + 5);
         let error = ConfigError::new("scope", "is odd");
-        assert_eq!(
-            (error.setting(), error.to_string().as_str()),
-            ("scope", "scope is odd")
-        );
+        assert_eq!((error.setting(), error.to_string().as_str()), ("scope", "scope is odd"));
     }
 }

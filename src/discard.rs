@@ -39,11 +39,7 @@ pin_project! {
 
 impl<R: Body> Discard<R> {
     pub(crate) fn new(body: R) -> Self {
-        Self {
-            body: Some(body),
-            left: MAX_BYTES,
-            timer: None,
-        }
+        Self { body: Some(body), left: MAX_BYTES, timer: None }
     }
 }
 

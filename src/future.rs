@@ -69,30 +69,15 @@ where
         tag: Tag,
         kept: Option<M::Kept>,
     ) -> Self {
-        Self {
-            state: State::Sent {
-                future,
-                handle,
-                tag,
-                kept,
-            },
-        }
+        Self { state: State::Sent { future, handle, tag, kept } }
     }
 
     pub(crate) fn detour(detour: Detour<S, B, R, M>) -> Self {
-        Self {
-            state: State::Detour {
-                detour: Box::pin(detour),
-            },
-        }
+        Self { state: State::Detour { detour: Box::pin(detour) } }
     }
 
     pub(crate) fn failed(error: TokenError) -> Self {
-        Self {
-            state: State::Failed {
-                error: Some(Box::new(error)),
-            },
-        }
+        Self { state: State::Failed { error: Some(Box::new(error)) } }
     }
 }
 
@@ -108,12 +93,7 @@ where
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
-                StateProj::Sent {
-                    future,
-                    handle,
-                    tag,
-                    ..
-                } => {
+                StateProj::Sent { future, handle, tag, .. } => {
                     let response = ready!(future.poll(cx)).map_err(Into::into)?;
                     if *tag == Tag::NONE {
                         return Poll::Ready(Ok(response));
@@ -131,25 +111,13 @@ where
                         Verdict::Invalid => Staleness::Invalid,
                     };
                     match state.as_mut().reject(response, staleness) {
-                        Ok(detour) => state.set(State::Detour {
-                            detour: Box::pin(detour),
-                        }),
+                        Ok(detour) => state.set(State::Detour { detour: Box::pin(detour) }),
                         Err(response) => return Poll::Ready(Ok(response)),
                     }
                 }
                 StateProj::Detour { detour } => match ready!(detour.as_mut().poll(cx)) {
-                    Arrival::Sent {
-                        future,
-                        handle,
-                        tag,
-                        kept,
-                    } => {
-                        state.set(State::Sent {
-                            future,
-                            handle,
-                            tag,
-                            kept,
-                        });
+                    Arrival::Sent { future, handle, tag, kept } => {
+                        state.set(State::Sent { future, handle, tag, kept });
                     }
                     Arrival::Response(response) => return Poll::Ready(Ok(response)),
                     Arrival::Error(error) => return Poll::Ready(Err(error)),
@@ -179,9 +147,8 @@ where
         staleness: Staleness,
     ) -> Result<Detour<S, B, R, M>, Response<R>> {
         // The inner future is done with, and dropped.
-        let StateReplace::Sent {
-            handle, tag, kept, ..
-        } = self.project_replace(State::Failed { error: None })
+        let StateReplace::Sent { handle, tag, kept, .. } =
+            self.project_replace(State::Failed { error: None })
         else {
             return Err(response);
         };
@@ -194,10 +161,7 @@ where
             (Rejection::Replay(snapshot), Some(kept)) => Stage::replay(response, snapshot, kept)?,
             (Rejection::Wait(flight), Some(kept)) => {
                 let replacing = Replacing::new(&flight, tag.generation());
-                Stage::Replacing {
-                    replacing,
-                    rejected: Some((response, kept)),
-                }
+                Stage::Replacing { replacing, rejected: Some((response, kept)) }
             }
         };
         Ok(Detour { handle, stage })
@@ -247,12 +211,7 @@ pin_project! {
 
 /// Where a detour ends.
 enum Arrival<F, S, R, K> {
-    Sent {
-        future: F,
-        handle: Arc<Handle<S>>,
-        tag: Tag,
-        kept: Option<K>,
-    },
+    Sent { future: F, handle: Arc<Handle<S>>, tag: Tag, kept: Option<K> },
     Response(Response<R>),
     Error(BoxError),
 }
@@ -288,10 +247,7 @@ where
         request: Request<B>,
     ) -> Self {
         let request = Some((request, Sending::First));
-        Self {
-            handle,
-            stage: Stage::Token { acquiring, request },
-        }
+        Self { handle, stage: Stage::Token { acquiring, request } }
     }
 }
 
@@ -316,11 +272,7 @@ where
                         Err(error) => return Poll::Ready(Arrival::Error(error.into())),
                     }
                 }
-                StageProj::Ready {
-                    inner,
-                    request,
-                    snapshot,
-                } => {
+                StageProj::Ready { inner, request, snapshot } => {
                     let Some(service) = inner else {
                         return Poll::Pending;
                     };
@@ -335,25 +287,16 @@ where
                         let call = send::<_, _, _, M>(service, handle, request, snapshot, tag);
                         *inner = None;
                         return Poll::Ready(match call {
-                            Ok((future, kept)) => Arrival::Sent {
-                                future,
-                                handle: Arc::clone(handle),
-                                tag,
-                                kept,
-                            },
+                            Ok((future, kept)) => {
+                                Arrival::Sent { future, handle: Arc::clone(handle), tag, kept }
+                            }
                             Err(error) => Arrival::Error(error.into()),
                         });
                     }
                     // It took so long that the token has expired.
-                    Stage::Token {
-                        acquiring: Acquiring::new(),
-                        request: request.take(),
-                    }
+                    Stage::Token { acquiring: Acquiring::new(), request: request.take() }
                 }
-                StageProj::Replacing {
-                    replacing,
-                    rejected,
-                } => {
+                StageProj::Replacing { replacing, rejected } => {
                     let replaced = ready!(Pin::new(replacing).poll(cx));
                     let Some((response, kept)) = rejected.take() else {
                         return Poll::Pending;
@@ -367,11 +310,7 @@ where
                         Err(response) => return Poll::Ready(Arrival::Response(response)),
                     }
                 }
-                StageProj::Discarding {
-                    discard,
-                    request,
-                    snapshot,
-                } => {
+                StageProj::Discarding { discard, request, snapshot } => {
                     ready!(discard.poll(cx));
                     Stage::Ready {
                         inner: Some(handle.fresh_inner()),
@@ -386,10 +325,7 @@ where
 }
 
 /// Puts the token on `request` and sends it.
-#[allow(
-    clippy::type_complexity,
-    reason = "the inner future, and what is kept of the request"
-)]
+#[allow(clippy::type_complexity, reason = "the inner future, and what is kept of the request")]
 fn send<S, B, R, M>(
     service: &mut S,
     handle: &Handle<S>,
@@ -405,10 +341,7 @@ where
         Sending::First => M::keep(&mut request, handle.rules.replay_limit),
         Sending::Replay => None,
     };
-    match request
-        .headers_mut()
-        .try_insert(AUTHORIZATION, snapshot.header.clone())
-    {
+    match request.headers_mut().try_insert(AUTHORIZATION, snapshot.header.clone()) {
         Ok(_) => Ok((service.call(request), kept)),
         Err(_) => Err(too_many_headers()),
     }

@@ -5,11 +5,12 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 use tower_layer::Layer;
 
 use crate::{
-    builder::{Builder, ConfigError},
+    builder::Builder,
+    config_error::ConfigError,
     mode::{self, NeverReplay, Replay},
     rules::Rules,
     service::OAuthClientCredentials,
-    token::{Shared, TokenCache, TokenResponse, source_fn},
+    token::{Shared, TokenCache},
 };
 
 /// Adds [`OAuthClientCredentials`] to a service: every request carries a valid access token.
@@ -70,11 +71,7 @@ impl OAuthClientCredentialsLayer {
     }
 
     pub(crate) fn with_rules(cache: &TokenCache, rules: Rules) -> Self {
-        Self {
-            shared: Arc::clone(cache.shared()),
-            rules: Arc::new(rules),
-            mode: PhantomData,
-        }
+        Self { shared: Arc::clone(cache.shared()), rules: Arc::new(rules), mode: PhantomData }
     }
 
     /// Keeps no request: a 401 goes to the caller as it came. The token that it rejects is renewed
@@ -84,11 +81,7 @@ impl OAuthClientCredentialsLayer {
     /// than the rare 401.
     #[must_use]
     pub fn never_replay(self) -> OAuthClientCredentialsLayer<NeverReplay> {
-        OAuthClientCredentialsLayer {
-            shared: self.shared,
-            rules: self.rules,
-            mode: PhantomData,
-        }
+        OAuthClientCredentialsLayer { shared: self.shared, rules: self.rules, mode: PhantomData }
     }
 }
 
@@ -110,11 +103,7 @@ impl<S: Clone, M> Layer<S> for OAuthClientCredentialsLayer<M> {
 
 impl<M> Clone for OAuthClientCredentialsLayer<M> {
     fn clone(&self) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-            rules: Arc::clone(&self.rules),
-            mode: PhantomData,
-        }
+        Self { shared: Arc::clone(&self.shared), rules: Arc::clone(&self.rules), mode: PhantomData }
     }
 }
 
@@ -126,12 +115,4 @@ impl<M> fmt::Debug for OAuthClientCredentialsLayer<M> {
             .field("mode", &mode::name::<M>())
             .finish()
     }
-}
-
-/// The source of a static id and secret.
-pub(crate) fn static_source(response: TokenResponse) -> impl crate::TokenSource {
-    source_fn(move |_| {
-        let response = response.clone();
-        async move { Ok(response) }
-    })
 }

@@ -18,6 +18,8 @@ mod rules;
 mod service;
 mod sync;
 mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod token;
 
 pub use self::{

@@ -51,8 +51,7 @@ impl Rules {
     #[inline]
     pub(crate) fn judge<R>(&self, response: Response<R>) -> (Response<R>, Verdict) {
         let verdict =
-            self.challenges
-                .judge(response.status(), response.version(), response.headers());
+            self.challenges.judge(response.status(), response.version(), response.headers());
         match &self.test {
             None => (response, verdict),
             Some(test) => test.judge(response, verdict),

@@ -107,11 +107,7 @@ impl Tag {
     }
 
     pub(crate) fn sending(self) -> Sending {
-        if self.0 & Self::REPLAY == 0 {
-            Sending::First
-        } else {
-            Sending::Replay
-        }
+        if self.0 & Self::REPLAY == 0 { Sending::First } else { Sending::Replay }
     }
 }
 
@@ -147,11 +143,7 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         let template = Mutex::new(inner.clone());
         Self {
             inner,
-            handle: Arc::new(Handle {
-                shared,
-                rules,
-                template,
-            }),
+            handle: Arc::new(Handle { shared, rules, template }),
             local: Local::none(),
             mode: PhantomData,
         }
@@ -263,11 +255,7 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         };
         // A permit must not be held while a token is waited for.
         self.release();
-        ResponseFuture::detour(Detour::for_token(
-            Arc::clone(&self.handle),
-            acquiring,
-            request,
-        ))
+        ResponseFuture::detour(Detour::for_token(Arc::clone(&self.handle), acquiring, request))
     }
 
     /// Sends `request` as it is.
@@ -297,10 +285,7 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
 /// `HeaderMap` takes 32,768 headers.
 #[cold]
 pub(crate) fn too_many_headers() -> TokenError {
-    TokenError::new(
-        ErrorClass::Origin,
-        "the request has no room for one more header",
-    )
+    TokenError::new(ErrorClass::Origin, "the request has no room for one more header")
 }
 
 impl<S: Clone, M> Clone for OAuthClientCredentials<S, M> {

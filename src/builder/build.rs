@@ -2,7 +2,9 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{Builder, RESERVED_HEADERS};
+use super::{Builder, RESERVED_HEADERS, client::Origin};
+#[cfg(feature = "rustls")]
+use crate::endpoint::RustlsTransport;
 use crate::{
     config_error::{ConfigError, shown},
     credentials::{ClientCredentials, CredentialsProvider, SecretFile},
@@ -20,15 +22,13 @@ impl Builder {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
+        if let Some(name) = self.origin.as_ref().map(Origin::name) {
+            return Err(self.error_in(name, "is not a token endpoint"));
+        }
         let request = self.token_request()?;
         let credentials = self.credentials_provider()?;
         let transport = self.token_transport()?;
-        Ok(TokenEndpoint::new(
-            request,
-            credentials,
-            transport,
-            self.clock,
-        ))
+        Ok(TokenEndpoint::new(request, credentials, transport, self.settings.clock))
     }
 
     fn token_request(&mut self) -> Result<TokenRequest, ConfigError> {
@@ -60,14 +60,9 @@ impl Builder {
                 return Err(self.error_in(setting, problem));
             }
         }
-        let headers = request
-            .headers
-            .0
-            .iter()
-            .chain(request.dialect.fixed_headers());
-        if let Some((name, _)) = headers
-            .into_iter()
-            .find(|(name, _)| RESERVED_HEADERS.contains(name))
+        let headers = request.headers.0.iter().chain(request.dialect.fixed_headers());
+        if let Some((name, _)) =
+            headers.into_iter().find(|(name, _)| RESERVED_HEADERS.contains(name))
         {
             return Err(self.error_in(
                 "header",
@@ -79,11 +74,7 @@ impl Builder {
 
     fn credentials_provider(&mut self) -> Result<Arc<dyn CredentialsProvider>, ConfigError> {
         let id = self.client_id.take();
-        match (
-            self.credentials.take(),
-            self.client_secret.take(),
-            self.client_secret_file.take(),
-        ) {
+        match (self.credentials.take(), self.client_secret.take(), self.client_secret_file.take()) {
             (Some(provider), None, None) if id.is_none() => Ok(provider),
             (Some(_), ..) => Err(self.error_in(
                 "credentials",
@@ -119,11 +110,7 @@ impl Builder {
             None => default_transport(files, pem),
             Some(transport) if files.is_empty() && pem.is_empty() => Ok(transport),
             Some(_) => {
-                let setting = if files.is_empty() {
-                    "ca_pem"
-                } else {
-                    "ca_file"
-                };
+                let setting = if files.is_empty() { "ca_pem" } else { "ca_file" };
                 let problem = "is for the default transport, but another transport is set";
                 Err(self.error_in(setting, problem))
             }
@@ -133,10 +120,17 @@ impl Builder {
 
 /// The one place where the default transport is plugged in: `endpoint::rustls`, with feature
 /// `rustls`.
+#[cfg(feature = "rustls")]
+#[allow(clippy::unnecessary_wraps, reason = "without the feature there is none")]
 fn default_transport(
-    _ca_files: Vec<PathBuf>,
-    _ca_pem: Vec<Vec<u8>>,
+    ca_files: Vec<PathBuf>,
+    ca_pem: Vec<Vec<u8>>,
 ) -> Result<Arc<dyn Transport>, ConfigError> {
+    Ok(Arc::new(RustlsTransport::new(ca_files, ca_pem)))
+}
+
+#[cfg(not(feature = "rustls"))]
+fn default_transport(_: Vec<PathBuf>, _: Vec<Vec<u8>>) -> Result<Arc<dyn Transport>, ConfigError> {
     Err(ConfigError::new(
         "transport",
         "is not set: turn on the feature `rustls` of this crate for the default one, or give a \

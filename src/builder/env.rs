@@ -47,10 +47,7 @@ impl Builder {
 
     fn from_lookup(prefix: &str, lookup: impl Fn(&str) -> Option<OsString>) -> Self {
         let prefix = prefix.strip_suffix('_').unwrap_or(prefix);
-        let mut builder = Self {
-            env_prefix: Some(prefix.to_owned()),
-            ..Self::default()
-        };
+        let mut builder = Self { env_prefix: Some(prefix.to_owned()), ..Self::default() };
         for (setting, _) in VARIABLES {
             let value = variable(prefix, setting).and_then(|name| lookup(&name));
             let Some(value) = value.filter(|value| !value.is_empty()) else {
@@ -94,11 +91,7 @@ impl Builder {
 /// The name of the variable for `setting`, if it has one.
 pub(super) fn variable(prefix: &str, setting: &str) -> Option<String> {
     let (_, end) = VARIABLES.iter().find(|(known, _)| *known == setting)?;
-    Some(if prefix.is_empty() {
-        (*end).to_owned()
-    } else {
-        format!("{prefix}_{end}")
-    })
+    Some(if prefix.is_empty() { (*end).to_owned() } else { format!("{prefix}_{end}") })
 }
 
 #[cfg(test)]
@@ -107,24 +100,16 @@ mod tests {
     use crate::builder::tests::unreachable;
 
     fn from(prefix: &str, variables: &[(&str, &str)]) -> Builder {
-        let variables: Vec<(String, OsString)> = variables
-            .iter()
-            .map(|(name, value)| ((*name).into(), (*value).into()))
-            .collect();
+        let variables: Vec<(String, OsString)> =
+            variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         Builder::from_lookup(prefix, |name| {
-            variables
-                .iter()
-                .find(|(known, _)| known == name)
-                .map(|(_, value)| value.clone())
+            variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
         })
         .shared_transport(unreachable())
     }
 
     fn problem(variables: &[(&str, &str)]) -> String {
-        from("OAUTH", variables)
-            .build_source()
-            .unwrap_err()
-            .to_string()
+        from("OAUTH", variables).build_source().unwrap_err().to_string()
     }
 
     const ENOUGH: [(&str, &str); 3] = [
@@ -134,11 +119,7 @@ mod tests {
     ];
 
     fn and(more: (&'static str, &'static str)) -> Vec<(&'static str, &'static str)> {
-        ENOUGH
-            .into_iter()
-            .filter(|(name, _)| *name != more.0)
-            .chain([more])
-            .collect()
+        ENOUGH.into_iter().filter(|(name, _)| *name != more.0).chain([more]).collect()
     }
 
     #[test]
@@ -157,12 +138,7 @@ mod tests {
         for prefix in ["BILLING", "BILLING_"] {
             let endpoint = from(prefix, &billing).scope("more").build_source().unwrap();
             let debug = format!("{endpoint:?}");
-            for part in [
-                "billing.example",
-                r#""read write more""#,
-                "https://api",
-                "Json",
-            ] {
+            for part in ["billing.example", r#""read write more""#, "https://api", "Json"] {
                 assert!(debug.contains(part), "{part}: {debug}");
             }
         }
@@ -172,14 +148,8 @@ mod tests {
     fn what_is_wrong_is_named_by_setting_and_variable() {
         assert_eq!(problem(&[]), "token_url (OAUTH_TOKEN_URL) is not set");
         for (variables, said) in [
-            (
-                and(("OAUTH_CLIENT_ID", "")),
-                "client_id (OAUTH_CLIENT_ID) is not set",
-            ),
-            (
-                and(("OAUTH_CLIENT_SECRET", "")),
-                "client_secret (OAUTH_CLIENT_SECRET) is not set",
-            ),
+            (and(("OAUTH_CLIENT_ID", "")), "client_id (OAUTH_CLIENT_ID) is not set"),
+            (and(("OAUTH_CLIENT_SECRET", "")), "client_secret (OAUTH_CLIENT_SECRET) is not set"),
             (
                 and(("OAUTH_CLIENT_SECRET", "c4n4ry\n")),
                 "client_secret (OAUTH_CLIENT_SECRET) has a newline at its end",
@@ -192,18 +162,9 @@ mod tests {
                 and(("OAUTH_DIALECT", "oauth")),
                 r#"dialect (OAUTH_DIALECT) is "oauth", which does not exist (there are: rfc6749,"#,
             ),
-            (
-                and(("OAUTH_SCOPE", "a\tb")),
-                r#"scope (OAUTH_SCOPE) has '\t'"#,
-            ),
-            (
-                and(("OAUTH_TOKEN_URL", "/t")),
-                "token_url (OAUTH_TOKEN_URL) is not an absolute URL",
-            ),
-            (
-                and(("OAUTH_CA_FILE", "/ca.pem")),
-                "ca_file (OAUTH_CA_FILE) is for the default",
-            ),
+            (and(("OAUTH_SCOPE", "a\tb")), r#"scope (OAUTH_SCOPE) has '\t'"#),
+            (and(("OAUTH_TOKEN_URL", "/t")), "token_url (OAUTH_TOKEN_URL) is not an absolute URL"),
+            (and(("OAUTH_CA_FILE", "/ca.pem")), "ca_file (OAUTH_CA_FILE) is for the default"),
         ] {
             let problem = problem(&variables);
             assert!(problem.starts_with(said), "{problem}");

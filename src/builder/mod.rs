@@ -4,6 +4,7 @@
 //! what is missing, is checked in `build`. Settings from the environment are read in `env`.
 
 mod build;
+mod client;
 mod env;
 
 use std::{borrow::Cow, fmt, path::PathBuf, sync::Arc};
@@ -12,12 +13,14 @@ use http::{HeaderName, HeaderValue, header};
 use secrecy::{ExposeSecret, SecretString};
 use tower_service::Service;
 
+use self::client::Origin;
 use crate::{
-    clock::Clock,
     config_error::{ConfigError, shown},
     credentials::{CredentialsProvider, id_problem, secret_problem},
     endpoint::{Dialect, Headers, TowerTransport, Transport, TransportRequestBody, url::Insecure},
     error::BoxError,
+    rules::Rules,
+    token::Settings,
 };
 
 /// Headers that follow from other settings or from the connection.
@@ -77,7 +80,11 @@ pub struct Builder {
     transport: Option<Arc<dyn Transport>>,
     ca_files: Vec<PathBuf>,
     ca_pem: Vec<Vec<u8>>,
-    clock: Clock,
+    origin: Option<Origin>,
+    settings: Settings,
+    /// The first setting of the cache that was given.
+    cache_setting: Option<&'static str>,
+    rules: Rules,
     env_prefix: Option<String>,
     error: Option<ConfigError>,
 }
@@ -108,11 +115,7 @@ impl Builder {
     pub fn client_id(mut self, id: impl Into<String>) -> Self {
         let id = id.into();
         if let Some(problem) = id_problem(&id) {
-            let text = if id.is_empty() {
-                String::new()
-            } else {
-                format!(": {}", shown(&id))
-            };
+            let text = if id.is_empty() { String::new() } else { format!(": {}", shown(&id)) };
             self.fail("client_id", format!("{problem}{text}"));
         }
         self.client_id = Some(id);
@@ -162,10 +165,7 @@ impl Builder {
                 if let Some(c) = scope.chars().find(bad) {
                     self.fail(
                         "scope",
-                        format!(
-                            "has {c:?}, which RFC 6749 section 3.3 forbids: {}",
-                            shown(scope)
-                        ),
+                        format!("has {c:?}, which RFC 6749 section 3.3 forbids: {}", shown(scope)),
                     );
                 }
                 if !self.scope.iter().any(|present| present == scope) {
@@ -206,16 +206,10 @@ impl Builder {
     /// Adds a header to token requests. Its value is marked sensitive.
     pub fn header(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
         let name = name.as_ref();
-        match (
-            HeaderName::from_bytes(name.as_bytes()),
-            HeaderValue::from_str(value.as_ref()),
-        ) {
+        match (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value.as_ref())) {
             (Err(_), _) => self.fail("header", format!("has an invalid name: {}", shown(name))),
             (Ok(name), Err(_)) => {
-                self.fail(
-                    "header",
-                    format!("{name} has a value with invalid characters"),
-                );
+                self.fail("header", format!("{name} has a value with invalid characters"));
             }
             (Ok(name), Ok(mut value)) => {
                 value.set_sensitive(true);
@@ -265,13 +259,6 @@ impl Builder {
         self
     }
 
-    /// A clock that a test moves.
-    #[allow(dead_code, reason = "for the `testing` feature")]
-    pub(crate) fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
     /// Keeps the first thing that is wrong, for `build_source` to report.
     fn fail(&mut self, setting: &'static str, problem: impl Into<Cow<'static, str>>) {
         let error = self.error_in(setting, problem);
@@ -284,10 +271,7 @@ impl Builder {
         setting: &'static str,
         problem: impl Into<Cow<'static, str>>,
     ) -> ConfigError {
-        let variable = self
-            .env_prefix
-            .as_deref()
-            .and_then(|prefix| env::variable(prefix, setting));
+        let variable = self.env_prefix.as_deref().and_then(|prefix| env::variable(prefix, setting));
         match variable {
             Some(variable) => ConfigError::new(format!("{setting} ({variable})"), problem),
             None => ConfigError::new(setting, problem),
@@ -308,13 +292,7 @@ impl fmt::Debug for Builder {
         // Values of parameters may be secrets, and so may parts of a bad URL be.
         let params: Vec<_> = self.params.iter().map(|(name, _)| name).collect();
         f.debug_struct("Builder")
-            .field(
-                "token_url",
-                &self
-                    .token_url
-                    .as_deref()
-                    .map(crate::endpoint::url::presentable),
-            )
+            .field("token_url", &self.token_url.as_deref().map(crate::endpoint::url::presentable))
             .field("client_id", &self.client_id)
             .field("client_secret_file", &self.client_secret_file)
             .field("scope", &self.scope)
@@ -358,9 +336,7 @@ mod tests {
     }
 
     fn bare() -> Builder {
-        Builder::new()
-            .token_url("https://a.example/t")
-            .shared_transport(unreachable())
+        Builder::new().token_url("https://a.example/t").shared_transport(unreachable())
     }
 
     fn good() -> Builder {
@@ -394,89 +370,41 @@ mod tests {
     fn what_is_wrong_is_named_and_no_secret_is_shown() {
         let headers = |name, value| good().header(name, value);
         for (builder, said) in [
-            (
-                Builder::new().client_id("me").client_secret("x"),
-                "token_url is not set",
-            ),
-            (
-                good().token_url("http://a.example/t"),
-                "token_url would send the secret over plain",
-            ),
-            (
-                good().token_url("https://u:c4n4ry@a.example"),
-                "token_url has credentials in it",
-            ),
+            (Builder::new().client_id("me").client_secret("x"), "token_url is not set"),
+            (good().token_url("http://a.example/t"), "token_url would send the secret over plain"),
+            (good().token_url("https://u:c4n4ry@a.example"), "token_url has credentials in it"),
             (good().client_id(""), "client_id is empty"),
-            (
-                good().client_id("a\u{7}b"),
-                r#"client_id has a control character: "a\u{7}b""#,
-            ),
+            (good().client_id("a\u{7}b"), r#"client_id has a control character: "a\u{7}b""#),
             (bare().client_secret("c4n4ry"), "client_id is not set"),
             (bare().client_id("me"), "client_secret is not set"),
             (good().client_secret(""), "client_secret is empty"),
-            (
-                good().client_secret("c4n4ry\n"),
-                "client_secret has a newline at its end",
-            ),
-            (
-                good().client_secret("c4n4ry\0c4n4ry"),
-                "client_secret has a control character",
-            ),
-            (
-                good().client_secret_file("/x"),
-                "client_secret and client_secret_file are both set",
-            ),
-            (
-                bare().client_id("me").client_secret_file(""),
-                "client_secret_file is empty",
-            ),
-            (
-                good().credentials(ClientCredentials::new("a", "b")),
-                "credentials excludes",
-            ),
-            (
-                good().scope("a\"b"),
-                r#"scope has '"', which RFC 6749 section 3.3 forbids: "a\"b""#,
-            ),
+            (good().client_secret("c4n4ry\n"), "client_secret has a newline at its end"),
+            (good().client_secret("c4n4ry\0c4n4ry"), "client_secret has a control character"),
+            (good().client_secret_file("/x"), "client_secret and client_secret_file are both set"),
+            (bare().client_id("me").client_secret_file(""), "client_secret_file is empty"),
+            (good().credentials(ClientCredentials::new("a", "b")), "credentials excludes"),
+            (good().scope("a\"b"), r#"scope has '"', which RFC 6749 section 3.3 forbids: "a\"b""#),
             (good().scopes(["ok", "a\\b"]), r"scope has '\\'"),
             (good().scope("é"), "scope has 'é'"),
             (good().scope("a\nb"), "scope has '\\n'"),
             (good().audience(""), "audience is empty"),
             (good().resource("a\nb"), "resource has a control character"),
             (good().param("", "x"), "param has an empty name"),
-            (
-                good().param("grant_type", "x"),
-                r#"param puts "grant_type" into the token request"#,
-            ),
-            (
-                good().param("a", "x").param("a", "y"),
-                r#"param puts "a" into"#,
-            ),
+            (good().param("grant_type", "x"), r#"param puts "grant_type" into the token request"#),
+            (good().param("a", "x").param("a", "y"), r#"param puts "a" into"#),
             (
                 good().dialect(Dialect::dadi().client_id_field("secret")),
                 r#"dialect puts "secret" into"#,
             ),
-            (
-                good().dialect(Dialect::dadi().client_id_field("")),
-                "dialect has a field with an",
-            ),
+            (good().dialect(Dialect::dadi().client_id_field("")), "dialect has a field with an"),
             (headers("a b", "x"), r#"header has an invalid name: "a b""#),
-            (
-                headers("x-a", "c4n4ry\n"),
-                "header x-a has a value with invalid characters",
-            ),
-            (
-                headers("Authorization", "c4n4ry"),
-                "header authorization must not be set",
-            ),
+            (headers("x-a", "c4n4ry\n"), "header x-a has a value with invalid characters"),
+            (headers("Authorization", "c4n4ry"), "header authorization must not be set"),
             (
                 good().dialect(Dialect::dadi().header(header::HOST, HeaderValue::from_static("a"))),
                 "header host must not be set",
             ),
-            (
-                good().ca_file("/ca.pem"),
-                "ca_file is for the default transport",
-            ),
+            (good().ca_file("/ca.pem"), "ca_file is for the default transport"),
             (good().ca_pem("x"), "ca_pem is for the default transport"),
             (good().scope("\"first\"").client_id(""), "scope has"),
         ] {
@@ -489,10 +417,7 @@ mod tests {
 
     #[test]
     fn without_a_transport_the_feature_is_named() {
-        let builder = Builder {
-            transport: None,
-            ..good()
-        };
+        let builder = Builder { transport: None, ..good() };
         if cfg!(not(feature = "rustls")) {
             let text = builder.build_source().unwrap_err().to_string();
             assert!(text.contains("feature `rustls`") && text.contains("Builder::transport"));

@@ -36,10 +36,7 @@ pub struct SecretFile {
 impl SecretFile {
     /// Credentials of the client `id`, with the secret in the file at `path`. Nothing is read yet.
     pub fn new(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
-        Self {
-            id: id.into().into_boxed_str(),
-            path: path.into().into(),
-        }
+        Self { id: id.into().into_boxed_str(), path: path.into().into() }
     }
 }
 
@@ -56,9 +53,7 @@ impl CredentialsProvider for SecretFile {
 
     fn version(&self) -> u64 {
         // A file that is not there counts as a version of its own.
-        let state = fs::metadata(&self.path)
-            .map(|meta| (meta.modified().ok(), meta.len()))
-            .ok();
+        let state = fs::metadata(&self.path).map(|meta| (meta.modified().ok(), meta.len())).ok();
         let mut hasher = DefaultHasher::new();
         state.hash(&mut hasher);
         hasher.finish()
@@ -67,10 +62,7 @@ impl CredentialsProvider for SecretFile {
 
 impl fmt::Debug for SecretFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SecretFile")
-            .field("id", &self.id)
-            .field("path", &self.path)
-            .finish()
+        f.debug_struct("SecretFile").field("id", &self.id).field("path", &self.path).finish()
     }
 }
 
@@ -95,9 +87,9 @@ fn read(path: &Path) -> Result<SecretString, BoxError> {
     let text = std::str::from_utf8(content.get(..len).unwrap_or_default());
     // A character that was cut in two at the cap is not bad UTF-8 but a file that is too long.
     let secret = match text {
-        Ok(text) => text
-            .strip_suffix('\n')
-            .map_or(text, |line| line.strip_suffix('\r').unwrap_or(line)),
+        Ok(text) => {
+            text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line))
+        }
         Err(_) if len > MAX_LEN => return Err(fail("is longer than 64 KiB").into()),
         Err(_) => return Err(fail("is not UTF-8").into()),
     };
@@ -149,17 +141,10 @@ mod tests {
     async fn one_newline_at_the_end_is_not_part_of_the_secret() {
         for content in ["s3cr3t", "s3cr3t\n", "s3cr3t\r\n"] {
             let file = TempFile::with(content);
-            assert_eq!(
-                secret_of(&file.0).await.as_deref(),
-                Ok("s3cr3t"),
-                "{content:?}"
-            );
+            assert_eq!(secret_of(&file.0).await.as_deref(), Ok("s3cr3t"), "{content:?}");
         }
         let file = TempFile::with(format!("{}\r\n", "x".repeat(MAX_LEN)));
-        assert_eq!(
-            secret_of(&file.0).await.map(|secret| secret.len()),
-            Ok(MAX_LEN)
-        );
+        assert_eq!(secret_of(&file.0).await.map(|secret| secret.len()), Ok(MAX_LEN));
     }
 
     #[tokio::test]
@@ -179,13 +164,8 @@ mod tests {
             assert!(error.contains(&file.0.display().to_string()), "{error}");
             assert!(!error.contains("c4n4ry"), "{error}");
         }
-        let error = secret_of(Path::new("/nonexistent/secret"))
-            .await
-            .unwrap_err();
-        assert!(
-            error.contains("/nonexistent/secret cannot be read: "),
-            "{error}"
-        );
+        let error = secret_of(Path::new("/nonexistent/secret")).await.unwrap_err();
+        assert!(error.contains("/nonexistent/secret cannot be read: "), "{error}");
     }
 
     #[tokio::test]
@@ -196,10 +176,7 @@ mod tests {
         assert_eq!(provider.version(), before);
         fs::write(&file.0, "another").unwrap();
         assert_ne!(provider.version(), before);
-        assert_eq!(
-            provider.credentials().await.unwrap().expose_secret(),
-            "another"
-        );
+        assert_eq!(provider.credentials().await.unwrap().expose_secret(), "another");
         fs::remove_file(&file.0).unwrap();
         assert_ne!(provider.version(), before);
     }
@@ -209,9 +186,6 @@ mod tests {
         let provider = SecretFile::new("me", "/nonexistent");
         let mut future = provider.credentials();
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(matches!(
-            future.as_mut().poll(&mut cx),
-            std::task::Poll::Ready(Err(_))
-        ));
+        assert!(matches!(future.as_mut().poll(&mut cx), std::task::Poll::Ready(Err(_))));
     }
 }

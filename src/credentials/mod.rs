@@ -93,10 +93,7 @@ pub struct ClientCredentials {
 impl ClientCredentials {
     /// The credentials of the client `id`. The secret's bytes are zeroized on drop.
     pub fn new(id: impl Into<String>, secret: impl Into<SecretString>) -> Self {
-        Self {
-            id: id.into().into_boxed_str(),
-            secret: secret.into(),
-        }
+        Self { id: id.into().into_boxed_str(), secret: secret.into() }
     }
 
     /// The client's id (`client_id`), which is no secret.
@@ -118,9 +115,7 @@ impl ClientCredentials {
 
 impl fmt::Debug for ClientCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientCredentials")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("ClientCredentials").field("id", &self.id).finish_non_exhaustive()
     }
 }
 

@@ -38,12 +38,7 @@ impl RotatingSecret {
     /// Credentials of the client `id`, with `secret` to begin with.
     pub fn new(id: impl Into<String>, secret: impl Into<SecretString>) -> Self {
         let credentials = ClientCredentials::new(id, secret);
-        Self {
-            state: Arc::new(Mutex::new(State {
-                credentials,
-                version: 0,
-            })),
-        }
+        Self { state: Arc::new(Mutex::new(State { credentials, version: 0 })) }
     }
 
     /// Replaces the secret, for all clones of this handle.
@@ -92,10 +87,7 @@ mod tests {
         let before = provider.version();
         handle.set(String::from("c4n4ry-2"));
         assert_ne!(provider.version(), before);
-        assert_eq!(
-            provider.credentials().await.unwrap().expose_secret(),
-            "c4n4ry-2"
-        );
+        assert_eq!(provider.credentials().await.unwrap().expose_secret(), "c4n4ry-2");
         assert!(!format!("{provider:?}").contains("c4n4ry"));
     }
 }

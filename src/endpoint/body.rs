@@ -34,11 +34,8 @@ where
     let mut content = Zeroizing::new(Vec::with_capacity(FIRST_ROOM));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
-            TokenError::new(
-                ErrorClass::Transient,
-                "the token endpoint's answer broke off",
-            )
-            .with_source(error)
+            TokenError::new(ErrorClass::Transient, "the token endpoint's answer broke off")
+                .with_source(error)
         })?;
         if let Ok(data) = frame.into_data() {
             if content.len() + data.len() > MAX_BODY {
@@ -64,10 +61,7 @@ fn append(content: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
 }
 
 fn too_long() -> TokenError {
-    TokenError::new(
-        ErrorClass::Malformed,
-        "the token endpoint's answer is longer than 256 KiB",
-    )
+    TokenError::new(ErrorClass::Malformed, "the token endpoint's answer is longer than 256 KiB")
 }
 
 #[cfg(test)]
@@ -114,11 +108,7 @@ mod tests {
         let error = read(Endless(b"{{{{")).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Malformed);
         let deadline = Duration::from_millis(10);
-        assert!(
-            tokio::time::timeout(deadline, read(Endless(b"")))
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(deadline, read(Endless(b""))).await.is_err());
     }
 
     #[tokio::test]

@@ -10,7 +10,9 @@ use http::{HeaderName, HeaderValue, header};
 use crate::config_error::{ConfigError, shown};
 
 /// The names by which a preset can be asked for.
-const PRESETS: [(&str, fn() -> Dialect); 4] = [
+type Preset = (&'static str, fn() -> Dialect);
+
+const PRESETS: [Preset; 4] = [
     ("rfc6749", Dialect::rfc6749),
     ("auth0", Dialect::auth0),
     ("podero", Dialect::podero),
@@ -157,9 +159,7 @@ impl Dialect {
     /// ```
     #[must_use]
     pub fn auth0() -> Self {
-        Self::rfc6749()
-            .body(BodyEncoding::Json)
-            .client_authentication(ClientAuthentication::Body)
+        Self::rfc6749().body(BodyEncoding::Json).client_authentication(ClientAuthentication::Body)
     }
 
     /// Podero, which is Django OAuth Toolkit with its JSON backend: Basic, a JSON body
@@ -355,10 +355,7 @@ impl FromStr for Dialect {
                 let names = PRESETS.map(|(preset, _)| preset).join(", ");
                 Err(ConfigError::new(
                     "dialect",
-                    format!(
-                        "is {}, which does not exist (there are: {names})",
-                        shown(name)
-                    ),
+                    format!("is {}, which does not exist (there are: {names})", shown(name)),
                 ))
             }
         }
@@ -371,9 +368,7 @@ pub(crate) struct Headers(pub(crate) Vec<(HeaderName, HeaderValue)>);
 
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list()
-            .entries(self.0.iter().map(|(name, _)| name))
-            .finish()
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
     }
 }
 
@@ -401,9 +396,6 @@ mod tests {
             .header(name, HeaderValue::from_static("c4n4ry"));
         assert_eq!(dialect.headers.0.len(), 1);
         let debug = format!("{dialect:?}");
-        assert!(
-            debug.contains("x-api-key") && !debug.contains("c4n4ry"),
-            "{debug}"
-        );
+        assert!(debug.contains("x-api-key") && !debug.contains("c4n4ry"), "{debug}");
     }
 }

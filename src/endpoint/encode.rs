@@ -10,28 +10,18 @@ use super::dialect::BasicEncoding;
 use crate::credentials::ClientCredentials;
 
 /// All but RFC 3986's unreserved characters.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What `application/x-www-form-urlencoded` encodes (URL standard); a blank becomes `+` after it.
-const FORM: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'*')
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b' ');
+const FORM: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'*').remove(b'-').remove(b'.').remove(b'_').remove(b' ');
 
 /// The most bytes that any encoding here makes of one (`\u0001` in JSON).
 pub(super) const MAX_GROWTH: usize = 6;
 
 /// Whether percent-encoding changes `text`.
 pub(super) fn has_reserved(text: &str) -> bool {
-    !text
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
+    !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
 }
 
 pub(super) fn percent(out: &mut Vec<u8>, text: &str) {
@@ -101,10 +91,7 @@ mod tests {
     #[test]
     fn each_encoding_has_its_own_blank_and_tilde() {
         let text = "p%40:ss+w/ö ~*\"\u{1}";
-        assert_eq!(
-            written(percent, text),
-            "p%2540%3Ass%2Bw%2F%C3%B6%20~%2A%22%01"
-        );
+        assert_eq!(written(percent, text), "p%2540%3Ass%2Bw%2F%C3%B6%20~%2A%22%01");
         assert_eq!(written(form, text), "p%2540%3Ass%2Bw%2F%C3%B6+%7E*%22%01");
         assert_eq!(written(json, text), "\"p%40:ss+w/ö ~*\\\"\\u0001\"");
         assert!(has_reserved(text) && has_reserved("a b") && !has_reserved("aZ0-._~"));
@@ -115,10 +102,7 @@ mod tests {
         let credentials = ClientCredentials::new("my id", "a:b+c");
         let header = |encoding| String::from_utf8(basic(&credentials, encoding).to_vec()).unwrap();
         let of = |pair: &str| format!("Basic {}", STANDARD.encode(pair));
-        assert_eq!(
-            header(BasicEncoding::PercentEncoded),
-            of("my%20id:a%3Ab%2Bc")
-        );
+        assert_eq!(header(BasicEncoding::PercentEncoded), of("my%20id:a%3Ab%2Bc"));
         assert_eq!(header(BasicEncoding::Raw), of("my id:a:b+c"));
     }
 }

@@ -74,10 +74,7 @@ impl<'a> Object<'a> {
             value = if let Ok(object) = serde_json::from_str::<Object<'a>>(inside.get()) {
                 object.only(&segment)?
             } else if let Ok(array) = serde_json::from_str::<Vec<&'a RawValue>>(inside.get()) {
-                segment
-                    .parse()
-                    .ok()
-                    .and_then(|index: usize| array.get(index).copied())
+                segment.parse().ok().and_then(|index: usize| array.get(index).copied())
             } else {
                 None
             };
@@ -90,9 +87,7 @@ impl<'a> Object<'a> {
         let first = found.next();
         match found.next() {
             Some(_) => Err(Duplicate),
-            None => Ok(first
-                .map(|(_, value)| *value)
-                .filter(|value| kind(value) != "null")),
+            None => Ok(first.map(|(_, value)| *value).filter(|value| kind(value) != "null")),
         }
     }
 }
@@ -121,9 +116,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
             }
         }
 
-        deserializer
-            .deserialize_map(Members)
-            .map(|members| Self { members })
+        deserializer.deserialize_map(Members).map(|members| Self { members })
     }
 }
 
@@ -153,10 +146,7 @@ pub(super) fn number(value: &RawValue) -> Option<f64> {
     };
     let text = text.trim();
     // Rust reads "infinity" and "nan" as numbers.
-    if text
-        .bytes()
-        .any(|b| b.is_ascii_alphabetic() && !matches!(b, b'e' | b'E'))
-    {
+    if text.bytes().any(|b| b.is_ascii_alphabetic() && !matches!(b, b'e' | b'E')) {
         return None;
     }
     text.parse().ok().filter(|number: &f64| !number.is_nan())
@@ -195,21 +185,14 @@ mod tests {
 
     #[test]
     fn what_is_seen_in_place_of_an_object_is_said() {
-        let deep = format!(
-            r#"{{"access_token":"x","a":{}{}}}"#,
-            "[".repeat(500),
-            "]".repeat(500)
-        );
+        let deep = format!(r#"{{"access_token":"x","a":{}{}}}"#, "[".repeat(500), "]".repeat(500));
         for (body, said) in [
             (b"{}".as_slice(), "fine"),
             (b" {\"a\":1e400} ", "fine"),
             (br#"{"a":"[[\"[["}"#, "fine"),
             (b"", "an empty body"),
             (b" \r\n", "an empty body"),
-            (
-                b"\xef\xbb\xbf{}",
-                "text with a byte order mark, which JSON must not have",
-            ),
+            (b"\xef\xbb\xbf{}", "text with a byte order mark, which JSON must not have"),
             (b"{\"a\":\"\xff\"}", "text that is not UTF-8"),
             (b"\n<!doctype html>", "HTML or XML, not JSON"),
             (b"access_token=x", "text that is not JSON"),

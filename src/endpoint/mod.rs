@@ -37,12 +37,16 @@ mod refusal;
 mod request;
 mod response;
 mod retry_after;
+#[cfg(feature = "rustls")]
+mod rustls;
 mod scrub;
 mod transport;
 pub(crate) mod url;
 
 use std::{fmt, sync::Arc};
 
+#[cfg(feature = "rustls")]
+pub use self::rustls::RustlsTransport;
 pub(crate) use self::{dialect::Headers, request::TokenRequest};
 pub use self::{
     dialect::{BasicEncoding, BodyEncoding, ClientAuthentication, Dialect},
@@ -81,14 +85,7 @@ impl TokenEndpoint {
         transport: Arc<dyn Transport>,
         clock: Clock,
     ) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                request,
-                credentials,
-                transport,
-                clock,
-            }),
-        }
+        Self { inner: Arc::new(Inner { request, credentials, transport, clock }) }
     }
 }
 
@@ -127,10 +124,7 @@ impl Inner {
             transient("the token endpoint could not be reached").with_source(error)
         })?;
         let (parts, body) = response.into_parts();
-        let asked = response::Asked {
-            request: &self.request,
-            credentials: &credentials,
-        };
+        let asked = response::Asked { request: &self.request, credentials: &credentials };
         let now = || self.clock.now().system_time();
         match body::read(body).await {
             Ok(body) => response::read(&parts, &body, &asked, now()).map_err(told_apart),
@@ -187,9 +181,7 @@ mod tests {
             count.fetch_add(1, Ordering::Relaxed);
             std::future::ready(Ok::<_, Infallible>(answer()))
         });
-        let builder = Builder::new()
-            .token_url("https://a.example/t")
-            .transport(service);
+        let builder = Builder::new().token_url("https://a.example/t").transport(service);
         (builder, sent)
     }
 
@@ -228,10 +220,7 @@ mod tests {
             .unwrap();
         let response = endpoint.clone().fetch(Attempt::first()).await.unwrap();
         assert_eq!(response.secret_text(), "x");
-        assert_eq!(
-            response.lifetime(),
-            Lifetime::Of(std::time::Duration::from_secs(60))
-        );
+        assert_eq!(response.lifetime(), Lifetime::Of(std::time::Duration::from_secs(60)));
     }
 
     #[tokio::test]
@@ -246,11 +235,7 @@ mod tests {
         let error = endpoint.fetch(second).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Credentials);
         assert_eq!(error.fingerprint(), first.fingerprint());
-        assert_eq!(
-            sent.load(Ordering::Relaxed),
-            1,
-            "the same credentials were not sent again"
-        );
+        assert_eq!(sent.load(Ordering::Relaxed), 1, "the same credentials were not sent again");
 
         let version = endpoint.credentials_version();
         secret.set("two");
@@ -263,16 +248,9 @@ mod tests {
     #[tokio::test]
     async fn other_refusals_say_nothing_about_the_credentials() {
         let (builder, _) = answering(|| status(400, r#"{"error":"invalid_scope"}"#));
-        let endpoint = builder
-            .client_id("me")
-            .client_secret("s")
-            .build_source()
-            .unwrap();
+        let endpoint = builder.client_id("me").client_secret("s").build_source().unwrap();
         let error = endpoint.fetch(Attempt::first()).await.unwrap_err();
-        assert_eq!(
-            (error.class(), error.fingerprint()),
-            (ErrorClass::Request, None)
-        );
+        assert_eq!((error.class(), error.fingerprint()), (ErrorClass::Request, None));
     }
 
     #[tokio::test]
@@ -295,10 +273,7 @@ mod tests {
         let down = service_fn(|_: Sent| async {
             Err::<Response<Full<Bytes>>, BoxError>("connection refused".into())
         });
-        let endpoint = answering(|| status(200, ""))
-            .0
-            .client_id("me")
-            .client_secret("s");
+        let endpoint = answering(|| status(200, "")).0.client_id("me").client_secret("s");
         let error = endpoint.transport(down).build_source().unwrap();
         let error = error.fetch(Attempt::first()).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Transient);
@@ -315,18 +290,11 @@ mod tests {
         ] {
             let body = ten_megabytes.clone();
             let (builder, _) = answering(move || status(code, body.clone()));
-            let endpoint = builder
-                .client_id("me")
-                .client_secret("s")
-                .build_source()
-                .unwrap();
+            let endpoint = builder.client_id("me").client_secret("s").build_source().unwrap();
             let error = endpoint.fetch(Attempt::first()).await.unwrap_err();
             assert_eq!(error.class(), class);
             assert_eq!(error.status().unwrap().as_u16(), code);
-            assert_eq!(
-                error.fingerprint().is_some(),
-                class == ErrorClass::Credentials
-            );
+            assert_eq!(error.fingerprint().is_some(), class == ErrorClass::Credentials);
         }
 
         let broken = service_fn(|_: Sent| async {
@@ -335,10 +303,7 @@ mod tests {
             sender.abort("reset".into());
             Ok::<_, BoxError>(Response::new(body))
         });
-        let endpoint = answering(|| status(200, ""))
-            .0
-            .client_id("me")
-            .client_secret("s");
+        let endpoint = answering(|| status(200, "")).0.client_id("me").client_secret("s");
         let endpoint = endpoint.transport(broken).build_source().unwrap();
         let error = endpoint.fetch(Attempt::first()).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Transient);
@@ -351,10 +316,7 @@ mod tests {
             Ok::<_, Infallible>(status(200, r#"{"access_token":"x"}"#))
         });
         let mut limited = tower::limit::ConcurrencyLimit::new(service, 1);
-        let endpoint = answering(|| status(200, ""))
-            .0
-            .client_id("me")
-            .client_secret("s");
+        let endpoint = answering(|| status(200, "")).0.client_id("me").client_secret("s");
         let endpoint = endpoint.transport(limited.clone()).build_source().unwrap();
         for _ in 0..3 {
             assert!(endpoint.fetch(Attempt::first()).await.is_ok());
@@ -374,12 +336,7 @@ mod tests {
         let pair = STANDARD.encode(format!("me:{CANARY}"));
         let encoded = STANDARD.encode("me:c4n4ry%2F%2B%20%22%C3%B6%22");
         let echo = serde_json::json!({"clientId": "me", "secret": CANARY}).to_string();
-        let texts = [
-            CANARY.to_owned(),
-            pair.clone(),
-            encoded.clone(),
-            echo.clone(),
-        ];
+        let texts = [CANARY.to_owned(), pair.clone(), encoded.clone(), echo.clone()];
         let mut answers: Vec<Response<Full<Bytes>>> = Vec::new();
         for code in [200, 302, 400, 401, 403, 404, 429, 500, 503] {
             for text in &texts {

@@ -43,10 +43,7 @@ impl Complaint {
         match kind(error) {
             "a string" => {
                 let code = words(error)?;
-                Some(Self {
-                    code: Some(code),
-                    description: description(),
-                })
+                Some(Self { code: Some(code), description: description() })
             }
             "an object" => {
                 let inner = Object::parse_leniently(error.get().as_bytes())?;
@@ -56,36 +53,25 @@ impl Complaint {
                 })
             }
             "a boolean" if error.get() == "false" => None,
-            _ => Some(Self {
-                code: None,
-                description: description(),
-            }),
+            _ => Some(Self { code: None, description: description() }),
         }
     }
 
     /// The complaint of a refusal. DADI has it in the challenge; others have but a `message`.
     fn of_refusal(parts: &Parts, body: &[u8]) -> Self {
-        Self::in_body(body)
-            .or_else(|| Self::in_challenge(&parts.headers))
-            .unwrap_or_else(|| Self {
-                code: None,
-                description: Object::parse_leniently(body)
-                    .and_then(|object| object.first("message").and_then(words)),
-            })
+        Self::in_body(body).or_else(|| Self::in_challenge(&parts.headers)).unwrap_or_else(|| Self {
+            code: None,
+            description: Object::parse_leniently(body)
+                .and_then(|object| object.first("message").and_then(words)),
+        })
     }
 
     fn in_challenge(headers: &HeaderMap) -> Option<Self> {
-        headers
-            .get_all(WWW_AUTHENTICATE)
-            .iter()
-            .find_map(|challenge| {
-                let challenge = challenge.to_str().ok()?;
-                let code = parameter(challenge, "error")?;
-                Some(Self {
-                    code: Some(code),
-                    description: parameter(challenge, "error_description"),
-                })
-            })
+        headers.get_all(WWW_AUTHENTICATE).iter().find_map(|challenge| {
+            let challenge = challenge.to_str().ok()?;
+            let code = parameter(challenge, "error")?;
+            Some(Self { code: Some(code), description: parameter(challenge, "error_description") })
+        })
     }
 }
 
@@ -152,9 +138,7 @@ fn known_code(code: &str) -> Option<(&'static str, ErrorClass)> {
         ("server_error", Transient),
         ("temporarily_unavailable", Transient),
     ];
-    KNOWN
-        .into_iter()
-        .find(|(known, _)| known.eq_ignore_ascii_case(code))
+    KNOWN.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(code))
 }
 
 /// The class by the status alone, where a code may overrule it.
@@ -243,9 +227,7 @@ fn redirect_advice(parts: &Parts, asked: &Asked<'_>, scrubber: &Scrubber) -> Opt
         "set the token URL to where the endpoint is, with or without a trailing slash"
     };
     let location = server_text(&scrubber.scrub(&location));
-    Some(format!(
-        "it redirects to {location}, and the secret follows no redirect: {what_to_do}"
-    ))
+    Some(format!("it redirects to {location}, and the secret follows no redirect: {what_to_do}"))
 }
 
 /// A text that is not empty.
@@ -258,11 +240,7 @@ fn words(value: &RawValue) -> Option<String> {
 fn parameter(challenge: &str, name: &str) -> Option<String> {
     let mut rest = challenge;
     while let Some((before, after)) = rest.split_once('=') {
-        let named = before
-            .trim_end()
-            .rsplit([' ', '\t', ','])
-            .next()
-            .unwrap_or_default();
+        let named = before.trim_end().rsplit([' ', '\t', ',']).next().unwrap_or_default();
         let after = after.trim_start();
         let (value, next) = match after.strip_prefix('"') {
             Some(quoted) => unquote(quoted),
@@ -309,16 +287,8 @@ mod tests {
                 Some("invalid_credentials"),
                 Some("Invalid credentials"),
             ),
-            (
-                r#"bearer error=invalid_client scope="a=b""#,
-                Some("invalid_client"),
-                None,
-            ),
-            (
-                r#"Basic realm="error=x, \"y\"",error = "z""#,
-                Some("z"),
-                None,
-            ),
+            (r#"bearer error=invalid_client scope="a=b""#, Some("invalid_client"), None),
+            (r#"Basic realm="error=x, \"y\"",error = "z""#, Some("z"), None),
             (r#"Basic realm="api""#, None, None),
             (r#"Bearer, error="#, None, None),
             (r#"Bearer error="unclosed"#, Some("unclosed"), None),
@@ -338,35 +308,16 @@ mod tests {
     #[test]
     fn an_error_in_a_body_is_a_code_or_an_object_around_one() {
         let read = |body: &str| {
-            Complaint::in_body(body.as_bytes()).map(|c| {
-                (
-                    c.code.unwrap_or_default(),
-                    c.description.unwrap_or_default(),
-                )
-            })
+            Complaint::in_body(body.as_bytes())
+                .map(|c| (c.code.unwrap_or_default(), c.description.unwrap_or_default()))
         };
         let found = |code: &str, text: &str| Some((code.to_owned(), text.to_owned()));
-        assert_eq!(
-            read(r#"{"error":"a","error_description":"b"}"#),
-            found("a", "b")
-        );
+        assert_eq!(read(r#"{"error":"a","error_description":"b"}"#), found("a", "b"));
         assert_eq!(read(r#"{"error":"a","message":"b"}"#), found("a", "b"));
-        assert_eq!(
-            read(r#"{"error":{"code":7,"status":"a","message":"b"}}"#),
-            found("a", "b")
-        );
+        assert_eq!(read(r#"{"error":{"code":7,"status":"a","message":"b"}}"#), found("a", "b"));
         assert_eq!(read(r#"{"error":true,"message":"b"}"#), found("", "b"));
-        assert_eq!(
-            read("\u{feff}{\"error\":\"a\",\"error\":\"b\"}"),
-            found("a", "")
-        );
-        for none in [
-            r#"{"error":null}"#,
-            r#"{"error":""}"#,
-            r#"{"error":false}"#,
-            "{}",
-            "<a>",
-        ] {
+        assert_eq!(read("\u{feff}{\"error\":\"a\",\"error\":\"b\"}"), found("a", ""));
+        for none in [r#"{"error":null}"#, r#"{"error":""}"#, r#"{"error":false}"#, "{}", "<a>"] {
             assert_eq!(read(none), None, "{none}");
         }
     }

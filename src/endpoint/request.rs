@@ -55,10 +55,7 @@ impl TokenRequest {
     /// The names of the fields that the body will have, in their order.
     pub(crate) fn field_names(&self) -> Vec<&str> {
         // The id and secret do not matter for the names.
-        self.fields("", "")
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect()
+        self.fields("", "").into_iter().map(|(name, _)| name).collect()
     }
 
     /// The request, with `credentials` in it.
@@ -89,12 +86,7 @@ impl TokenRequest {
             headers.insert(name, value.clone());
         }
         for (at, (name, value)) in self.headers.0.iter().enumerate() {
-            let repeated = self
-                .headers
-                .0
-                .iter()
-                .take(at)
-                .any(|(earlier, _)| earlier == name);
+            let repeated = self.headers.0.iter().take(at).any(|(earlier, _)| earlier == name);
             if repeated {
                 headers.append(name, value.clone());
             } else {
@@ -130,11 +122,7 @@ impl TokenRequest {
             [one] => fields.push((&*dialect.resource, Value::One(one))),
             several => fields.push((&*dialect.resource, Value::Several(several))),
         }
-        fields.extend(
-            self.params
-                .iter()
-                .map(|(name, value)| (&**name, Value::One(value))),
-        );
+        fields.extend(self.params.iter().map(|(name, value)| (&**name, Value::One(value))));
         fields
     }
 }
@@ -144,10 +132,7 @@ impl fmt::Debug for TokenRequest {
         // Values of parameters and headers may be secrets, and so may the URL's query be.
         let params: Vec<_> = self.params.iter().map(|(name, _)| name).collect();
         f.debug_struct("TokenRequest")
-            .field(
-                "host",
-                &self.url.authority().map(http::uri::Authority::as_str),
-            )
+            .field("host", &self.url.authority().map(http::uri::Authority::as_str))
             .field("path", &self.url.path())
             .field("dialect", &self.dialect)
             .field("scope", &self.scope)
@@ -380,12 +365,7 @@ mod tests {
         ]);
         let made = request.with(&ClientCredentials::new("id", "s")).unwrap();
         assert_eq!(made.headers()[header::CONTENT_TYPE], "application/json");
-        assert!(
-            made.headers()[header::AUTHORIZATION]
-                .to_str()
-                .unwrap()
-                .starts_with("Basic ")
-        );
+        assert!(made.headers()[header::AUTHORIZATION].to_str().unwrap().starts_with("Basic "));
         assert_eq!(made.headers()[header::CACHE_CONTROL], "max-age=0");
         assert_eq!(made.headers().get_all("x-a").iter().count(), 2);
     }
@@ -394,26 +374,14 @@ mod tests {
     fn credentials_that_no_request_can_carry_are_an_error_that_hides_them() {
         let raw = Dialect::rfc6749().basic_encoding(BasicEncoding::Raw);
         for (dialect, id, secret, problem) in [
-            (
-                Dialect::dadi(),
-                "id",
-                "c4n4ry\n",
-                "client secret has a newline at its end",
-            ),
+            (Dialect::dadi(), "id", "c4n4ry\n", "client secret has a newline at its end"),
             (Dialect::rfc6749(), "id", "", "client secret is empty"),
             (Dialect::rfc6749(), "", "c4n4ry", "client id is empty"),
-            (
-                Dialect::rfc6749(),
-                "i\rd",
-                "c4n4ry",
-                "client id has a control character",
-            ),
+            (Dialect::rfc6749(), "i\rd", "c4n4ry", "client id has a control character"),
             (raw, "i:d", "c4n4ry", "client id has a colon"),
         ] {
             let request = asking("https://a.example/t", dialect);
-            let error = request
-                .with(&ClientCredentials::new(id, secret))
-                .unwrap_err();
+            let error = request.with(&ClientCredentials::new(id, secret)).unwrap_err();
             assert_eq!(error.class(), ErrorClass::Credentials);
             let text = format!("{error} {error:?}");
             assert!(text.contains(problem) && !text.contains("c4n4ry"), "{text}");

@@ -75,19 +75,14 @@ fn success(body: &[u8], asked: &Asked<'_>, now: SystemTime) -> Result<TokenRespo
             "a string" => "a string with broken escapes",
             other => other,
         };
-        return Err(malformed(format!(
-            "`{name}` in the answer is {seen}, not a token"
-        )));
+        return Err(malformed(format!("`{name}` in the answer is {seen}, not a token")));
     };
 
     // Absent is Bearer (DADI's JWT mode, several gateways), and the case does not matter (section
     // 5.1). Nothing else is spoken: a `mac` or `DPoP` token is no use as a bearer token.
     if let Some(raw) = field(&dialect.token_type)? {
         let Some(token_type) = string(raw) else {
-            return Err(malformed(format!(
-                "the token's type is {}, not a string",
-                kind(raw)
-            )));
+            return Err(malformed(format!("the token's type is {}, not a string", kind(raw))));
         };
         let token_type = token_type.trim();
         if !token_type.is_empty() && !token_type.eq_ignore_ascii_case("bearer") {
@@ -110,11 +105,7 @@ fn success(body: &[u8], asked: &Asked<'_>, now: SystemTime) -> Result<TokenRespo
         response = response.expires_in(lifetime);
     }
     // Informative only, so an odd one is not worth an error.
-    let scope = answer
-        .at(&dialect.granted_scope)
-        .ok()
-        .flatten()
-        .and_then(string);
+    let scope = answer.at(&dialect.granted_scope).ok().flatten().and_then(string);
     if let Some(scope) = scope.filter(|scope| !scope.is_empty() && scope.len() <= MAX_SCOPE) {
         response = response.scope(scope);
     }
@@ -130,10 +121,7 @@ fn expiry(answer: &Object<'_>, now: SystemTime) -> Option<Duration> {
         // Zero stands for "not known" in more than one language.
         .filter(|at| *at > 0.0)?;
     let at = if at > MILLISECONDS { at / 1000.0 } else { at };
-    let now = now
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64();
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     Some(clamped(at - now))
 }
 
@@ -142,9 +130,7 @@ fn clamped(seconds: f64) -> Duration {
     if seconds < 0.0 {
         return Duration::ZERO;
     }
-    Duration::try_from_secs_f64(seconds.floor())
-        .unwrap_or(MAX_LIFETIME)
-        .min(MAX_LIFETIME)
+    Duration::try_from_secs_f64(seconds.floor()).unwrap_or(MAX_LIFETIME).min(MAX_LIFETIME)
 }
 
 fn no_token(answer: &Object<'_>, name: &str) -> TokenError {
@@ -190,10 +176,7 @@ mod tests {
         let url = Uri::from_static("https://auth.example.com/oauth/token");
         let request = TokenRequest::new(url, dialect);
         let credentials = ClientCredentials::new("me", SECRET);
-        let asked = Asked {
-            request: &request,
-            credentials: &credentials,
-        };
+        let asked = Asked { request: &request, credentials: &credentials };
         let mut response = Response::builder().status(status);
         for (name, value) in headers {
             response = response.header(*name, *value);
@@ -283,10 +266,7 @@ mod tests {
             (r#""expires_in":-1e400"#, secs(0)),
             (r#""expires_in":1e400"#, never_longer),
             (r#""expires_in":1e12"#, never_longer),
-            (
-                r#""expires_in":99999999999999999999999999999"#,
-                never_longer,
-            ),
+            (r#""expires_in":99999999999999999999999999999"#, never_longer),
             (r#""expires_in":null"#, Lifetime::Unknown),
             (r#""expires_in":"soon""#, Lifetime::Unknown),
             (r#""expires_in":{}"#, Lifetime::Unknown),
@@ -312,21 +292,14 @@ mod tests {
         let jwt = format!("eyJhbGciOiJub25lIn0.{payload}.c2ln");
         let of = |rest: &str| granted(&format!(r#"{{"access_token":"{jwt}"{rest}}}"#)).lifetime();
         assert_eq!(of(""), Lifetime::Of(Duration::from_secs(90)));
-        assert_eq!(
-            of(r#","expires_in":5"#),
-            Lifetime::Of(Duration::from_secs(5))
-        );
+        assert_eq!(of(r#","expires_in":5"#), Lifetime::Of(Duration::from_secs(5)));
     }
 
     #[test]
     fn the_token_type_is_bearer_in_any_case_or_absent() {
-        for field in [
-            "",
-            r#","token_type":"bearer""#,
-            r#","token_type":"BEARER ""#,
-        ]
-        .into_iter()
-        .chain([r#","token_type":null"#, r#","token_type":"""#])
+        for field in ["", r#","token_type":"bearer""#, r#","token_type":"BEARER ""#]
+            .into_iter()
+            .chain([r#","token_type":null"#, r#","token_type":"""#])
         {
             let (header, ..) = granted(&format!(r#"{{"access_token":"x"{field}}}"#)).into_parts();
             assert_eq!(header.as_bytes(), b"Bearer x", "{field}");
@@ -336,69 +309,32 @@ mod tests {
     #[test]
     fn what_is_no_token_is_malformed_and_named() {
         let long = format!(r#"{{"access_token":"{}"}}"#, "c4n4ry".repeat(200_000));
-        let deep = format!(
-            r#"{{"access_token":{}{}}}"#,
-            "[".repeat(9999),
-            "]".repeat(9999)
-        );
+        let deep = format!(r#"{{"access_token":{}{}}}"#, "[".repeat(9999), "]".repeat(9999));
         for (body, said) in [
             ("", "answered with an empty body"),
             ("<html>c4n4ry</html>", "answered with HTML or XML, not JSON"),
             ("access_token=c4n4ry", "answered with text that is not JSON"),
             ("[\"c4n4ry\"]", "answered with JSON, but not an object"),
-            (
-                "{\"access_token\":\"c4n4ry",
-                "answered with JSON that ends too early",
-            ),
+            ("{\"access_token\":\"c4n4ry", "answered with JSON that ends too early"),
             ("\u{feff}{}", "answered with text with a byte order mark"),
             (&deep, "answered with JSON that is nested too deeply"),
             ("{}", "the answer has no `access_token`"),
-            (
-                r#"{"access_token":null}"#,
-                "the answer has no `access_token`",
-            ),
-            (
-                r#"{"accessToken":"c4n4ry"}"#,
-                "(it has `accessToken`: if that is the token, set",
-            ),
-            (
-                r#"{"access_token":"a","access_token":"b"}"#,
-                "more than one `access_token`",
-            ),
-            (
-                r#"{"access_token":"a","expires_in":1,"expires_in":2}"#,
-                "more than one `expires_in`",
-            ),
-            (
-                r#"{"access_token":7}"#,
-                "`access_token` in the answer is a number, not a token",
-            ),
-            (
-                r#"{"access_token":"\ud800c4n4ry"}"#,
-                "is a string with broken escapes",
-            ),
+            (r#"{"access_token":null}"#, "the answer has no `access_token`"),
+            (r#"{"accessToken":"c4n4ry"}"#, "(it has `accessToken`: if that is the token, set"),
+            (r#"{"access_token":"a","access_token":"b"}"#, "more than one `access_token`"),
+            (r#"{"access_token":"a","expires_in":1,"expires_in":2}"#, "more than one `expires_in`"),
+            (r#"{"access_token":7}"#, "`access_token` in the answer is a number, not a token"),
+            (r#"{"access_token":"\ud800c4n4ry"}"#, "is a string with broken escapes"),
             (r#"{"access_token":""}"#, "the access token is empty"),
-            (
-                r#"{"access_token":"c4n4ry\n"}"#,
-                "a character at position 6 that no header",
-            ),
-            (
-                r#"{"access_token":"tokén"}"#,
-                "a character at position 3 that no header",
-            ),
+            (r#"{"access_token":"c4n4ry\n"}"#, "a character at position 6 that no header"),
+            (r#"{"access_token":"tokén"}"#, "a character at position 3 that no header"),
             (&long, "the access token is longer than 16 KiB"),
             (
                 r#"{"access_token":"c4n4ry","token_type":"mac"}"#,
                 r#"type is "mac", and only Bearer"#,
             ),
-            (
-                r#"{"access_token":"c4n4ry","token_type":"DPoP"}"#,
-                r#"type is "DPoP", and only"#,
-            ),
-            (
-                r#"{"access_token":"c4n4ry","token_type":{}}"#,
-                "type is an object, not a string",
-            ),
+            (r#"{"access_token":"c4n4ry","token_type":"DPoP"}"#, r#"type is "DPoP", and only"#),
+            (r#"{"access_token":"c4n4ry","token_type":{}}"#, "type is an object, not a string"),
             (
                 r#"{"access_token":"c4n4ry","token_type":"c4n4ry/p+ss \"w\""}"#,
                 r#"type is "[redacted]", and only"#,
@@ -466,12 +402,7 @@ mod tests {
             (200, &[], code("INVALID_SCOPE"), Request),
             (200, &[], code("incorrect_something"), Request),
             (200, &[], code("slow_down"), Throttled),
-            (
-                201,
-                &[],
-                r#"{"error":{"message":"why"},"access_token":"x"}"#.into(),
-                Request,
-            ),
+            (201, &[], r#"{"error":{"message":"why"},"access_token":"x"}"#.into(), Request),
             (206, &[], r#"{"access_token":"x"}"#.into(), Malformed),
             (999, &[], String::new(), Malformed),
         ] {
@@ -485,11 +416,8 @@ mod tests {
 
     #[test]
     fn the_servers_words_are_kept() {
-        let error = refused(
-            403,
-            &[],
-            r#"{"error":"access_denied","error_description":"No grant"}"#,
-        );
+        let error =
+            refused(403, &[], r#"{"error":"access_denied","error_description":"No grant"}"#);
         assert_eq!(error.oauth_error(), Some("access_denied"));
         assert_eq!(error.oauth_error_description(), Some("No grant"));
         // DADI API 6.1
@@ -507,12 +435,7 @@ mod tests {
              Invalid credentials supplied"
         );
         let error = refused(422, &[], r#"{"message":"no such thing"}"#);
-        assert!(
-            error
-                .to_string()
-                .ends_with(r#": 422 (it says "no such thing")"#),
-            "{error}"
-        );
+        assert!(error.to_string().ends_with(r#": 422 (it says "no such thing")"#), "{error}");
     }
 
     #[test]
@@ -530,11 +453,7 @@ mod tests {
                 refused(400, &[], &body);
             }
             refused(400, &[], &serde_json::json!({"message": text}).to_string());
-            refused(
-                401,
-                &[],
-                &serde_json::json!({"error": {"message": text}}).to_string(),
-            );
+            refused(401, &[], &serde_json::json!({"error": {"message": text}}).to_string());
         }
         let quoted = format!("Bearer error=\"{}\"", SECRET.replace('"', "\\\""));
         refused(401, &[("www-authenticate", &quoted)], "");
@@ -548,50 +467,14 @@ mod tests {
         let rfc = Dialect::rfc6749;
         let to = |url: &'static str| vec![("location", url)];
         for (dialect, status, headers, body, advice) in [
-            (
-                rfc(),
-                401,
-                vec![],
-                coded("invalid_client"),
-                "basic_encoding(BasicEncoding::Raw)",
-            ),
-            (
-                rfc(),
-                403,
-                vec![],
-                String::new(),
-                "basic_encoding(BasicEncoding::Raw)",
-            ),
-            (
-                raw,
-                401,
-                vec![],
-                String::new(),
-                "basic_encoding(BasicEncoding::PercentEncoded)",
-            ),
-            (
-                rfc(),
-                400,
-                vec![],
-                coded("unsupported_grant_type"),
-                "body(BodyEncoding::Json)",
-            ),
-            (
-                Dialect::podero(),
-                415,
-                vec![],
-                String::new(),
-                "body(BodyEncoding::Form)",
-            ),
+            (rfc(), 401, vec![], coded("invalid_client"), "basic_encoding(BasicEncoding::Raw)"),
+            (rfc(), 403, vec![], String::new(), "basic_encoding(BasicEncoding::Raw)"),
+            (raw, 401, vec![], String::new(), "basic_encoding(BasicEncoding::PercentEncoded)"),
+            (rfc(), 400, vec![], coded("unsupported_grant_type"), "body(BodyEncoding::Json)"),
+            (Dialect::podero(), 415, vec![], String::new(), "body(BodyEncoding::Form)"),
             (rfc(), 404, vec![], String::new(), "path of the token URL"),
             (rfc(), 405, vec![], String::new(), "takes POST"),
-            (
-                rfc(),
-                301,
-                to("/oauth/token/"),
-                String::new(),
-                "add the trailing slash",
-            ),
+            (rfc(), 301, to("/oauth/token/"), String::new(), "add the trailing slash"),
             (
                 rfc(),
                 308,
@@ -607,13 +490,7 @@ mod tests {
                 String::new(),
                 "redirects to https://***@evil.example/t, and the secret follows no redirect: set",
             ),
-            (
-                rfc(),
-                302,
-                to("https://evil.example"),
-                String::new(),
-                "trailing slash",
-            ),
+            (rfc(), 302, to("https://evil.example"), String::new(), "trailing slash"),
         ] {
             let error = answer(dialect, status, &headers, &body).unwrap_err();
             assert!(error.to_string().contains(advice), "{error}");
@@ -621,9 +498,6 @@ mod tests {
         let long = format!("/{}", "x".repeat(5000));
         assert!(refused(302, &[("location", &long)], "").to_string().len() < 600);
         let error = answer(Dialect::dadi(), 401, &[], coded("invalid_client")).unwrap_err();
-        assert!(
-            !error.to_string().contains('('),
-            "no Basic, no advice about it: {error}"
-        );
+        assert!(!error.to_string().contains('('), "no Basic, no advice about it: {error}");
     }
 }

@@ -90,9 +90,7 @@ impl Scrubber {
 fn json_escaped(secret: &str) -> Zeroizing<Vec<u8>> {
     let mut form = Zeroizing::new(Vec::with_capacity(encode::MAX_GROWTH * secret.len() + 2));
     encode::json(&mut form, secret);
-    let inside = form
-        .get(1..form.len().saturating_sub(1))
-        .unwrap_or_default();
+    let inside = form.get(1..form.len().saturating_sub(1)).unwrap_or_default();
     Zeroizing::new(inside.to_vec())
 }
 
@@ -146,15 +144,8 @@ mod tests {
 
     #[test]
     fn a_secret_that_is_cut_at_the_end_is_taken_out_too() {
-        assert_eq!(
-            scrub("c4n4ry-c4n4ry", "{\"secret\":\"c4n4ry-c4"),
-            "{\"secret\":\"[redacted]"
-        );
-        assert_eq!(
-            scrub("invalid-and-more", "it is inval"),
-            "it is inval",
-            "too short to tell"
-        );
+        assert_eq!(scrub("c4n4ry-c4n4ry", "{\"secret\":\"c4n4ry-c4"), "{\"secret\":\"[redacted]");
+        assert_eq!(scrub("invalid-and-more", "it is inval"), "it is inval", "too short to tell");
     }
 
     #[test]

@@ -45,9 +45,7 @@ pub struct TowerTransport<S> {
 impl<S> TowerTransport<S> {
     /// Token requests by way of `service`.
     pub fn new(service: S) -> Self {
-        Self {
-            template: Mutex::new(service),
-        }
+        Self { template: Mutex::new(service) }
     }
 }
 
@@ -66,14 +64,8 @@ where
     ) -> BoxFuture<'a, Result<http::Response<TransportResponseBody>, BoxError>> {
         Box::pin(async move {
             // A `clone` that panicked has not changed what it clones.
-            let mut service = self
-                .template
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
-            future::poll_fn(|cx| service.poll_ready(cx))
-                .await
-                .map_err(Into::into)?;
+            let mut service = self.template.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            future::poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
             let response = service.call(request).await.map_err(Into::into)?;
             Ok(response.map(|body| {
                 body.map_frame(|frame| {

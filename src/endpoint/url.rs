@@ -66,20 +66,14 @@ pub(crate) fn parse(text: &str, insecure: Insecure) -> Result<Uri, String> {
                  `dangerously_allow_insecure_token_url`)",
             ),
         },
-        _ => fail(&format!(
-            "has the scheme {}, which is neither https nor http",
-            shown(scheme)
-        )),
+        _ => fail(&format!("has the scheme {}, which is neither https nor http", shown(scheme))),
     }
 }
 
 /// Whether `host`, as it stands in a URL, is this machine: `localhost` and what is below it
 /// (RFC 6761 section 6.3), `127.0.0.0/8`, `[::1]`.
 pub(crate) fn is_loopback(host: &str) -> bool {
-    let host = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if let Ok(address) = host.parse::<IpAddr>() {
         return address.is_loopback();
     }
@@ -135,15 +129,9 @@ mod tests {
             ("https://:443/token", "has no host"),
             ("https://a.example/t#frag", "has a fragment"),
             ("https://me:c4n4ry@a.example/t", "has credentials in it"),
-            (
-                "https://me:c4n4/4ry@a.example/t",
-                "has a port that does not exist",
-            ),
+            ("https://me:c4n4/4ry@a.example/t", "has a port that does not exist"),
             ("https://c4n4ry@a.example/t?c4n4ry#c4n4ry", "has a fragment"),
-            (
-                "https://a.example:99999/t",
-                "has a port that does not exist",
-            ),
+            ("https://a.example:99999/t", "has a port that does not exist"),
             ("https://a.example:/t", "has a port that does not exist"),
             ("https://a.example/t t", "is not a URL"),
             ("https://a.example/t\n", "is not a URL"),

@@ -58,11 +58,7 @@ impl OriginRules {
     /// A URI without an authority is trusted: where it goes is fixed by what is below.
     #[inline]
     pub(crate) fn admit(&self, uri: &Uri) -> Admission {
-        if self.may_have_token(uri) {
-            Admission::Attach
-        } else {
-            self.keep_from(uri)
-        }
+        if self.may_have_token(uri) { Admission::Attach } else { self.keep_from(uri) }
     }
 
     #[inline]
@@ -84,11 +80,8 @@ impl OriginRules {
         }
         let origin = shown(uri);
         let error = if !self.allowed.is_empty() {
-            TokenError::new(
-                ErrorClass::Origin,
-                format!("the token must not be sent to {origin}"),
-            )
-            .with_advice("it is not among the allowed origins")
+            TokenError::new(ErrorClass::Origin, format!("the token must not be sent to {origin}"))
+                .with_advice("it is not among the allowed origins")
         } else if Scheme::of(uri) == Some(Scheme::Http) {
             TokenError::new(
                 ErrorClass::Origin,
@@ -96,11 +89,8 @@ impl OriginRules {
             )
             .with_advice("use https, or name the origin as an allowed one")
         } else {
-            TokenError::new(
-                ErrorClass::Origin,
-                format!("the token must not be sent to {origin}"),
-            )
-            .with_advice("it is neither https nor http")
+            TokenError::new(ErrorClass::Origin, format!("the token must not be sent to {origin}"))
+                .with_advice("it is neither https nor http")
         };
         Admission::Refuse(error)
     }
@@ -254,14 +244,9 @@ mod tests {
     fn a_refusal_names_the_origin_and_nothing_else() {
         let target = uri("https://user:s3cr3t@evil.com:8443/s3cr3t?token=s3cr3t");
         let mut rules = rules(&["https://api.example.com"]);
-        let Admission::Refuse(error) = rules.admit(&target) else {
-            panic!("not refused")
-        };
+        let Admission::Refuse(error) = rules.admit(&target) else { panic!("not refused") };
         assert_eq!(error.class(), ErrorClass::Origin);
-        assert!(
-            error.to_string().contains("https://evil.com:8443 "),
-            "{error}"
-        );
+        assert!(error.to_string().contains("https://evil.com:8443 "), "{error}");
         assert!(!format!("{error} {error:?}").contains("s3cr3t"));
 
         rules.pass_others_without_token();

@@ -65,10 +65,7 @@ impl FromStr for Origin {
     type Err = OriginError;
 
     fn from_str(text: &str) -> Result<Self, OriginError> {
-        parse(text).map_err(|problem| OriginError {
-            text: without_secrets(text),
-            problem,
-        })
+        parse(text).map_err(|problem| OriginError { text: without_secrets(text), problem })
     }
 }
 
@@ -188,21 +185,16 @@ fn parse(text: &str) -> Result<Origin, &'static str> {
         if name.is_empty() {
             return Err(SHAPE);
         }
-        if !name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-        {
+        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
             return Err("the host has a character that no host name has");
         }
         (Host::Name(name.to_ascii_lowercase().into_boxed_str()), port)
     };
     let port = match port.strip_prefix(':') {
         None if port.is_empty() => scheme.default_port(),
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits
-            .parse()
-            .ok()
-            .filter(|port| *port != 0)
-            .ok_or("the port must be 1 to 65535")?,
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            digits.parse().ok().filter(|port| *port != 0).ok_or("the port must be 1 to 65535")?
+        }
         _ => return Err("the port must be a number"),
     };
     Ok(Origin { scheme, host, port })
@@ -212,9 +204,7 @@ fn parse(text: &str) -> Result<Origin, &'static str> {
 fn without_secrets(text: &str) -> Box<str> {
     let start = text.find("://").map_or(0, |at| at + 3);
     let (scheme, rest) = text.split_at(start);
-    let (user, rest) = rest
-        .rsplit_once('@')
-        .map_or(("", rest), |(_, rest)| ("***@", rest));
+    let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, rest)| ("***@", rest));
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     server_text(&format!("{scheme}{user}{rest}"))
 }
@@ -228,18 +218,12 @@ mod tests {
         for (text, shown) in [
             ("https://api.example.com", "https://api.example.com"),
             ("HTTPS://Api.Example.COM:443", "https://api.example.com"),
-            (
-                "https://api.example.com:8443",
-                "https://api.example.com:8443",
-            ),
+            ("https://api.example.com:8443", "https://api.example.com:8443"),
             ("https://api.example.com:80", "https://api.example.com:80"),
             ("http://api_1:80", "http://api_1"),
             ("http://[0:0::1]:8080", "http://[::1]:8080"),
             ("https://[2001:DB8::1]", "https://[2001:db8::1]"),
-            (
-                "https://xn--bcher-kva.example",
-                "https://xn--bcher-kva.example",
-            ),
+            ("https://xn--bcher-kva.example", "https://xn--bcher-kva.example"),
             ("https://example.com.", "https://example.com."),
         ] {
             assert_eq!(text.parse::<Origin>().unwrap().to_string(), shown);
@@ -272,24 +256,13 @@ mod tests {
             ("https://[::1", "`https://[::1`", "bracket is open"),
             ("https://[::g]", "`https://[::g]`", "no IPv6 address"),
             ("https://[::1]x", "`https://[::1]x`", "a number"),
-            (
-                "https://*.example.com",
-                "`https://*.example.com`",
-                "wildcards",
-            ),
+            ("https://*.example.com", "`https://*.example.com`", "wildcards"),
             ("https://a b", "`https://a b`", "character"),
             ("https://a\nb", "`https://a b`", "character"),
-            (
-                "https://bücher.example",
-                "`https://bücher.example`",
-                "punycode",
-            ),
+            ("https://bücher.example", "`https://bücher.example`", "punycode"),
         ] {
             let error = text.parse::<Origin>().unwrap_err().to_string();
-            assert!(
-                error.starts_with(shown) && error.contains(problem),
-                "{text:?}: {error}"
-            );
+            assert!(error.starts_with(shown) && error.contains(problem), "{text:?}: {error}");
             assert!(!error.contains("s3c"), "{error}");
         }
     }

@@ -27,12 +27,7 @@ impl<B> Replay<B> {
     /// A body that was empty from the start.
     pub(super) fn empty() -> Self {
         let announced = SizeHint::with_exact(0);
-        Self {
-            kept: Bytes::new(),
-            rest: None,
-            trailers: None,
-            announced,
-        }
+        Self { kept: Bytes::new(), rest: None, trailers: None, announced }
     }
 }
 
@@ -57,9 +52,7 @@ where
             }
             frame
         } else {
-            this.trailers
-                .take()
-                .map(|trailers| Ok(Frame::trailers(trailers)))
+            this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))
         };
         if let Some(data) = frame.as_ref().and_then(|f| f.as_ref().ok()?.data_ref()) {
             this.announced = less(&this.announced, data.len() as u64);
@@ -74,10 +67,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        let rest = self
-            .rest
-            .as_ref()
-            .map_or(0, |rest| rest.size_hint().lower());
+        let rest = self.rest.as_ref().map_or(0, |rest| rest.size_hint().lower());
         let known = (self.kept.len() as u64).saturating_add(rest);
         hint(self.announced.lower().max(known), self.announced.upper())
     }

@@ -195,29 +195,15 @@ mod tests {
         assert_eq!(<&str>::restore(kept), Some("hello"));
         let kept = Bytes::from_static(b"hello").keep(0).unwrap();
         assert_eq!(Bytes::restore(kept).unwrap(), "hello");
-        assert!(
-            Empty::<Bytes>::new()
-                .keep(0)
-                .and_then(Empty::restore)
-                .is_some()
-        );
+        assert!(Empty::<Bytes>::new().keep(0).and_then(Empty::restore).is_some());
         assert!(().keep(0).and_then(<()>::restore).is_some());
     }
 
     #[test]
     fn what_must_be_copied_is_copied_up_to_the_limit() {
-        assert_eq!(
-            String::from("hello")
-                .keep(5)
-                .and_then(String::restore)
-                .unwrap(),
-            "hello"
-        );
+        assert_eq!(String::from("hello").keep(5).and_then(String::restore).unwrap(), "hello");
         assert!(String::from("hello").keep(4).is_none());
-        assert_eq!(
-            vec![1_u8, 2].keep(2).and_then(Vec::restore).unwrap(),
-            [1, 2]
-        );
+        assert_eq!(vec![1_u8, 2].keep(2).and_then(Vec::restore).unwrap(), [1, 2]);
         assert!(vec![1_u8, 2].keep(1).is_none());
     }
 

@@ -32,12 +32,7 @@ impl<K> KeptRequest<K> {
     ) -> Option<Self> {
         let body = request.body_mut().keep(limit)?;
         let mut headers = Vec::with_capacity(request.headers().len());
-        headers.extend(
-            request
-                .headers()
-                .iter()
-                .map(|(name, value)| (name.clone(), value.clone())),
-        );
+        headers.extend(request.headers().iter().map(|(name, value)| (name.clone(), value.clone())));
         Some(Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
@@ -104,9 +99,7 @@ mod tests {
         let mut first = request();
         let kept = KeptRequest::keep(&mut first, 64).unwrap();
         // What the layer does to the first one is not in the second.
-        first
-            .headers_mut()
-            .insert("authorization", HeaderValue::from_static("Bearer old"));
+        first.headers_mut().insert("authorization", HeaderValue::from_static("Bearer old"));
         let again: Request<Full<Bytes>> = kept.rebuild().unwrap();
 
         let expected = request();
@@ -117,8 +110,7 @@ mod tests {
         assert_eq!(again.headers(), expected.headers());
         let order = |headers: &HeaderMap| -> Vec<_> {
             let flat = headers.iter();
-            flat.map(|(n, v)| (n.clone(), v.clone(), v.is_sensitive()))
-                .collect()
+            flat.map(|(n, v)| (n.clone(), v.clone(), v.is_sensitive())).collect()
         };
         assert_eq!(order(again.headers()), order(expected.headers()));
         assert!(again.headers()["x-key"].is_sensitive());
@@ -144,10 +136,7 @@ mod tests {
         type Boxed = UnsyncBoxBody<Bytes, std::convert::Infallible>;
         let mut first: Request<Boxed> = request().map(UnsyncBoxBody::new);
         let kept = KeptRequest::keep(&mut first, 64).unwrap();
-        assert!(
-            kept.rebuild::<Boxed>().is_none(),
-            "the first one is still on its way"
-        );
+        assert!(kept.rebuild::<Boxed>().is_none(), "the first one is still on its way");
         drop(first);
     }
 

@@ -94,17 +94,8 @@ pub(crate) fn tee<B: Body<Data = Bytes>>(body: B, limit: usize) -> (Tee<B>, TeeH
         announced: body.size_hint(),
         limit,
     };
-    let tee = Tee {
-        body: Some(body),
-        buffer: Some(buffer),
-        shared: Arc::clone(&shared),
-    };
-    (
-        tee,
-        TeeHandle {
-            shared: Some(shared),
-        },
-    )
+    let tee = Tee { body: Some(body), buffer: Some(buffer), shared: Arc::clone(&shared) };
+    (tee, TeeHandle { shared: Some(shared) })
 }
 
 impl<B> Tee<B> {
@@ -200,15 +191,9 @@ impl Buffer {
             } else {
                 self.copy(data);
             }
-            if is_last {
-                Progress::Complete
-            } else {
-                Progress::More
-            }
+            if is_last { Progress::Complete } else { Progress::More }
         } else if let Some(trailers) = frame.trailers_ref() {
-            let size = trailers
-                .iter()
-                .map(|(name, value)| name.as_str().len() + value.len());
+            let size = trailers.iter().map(|(name, value)| name.as_str().len() + value.len());
             if size.sum::<usize>() > room {
                 return Progress::Lost;
             }
@@ -226,34 +211,16 @@ impl Buffer {
         let needed = len + data.len();
         if needed > capacity {
             let announced = usize::try_from(self.announced.lower()).unwrap_or(usize::MAX);
-            let wanted = needed
-                .max(announced)
-                .max(capacity.saturating_mul(2))
-                .min(self.limit);
+            let wanted = needed.max(announced).max(capacity.saturating_mul(2)).min(self.limit);
             self.copied.reserve_exact(wanted - len);
         }
         self.copied.extend_from_slice(data);
     }
 
     fn followed_by<B>(self, rest: Option<B>) -> Replay<B> {
-        let Self {
-            whole,
-            copied,
-            trailers,
-            announced,
-            limit: _,
-        } = self;
-        let kept = if copied.is_empty() {
-            whole
-        } else {
-            Bytes::from(copied)
-        };
-        Replay {
-            kept,
-            rest,
-            trailers,
-            announced,
-        }
+        let Self { whole, copied, trailers, announced, limit: _ } = self;
+        let kept = if copied.is_empty() { whole } else { Bytes::from(copied) };
+        Replay { kept, rest, trailers, announced }
     }
 }
 
@@ -329,17 +296,12 @@ mod tests {
     impl<B> Tee<B> {
         /// The bytes that are held for a replay.
         fn held(&self) -> usize {
-            self.buffer
-                .as_ref()
-                .map_or(0, |b| b.whole.len() + b.copied.capacity())
+            self.buffer.as_ref().map_or(0, |b| b.whole.len() + b.copied.capacity())
         }
     }
 
     fn script(steps: impl IntoIterator<Item = Step>) -> Script {
-        Script {
-            steps: steps.into_iter().collect(),
-            ..Script::default()
-        }
+        Script { steps: steps.into_iter().collect(), ..Script::default() }
     }
 
     fn data(text: &'static str) -> Step {
@@ -349,12 +311,7 @@ mod tests {
     fn some_trailers() -> HeaderMap {
         [("x-hello", "world"), ("x-foo", "bar")]
             .into_iter()
-            .map(|(n, v)| {
-                (
-                    http::HeaderName::from_static(n),
-                    HeaderValue::from_static(v),
-                )
-            })
+            .map(|(n, v)| (http::HeaderName::from_static(n), HeaderValue::from_static(v)))
             .collect()
     }
 
@@ -395,11 +352,7 @@ mod tests {
             assert!(!ended, "a frame after the end of the stream");
             match frame.into_data() {
                 Ok(data) => {
-                    assert!(
-                        before
-                            .upper()
-                            .is_none_or(|upper| data.len() as u64 <= upper)
-                    );
+                    assert!(before.upper().is_none_or(|upper| data.len() as u64 <= upper));
                     if let (Some(before), Some(after)) = (before.exact(), body.size_hint().exact())
                     {
                         assert_eq!(after, before - data.len() as u64);
@@ -409,23 +362,14 @@ mod tests {
                 Err(frame) => trailers = Some(frame.into_trailers().unwrap()),
             }
         }
-        assert!(
-            poll(&mut body).is_some_and(|frame| frame.is_none()),
-            "ends once and for all"
-        );
+        assert!(poll(&mut body).is_some_and(|frame| frame.is_none()), "ends once and for all");
         (String::from_utf8(all).unwrap(), trailers)
     }
 
     #[test]
     fn one_chunk_is_replayed() {
         for knows_its_end in [false, true] {
-            let (first, handle) = tee(
-                Script {
-                    knows_its_end,
-                    ..script([data("hello")])
-                },
-                64,
-            );
+            let (first, handle) = tee(Script { knows_its_end, ..script([data("hello")]) }, 64);
             assert_eq!(read(first), ("hello".into(), None));
             assert_eq!(read(handle.replay().unwrap()), ("hello".into(), None));
         }
@@ -433,30 +377,17 @@ mod tests {
 
     #[test]
     fn several_chunks_are_replayed() {
-        let steps = [
-            data("hello"),
-            Wait,
-            data(" world"),
-            data(""),
-            data(", have lots"),
-            Wait,
-        ];
+        let steps = [data("hello"), Wait, data(" world"), data(""), data(", have lots"), Wait];
         let (first, handle) = tee(script(steps), 64);
         assert_eq!(read(first).0, "hello world, have lots");
-        assert_eq!(
-            read(handle.replay().unwrap()),
-            ("hello world, have lots".into(), None)
-        );
+        assert_eq!(read(handle.replay().unwrap()), ("hello world, have lots".into(), None));
     }
 
     #[test]
     fn trailers_are_replayed_behind_the_data() {
         let (first, handle) = tee(script([data("hello"), Trailers(some_trailers())]), 64);
         assert_eq!(read(first).1, Some(some_trailers()));
-        assert_eq!(
-            read(handle.replay().unwrap()),
-            ("hello".into(), Some(some_trailers()))
-        );
+        assert_eq!(read(handle.replay().unwrap()), ("hello".into(), Some(some_trailers())));
     }
 
     #[test]
@@ -471,13 +402,8 @@ mod tests {
     /// The server answers before it has read everything: the replay goes on with the original.
     #[test]
     fn a_body_that_is_dropped_with_some_of_it_left_is_replayed_in_full() {
-        let steps = [
-            data("hello"),
-            data(" world"),
-            Wait,
-            data(", have fun"),
-            Trailers(some_trailers()),
-        ];
+        let steps =
+            [data("hello"), data(" world"), Wait, data(", have fun"), Trailers(some_trailers())];
         for frames in 0..4 {
             let (mut first, handle) = tee(script(steps.clone()), 64);
             for _ in 0..frames {
@@ -505,10 +431,7 @@ mod tests {
         assert_eq!(chunk(&mut first), "hello");
         assert!(poll(&mut first).unwrap().is_none());
         assert_eq!(read(handle.replay().unwrap()).0, "hello");
-        let at_end = Script {
-            knows_its_end: true,
-            ..script([data("hello")])
-        };
+        let at_end = Script { knows_its_end: true, ..script([data("hello")]) };
         let (mut first, handle) = tee(at_end, 64);
         assert_eq!(chunk(&mut first), "hello");
         assert_eq!(read(handle.replay().unwrap()).0, "hello");
@@ -517,12 +440,7 @@ mod tests {
 
     #[test]
     fn replays_can_be_replayed_also_incomplete_ones() {
-        let steps = [
-            data("hello"),
-            data(" world"),
-            data(", have lots"),
-            Trailers(some_trailers()),
-        ];
+        let steps = [data("hello"), data(" world"), data(", have lots"), Trailers(some_trailers())];
         let (mut first, handle) = tee(script(steps), 64);
         assert_eq!(chunk(&mut first), "hello");
         drop(first);
@@ -538,13 +456,8 @@ mod tests {
 
     #[test]
     fn the_end_of_the_stream_is_not_seen_before_it_comes() {
-        let (mut first, handle) = tee(
-            Script {
-                knows_its_end: true,
-                ..script([data("hello")])
-            },
-            64,
-        );
+        let (mut first, handle) =
+            tee(Script { knows_its_end: true, ..script([data("hello")]) }, 64);
         assert!(!first.is_end_stream());
         assert_eq!(chunk(&mut first), "hello");
         assert!(first.is_end_stream());
@@ -572,10 +485,7 @@ mod tests {
         assert!(handle.replay().is_none());
 
         // Also when it is dropped before its end, and when a single frame is too much.
-        for steps in [
-            [data("aaaaaaaa"), data("b"), data("c")],
-            [data("aaaaaaaaa"), Wait, Wait],
-        ] {
+        for steps in [[data("aaaaaaaa"), data("b"), data("c")], [data("aaaaaaaaa"), Wait, Wait]] {
             let (mut first, handle) = tee(script(steps), 8);
             let _ = poll(&mut first);
             let _ = poll(&mut first);
@@ -588,13 +498,7 @@ mod tests {
     fn at_the_limit_all_is_kept() {
         for knows_its_end in [false, true] {
             let steps = script([data("aaaa"), data("bbbb")]);
-            let (first, handle) = tee(
-                Script {
-                    knows_its_end,
-                    ..steps
-                },
-                8,
-            );
+            let (first, handle) = tee(Script { knows_its_end, ..steps }, 8);
             assert_eq!(read(first).0, "aaaabbbb");
             assert_eq!(read(handle.replay().unwrap()).0, "aaaabbbb");
         }
@@ -654,10 +558,7 @@ mod tests {
             let again = |frames: usize| {
                 let steps = script([data("hello"), data(" world")]);
                 let (mut first, handle) = tee(
-                    Script {
-                        announced: hint(announced.lower(), announced.upper()),
-                        ..steps
-                    },
+                    Script { announced: hint(announced.lower(), announced.upper()), ..steps },
                     64,
                 );
                 assert_eq!(first.size_hint().exact(), announced.exact());
@@ -671,10 +572,7 @@ mod tests {
                 let replay = again(frames);
                 assert_eq!(replay.size_hint().exact(), announced.exact());
                 assert_eq!(replay.size_hint().upper(), announced.upper());
-                assert!(
-                    replay.size_hint().lower() >= [0, 5, 11, 11][frames],
-                    "what is at hand"
-                );
+                assert!(replay.size_hint().lower() >= [0, 5, 11, 11][frames], "what is at hand");
                 assert_eq!(read(replay).0, "hello world");
             }
         }
@@ -682,11 +580,7 @@ mod tests {
 
     #[test]
     fn a_body_that_announces_the_wrong_size_makes_nothing_panic() {
-        for announced in [
-            SizeHint::with_exact(3),
-            hint(0, Some(1)),
-            hint(u64::MAX, None),
-        ] {
+        for announced in [SizeHint::with_exact(3), hint(0, Some(1)), hint(u64::MAX, None)] {
             let steps = script([data("hello"), data(" world")]);
             let (mut first, handle) = tee(Script { announced, ..steps }, 64);
             assert_eq!(chunk(&mut first), "hello");
@@ -704,11 +598,7 @@ mod tests {
     fn a_long_stream_holds_no_more_than_the_limit() {
         const LIMIT: usize = 64 * 1024;
         for size in [1, 1000, 16 * 1024, LIMIT, 10 * 1024 * 1024] {
-            let total: usize = if size == 1 {
-                2 * LIMIT
-            } else {
-                10 * 1024 * 1024
-            };
+            let total: usize = if size == 1 { 2 * LIMIT } else { 10 * 1024 * 1024 };
             // Every frame is a slice of one big block, which none of what is kept may hold on to.
             let block = Bytes::from(vec![7; 10 * 1024 * 1024]);
             let frames = (0..total.div_ceil(size)).map(|_| Data(block.slice(..size)));
@@ -729,13 +619,7 @@ mod tests {
     #[test]
     fn the_buffer_of_an_announced_size_is_allocated_once() {
         let steps = script([data("hello"), data(" world")]);
-        let (mut first, _handle) = tee(
-            Script {
-                announced: SizeHint::with_exact(11),
-                ..steps
-            },
-            64,
-        );
+        let (mut first, _handle) = tee(Script { announced: SizeHint::with_exact(11), ..steps }, 64);
         let _ = chunk(&mut first);
         assert_eq!(first.held(), 11);
     }
@@ -743,19 +627,11 @@ mod tests {
     #[test]
     fn a_body_of_one_frame_is_kept_without_a_copy() {
         let frame = Bytes::from(vec![7; 1000]);
-        let body = Script {
-            knows_its_end: true,
-            ..script([Data(frame.clone())])
-        };
+        let body = Script { knows_its_end: true, ..script([Data(frame.clone())]) };
         let (mut first, handle) = tee(body, 1000);
         let _ = poll(&mut first);
         let mut replay = handle.replay().unwrap();
-        let again = poll(&mut replay)
-            .unwrap()
-            .unwrap()
-            .unwrap()
-            .into_data()
-            .unwrap();
+        let again = poll(&mut replay).unwrap().unwrap().unwrap().into_data().unwrap();
         assert_eq!(again.as_ptr(), frame.as_ptr());
     }
 
@@ -854,24 +730,15 @@ mod tests {
             };
             drop(first);
             assert!(!failed && seen <= limit, "{context}");
-            assert_eq!(
-                replay.size_hint().exact().is_some(),
-                announced.exact().is_some()
-            );
+            assert_eq!(replay.size_hint().exact().is_some(), announced.exact().is_some());
             offered += 1;
             if fails {
                 let mut polls = (0..64).map(|_| poll(&mut replay));
-                assert!(
-                    polls.any(|frame| matches!(frame, Some(Some(Err(_))))),
-                    "{context}"
-                );
+                assert!(polls.any(|frame| matches!(frame, Some(Some(Err(_))))), "{context}");
             } else {
                 assert_eq!(read(replay), (text, trailers), "{context}");
             }
         }
-        assert!(
-            offered > 5_000 && refused > 2_000,
-            "{offered} offered, {refused} refused"
-        );
+        assert!(offered > 5_000 && refused > 2_000, "{offered} offered, {refused} refused");
     }
 }

@@ -22,20 +22,12 @@ pub(crate) enum Purpose {
 
 impl Budget {
     pub(crate) fn new(tokens: u32, per: Duration) -> Self {
-        Self {
-            tokens,
-            per,
-            issued: VecDeque::new(),
-        }
+        Self { tokens, per, issued: VecDeque::new() }
     }
 
     /// Is there a token left for `purpose`? If not, from when on there will be.
     pub(crate) fn check(&mut self, purpose: Purpose, now: Duration) -> Result<(), Duration> {
-        while self
-            .issued
-            .front()
-            .is_some_and(|at| at.saturating_add(self.per) <= now)
-        {
+        while self.issued.front().is_some_and(|at| at.saturating_add(self.per) <= now) {
             self.issued.pop_front();
         }
         let reserve = match purpose {
@@ -49,9 +41,7 @@ impl Budget {
             Some(excess) => Err(self
                 .issued
                 .get(excess)
-                .map_or(now.saturating_add(self.per), |at| {
-                    at.saturating_add(self.per)
-                })),
+                .map_or(now.saturating_add(self.per), |at| at.saturating_add(self.per))),
         }
     }
 

@@ -73,10 +73,7 @@ impl TokenCache {
     }
 
     pub(crate) fn of(shared: Arc<Shared>) -> Self {
-        Self {
-            shared,
-            local: None,
-        }
+        Self { shared, local: None }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -90,11 +87,7 @@ impl TokenCache {
     pub fn peek(&mut self) -> Option<&AccessToken> {
         let now = self.shared.clock.now();
         let epoch = self.shared.epoch();
-        if !self
-            .local
-            .as_ref()
-            .is_some_and(|own| own.epoch == epoch && now.is_before(own.until))
-        {
+        if !self.local.as_ref().is_some_and(|own| own.epoch == epoch && now.is_before(own.until)) {
             self.local = self.shared.usable(now).map(|snapshot| Copy {
                 epoch,
                 until: snapshot.schedule.expires_at(),
@@ -113,10 +106,7 @@ impl TokenCache {
     /// When there is no usable token, and the renewal failed or is not tried again yet (see
     /// [`TokenError::retry_at`]).
     pub fn token(&self) -> Token {
-        Token {
-            shared: Arc::clone(&self.shared),
-            acquiring: Acquiring::new(),
-        }
+        Token { shared: Arc::clone(&self.shared), acquiring: Acquiring::new() }
     }
 
     /// An API rejected `token`, which a request carried. The future is of the token to send that
@@ -144,25 +134,18 @@ impl TokenCache {
     /// An API accepted `token`, which came from [`rejected`](Self::rejected): the renewal was a
     /// cure, and the next rejection is news.
     pub fn accepted(&self, token: &AccessToken) {
-        self.shared
-            .accept(token.snapshot().generation, Sending::Replay);
+        self.shared.accept(token.snapshot().generation, Sending::Replay);
     }
 
     fn replace(&self, token: &AccessToken, sending: Sending) -> Replacement {
         let rejected = token.snapshot().generation;
         let now = self.shared.clock.now();
-        let state = match self
-            .shared
-            .reject(rejected, Staleness::Unclear, sending, now)
-        {
+        let state = match self.shared.reject(rejected, Staleness::Unclear, sending, now) {
             Rejection::Replay(snapshot) => Replaced::Ready(Some(Ok(AccessToken::new(snapshot)))),
             Rejection::Wait(flight) => Replaced::Waiting(Replacing::new(&flight, rejected)),
             Rejection::Stand(why) => Replaced::Ready(Some(Err(NotReplaced::new(why)))),
         };
-        Replacement {
-            _shared: Arc::clone(&self.shared),
-            state,
-        }
+        Replacement { _shared: Arc::clone(&self.shared), state }
     }
 
     /// How many tokens have been issued to this cache.
@@ -180,10 +163,7 @@ impl TokenCache {
 
 impl Clone for TokenCache {
     fn clone(&self) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-            local: self.local.clone(),
-        }
+        Self { shared: Arc::clone(&self.shared), local: self.local.clone() }
     }
 }
 
@@ -206,9 +186,7 @@ impl Future for Token {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        this.acquiring
-            .poll(&this.shared, cx)
-            .map_ok(AccessToken::new)
+        this.acquiring.poll(&this.shared, cx).map_ok(AccessToken::new)
     }
 }
 
@@ -267,15 +245,11 @@ enum Why {
 
 impl NotReplaced {
     pub(crate) fn new(why: Standstill) -> Self {
-        Self {
-            why: Why::Stands(why),
-        }
+        Self { why: Why::Stands(why) }
     }
 
     pub(crate) fn not_replayable() -> Self {
-        Self {
-            why: Why::NotReplayable,
-        }
+        Self { why: Why::NotReplayable }
     }
 
     /// The failure of the renewal, if it failed.
@@ -314,10 +288,7 @@ impl NotReplaced {
     /// server had no other token to give.
     #[must_use]
     pub fn is_futile(&self) -> bool {
-        matches!(
-            self.why,
-            Why::Stands(Standstill::ReplayRejected | Standstill::SameToken)
-        )
+        matches!(self.why, Why::Stands(Standstill::ReplayRejected | Standstill::SameToken))
     }
 }
 

@@ -39,9 +39,7 @@ struct Waiters {
 
 impl Flight {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            state: Mutex::new(State::InTheAir(Waiters::default())),
-        })
+        Arc::new(Self { state: Mutex::new(State::InTheAir(Waiters::default())) })
     }
 
     /// Ends the flight and wakes everyone. The first outcome stands.
@@ -63,10 +61,7 @@ impl Flight {
 
     /// Waits for the outcome.
     pub(crate) fn join(self: &Arc<Self>) -> Landing {
-        Landing {
-            flight: Arc::clone(self),
-            place: None,
-        }
+        Landing { flight: Arc::clone(self), place: None }
     }
 }
 

@@ -33,20 +33,14 @@ mod tests {
     use super::*;
 
     fn jwt(payload: &str) -> String {
-        format!(
-            "eyJhbGciOiJub25lIn0.{}.c2ln",
-            URL_SAFE_NO_PAD.encode(payload)
-        )
+        format!("eyJhbGciOiJub25lIn0.{}.c2ln", URL_SAFE_NO_PAD.encode(payload))
     }
 
     #[test]
     fn exp_less_iat() {
         let secs = |n| Some(Duration::from_secs(n));
         for (payload, expected) in [
-            (
-                r#"{"iat":1700000000,"exp":1700086400,"sub":"é"}"#,
-                secs(86_400),
-            ),
+            (r#"{"iat":1700000000,"exp":1700086400,"sub":"é"}"#, secs(86_400)),
             (r#"{"iat":1700000000.25,"exp":1700000010.5}"#, secs(10)),
             (r#"{"exp":1700086400}"#, None),
             (r#"{"iat":1700086400}"#, None),
@@ -65,16 +59,7 @@ mod tests {
     #[test]
     fn what_is_no_jwt_has_no_lifetime() {
         let good = jwt(r#"{"iat":1,"exp":2}"#);
-        for token in [
-            "",
-            ".",
-            "..",
-            "a.b",
-            "a.b.c",
-            "a.!.c",
-            "....",
-            &format!("{good}.x.y"),
-        ] {
+        for token in ["", ".", "..", "a.b", "a.b.c", "a.!.c", "....", &format!("{good}.x.y")] {
             assert_eq!(lifetime(token), None, "{token}");
         }
         assert!(lifetime(&good).is_some());

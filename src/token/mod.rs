@@ -7,6 +7,7 @@
 mod budget;
 mod cache;
 mod flight;
+pub(crate) mod jwt;
 #[cfg(all(oauth2_loom, test))]
 mod model;
 mod random;
@@ -15,21 +16,19 @@ mod renewal;
 mod schedule;
 mod shared;
 mod snapshot;
-pub(crate) mod jwt;
 mod source;
 mod state;
 
+#[cfg(test)]
+pub(crate) use self::source::Lifetime;
 pub use self::{
     cache::{NotReplaced, Replacement, Token, TokenCache},
     snapshot::AccessToken,
     source::{Attempt, BoxFuture, SourceFn, TokenResponse, TokenSource, source_fn},
 };
-#[cfg(test)]
-pub(crate) use self::source::Lifetime;
 pub(crate) use self::{
     flight::Outcome,
     rejection::{Sending, Staleness},
-    schedule::DEFAULT_LIFETIME,
     shared::{Acquiring, Replacing, Settings, Shared, Warmth},
     snapshot::Snapshot,
     source::sensitive_header,

@@ -47,17 +47,11 @@ struct Source {
 
 impl Source {
     fn new() -> Arc<Self> {
-        Arc::new(Self {
-            asked: AtomicU32::new(0),
-            first: None,
-        })
+        Arc::new(Self { asked: AtomicU32::new(0), first: None })
     }
 
     fn failing_first(class: ErrorClass) -> Arc<Self> {
-        Arc::new(Self {
-            asked: AtomicU32::new(0),
-            first: Some(class),
-        })
+        Arc::new(Self { asked: AtomicU32::new(0), first: Some(class) })
     }
 
     fn asked(&self) -> u32 {
@@ -83,19 +77,13 @@ struct At(u64);
 impl ReadClock for At {
     fn now(&self) -> Now {
         let now = Duration::from_secs(self.0);
-        Now {
-            mono: now,
-            wall: now,
-        }
+        Now { mono: now, wall: now }
     }
 }
 
 fn cache(source: &Arc<Source>) -> TokenCache {
-    let settings = Settings {
-        clock: Clock::Test(Arc::new(At(1))),
-        seed: Some(1),
-        ..Settings::default()
-    };
+    let settings =
+        Settings { clock: Clock::Test(Arc::new(At(1))), seed: Some(1), ..Settings::default() };
     TokenCache::with_settings(Arc::clone(source) as _, settings)
 }
 
@@ -160,15 +148,9 @@ fn two_rejections_of_one_token_force_one_renewal() {
         let token = block_on(cache.token()).unwrap();
         let (other, rejected) = (cache.clone(), token.clone());
         let caller = thread::spawn(move || {
-            block_on(other.rejected(&rejected))
-                .unwrap()
-                .expose_secret()
-                .to_owned()
+            block_on(other.rejected(&rejected)).unwrap().expose_secret().to_owned()
         });
-        assert_eq!(
-            block_on(cache.rejected(&token)).unwrap().expose_secret(),
-            "2"
-        );
+        assert_eq!(block_on(cache.rejected(&token)).unwrap().expose_secret(), "2");
         assert_eq!(caller.join().unwrap(), "2");
         assert_eq!(source.asked(), 2);
     });
@@ -184,10 +166,7 @@ fn a_rejection_and_the_publication_of_its_successor_do_not_miss_each_other() {
         let renewing = cache.rejected(&token);
         let other = cache.clone();
         let caller = thread::spawn(move || {
-            block_on(other.rejected(&token))
-                .unwrap()
-                .expose_secret()
-                .to_owned()
+            block_on(other.rejected(&token)).unwrap().expose_secret().to_owned()
         });
         assert_eq!(caller.join().unwrap(), "2");
         assert_eq!(block_on(renewing).unwrap().expose_secret(), "2");
@@ -215,16 +194,10 @@ fn a_replay_that_is_rejected_starts_the_pause_whoever_else_is_about() {
         });
         let now = shared.clock.now();
         let decision = shared.reject(generation, Staleness::Unclear, Sending::Replay, now);
-        assert!(matches!(
-            decision,
-            Rejection::Stand(Standstill::ReplayRejected)
-        ));
+        assert!(matches!(decision, Rejection::Stand(Standstill::ReplayRejected)));
         caller.join().unwrap();
         let again = shared.reject(generation, Staleness::Unclear, Sending::First, now);
-        assert!(matches!(
-            again,
-            Rejection::Stand(Standstill::Cooldown { .. })
-        ));
+        assert!(matches!(again, Rejection::Stand(Standstill::Cooldown { .. })));
         assert_eq!(source.asked(), 2);
     });
 }

@@ -54,10 +54,7 @@ mod tests {
     fn values_are_spread_over_their_range() {
         let mut random = Random::new();
         let minute = Duration::from_secs(60);
-        let mean = (0..10_000)
-            .map(|_| random.up_to(minute).as_secs_f64())
-            .sum::<f64>()
-            / 10_000.0;
+        let mean = (0..10_000).map(|_| random.up_to(minute).as_secs_f64()).sum::<f64>() / 10_000.0;
         assert!((28.0..32.0).contains(&mean), "{mean}");
         for _ in 0..10_000 {
             assert!(random.up_to(minute) < minute);

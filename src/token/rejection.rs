@@ -68,11 +68,7 @@ impl Rejections {
         Self {
             futile: 0,
             futile_at: Duration::ZERO,
-            token: Token {
-                trial: Trial::None,
-                since: Duration::ZERO,
-                accepted: false,
-            },
+            token: Token { trial: Trial::None, since: Duration::ZERO, accepted: false },
             burst: 0,
             counted_at: Duration::ZERO,
         }
@@ -81,11 +77,7 @@ impl Rejections {
     /// A new token is current. `forced`: a rejection brought it.
     pub(crate) fn published(&mut self, forced: bool, now: Duration) {
         if forced {
-            self.token = Token {
-                trial: Trial::Pending,
-                since: now,
-                accepted: false,
-            };
+            self.token = Token { trial: Trial::Pending, since: now, accepted: false };
         } else {
             // An ordinary renewal says nothing about the API: who accepted the token before it
             // will accept this one.
@@ -167,14 +159,8 @@ impl Rejections {
     pub(crate) fn cooldown_until(&self, now: Duration) -> Option<Duration> {
         let mut until = Duration::ZERO;
         if self.futile > 0 {
-            let accepted = if self.token.accepted {
-                Accepted::BySome
-            } else {
-                Accepted::ByNone
-            };
-            until = self
-                .futile_at
-                .saturating_add(cooldown(self.futile, accepted));
+            let accepted = if self.token.accepted { Accepted::BySome } else { Accepted::ByNone };
+            until = self.futile_at.saturating_add(cooldown(self.futile, accepted));
         }
         if self.burst_at(now) >= MAX_BURST {
             until = until.max(self.counted_at.saturating_add(REFILL));
@@ -190,8 +176,7 @@ impl Rejections {
 
     fn burst_at(&self, now: Duration) -> u32 {
         let refilled = now.saturating_sub(self.counted_at).as_secs() / REFILL.as_secs();
-        self.burst
-            .saturating_sub(u32::try_from(refilled).unwrap_or(u32::MAX))
+        self.burst.saturating_sub(u32::try_from(refilled).unwrap_or(u32::MAX))
     }
 }
 
@@ -225,10 +210,7 @@ mod tests {
         assert_eq!(rejections.cooldown_until(at(1)), Some(at(11)));
         assert!(!rejections.is_promising());
         rejections.published(true, at(11));
-        assert!(
-            !rejections.rejected(at(12)),
-            "a first use of a forced token tells as much"
-        );
+        assert!(!rejections.rejected(at(12)), "a first use of a forced token tells as much");
         assert_eq!(rejections.cooldown_until(at(12)), Some(at(32)));
     }
 
@@ -245,17 +227,9 @@ mod tests {
         assert_eq!(rejections.cooldown_until(at(0)), Some(at(60)));
         assert!(rejections.is_promising() && !rejections.is_watching());
         rejections.published(false, at(30));
-        assert_eq!(
-            rejections.cooldown_until(at(30)),
-            Some(at(60)),
-            "kept across a renewal"
-        );
+        assert_eq!(rejections.cooldown_until(at(30)), Some(at(60)), "kept across a renewal");
         rejections.cured();
-        assert_eq!(
-            rejections.cooldown_until(at(30)),
-            Some(at(60)),
-            "an ordinary token cures not"
-        );
+        assert_eq!(rejections.cooldown_until(at(30)), Some(at(60)), "an ordinary token cures not");
     }
 
     #[test]

@@ -46,9 +46,7 @@ pub(crate) fn launch(shared: &Arc<Shared>, flight: Arc<Flight>) {
 )]
 fn spawn(shared: &Arc<Shared>, pilot: Pilot) {
     let Ok(runtime) = Handle::try_current() else {
-        pilot.finish(Err(interrupted(
-            "a token must be asked for, and there is no Tokio runtime",
-        )));
+        pilot.finish(Err(interrupted("a token must be asked for, and there is no Tokio runtime")));
         return;
     };
     let timeouts = Timeouts {
@@ -59,10 +57,7 @@ fn spawn(shared: &Arc<Shared>, pilot: Pilot) {
     let clock = shared.clock.clone();
     let random = shared.seed();
     let span = telemetry::renewal_span();
-    let task = runtime.spawn(telemetry::within(
-        span,
-        pilot.fly(source, clock, random, timeouts),
-    ));
+    let task = runtime.spawn(telemetry::within(span, pilot.fly(source, clock, random, timeouts)));
     shared.renewal_runs(task.abort_handle());
 }
 
@@ -108,9 +103,7 @@ impl Pilot {
                 let outcome = shared.finish(&self.flight, result, self.version);
                 telemetry::renewed(&outcome, shared.clock.now().since(self.since));
             }
-            None => self
-                .flight
-                .land(Err(interrupted("the token's cache is gone"))),
+            None => self.flight.land(Err(interrupted("the token's cache is gone"))),
         }
     }
 }
@@ -157,10 +150,7 @@ async fn renew(
     match time::timeout(timeouts.renewal, attempts).await {
         Ok(result) => result,
         Err(_) => {
-            let error = timed_out(
-                "no attempt to get a token succeeded within",
-                timeouts.renewal,
-            );
+            let error = timed_out("no attempt to get a token succeeded within", timeouts.renewal);
             Err(match last {
                 Some(last) => error.with_source(last),
                 None => error,

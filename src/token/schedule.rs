@@ -58,12 +58,7 @@ impl Schedule {
             Lifetime::Unknown => default,
             Lifetime::Never => {
                 let never = Duration::MAX;
-                return Self {
-                    t0,
-                    soft: never,
-                    hard: never,
-                    expiry: never,
-                };
+                return Self { t0, soft: never, hard: never, expiry: never };
             }
         }
         .min(MAX_LIFETIME);
@@ -71,21 +66,12 @@ impl Schedule {
         let window = (lifetime / 5).min(MAX_WINDOW);
         let jitter = random.up_to((window / 2).min(MAX_JITTER));
         let hard = lifetime - margin;
-        Self {
-            t0,
-            soft: hard.saturating_sub(window + jitter),
-            hard,
-            expiry: lifetime,
-        }
+        Self { t0, soft: hard.saturating_sub(window + jitter), hard, expiry: lifetime }
     }
 
     /// The server has nothing newer to give: use the token to its end before asking again.
     pub(crate) fn to_the_end(self) -> Self {
-        Self {
-            soft: self.expiry,
-            hard: self.expiry,
-            ..self
-        }
+        Self { soft: self.expiry, hard: self.expiry, ..self }
     }
 
     /// It serves those who waited for it, and nobody else.
@@ -136,16 +122,13 @@ impl Schedule {
 pub(crate) fn backoff(error: &TokenError, failures: u32, random: &mut Random) -> Option<Duration> {
     let secs = Duration::from_secs;
     let doubled = |first: u64, cap: u64| {
-        secs(first)
-            .saturating_mul(1_u32 << failures.saturating_sub(1).min(20))
-            .min(secs(cap))
+        secs(first).saturating_mul(1_u32 << failures.saturating_sub(1).min(20)).min(secs(cap))
     };
     Some(match error.class() {
         ErrorClass::Transient => random.spread(doubled(1, 60)).min(secs(60)),
-        ErrorClass::Throttled => error
-            .retry_after()
-            .unwrap_or_else(|| doubled(5, 120))
-            .min(secs(15 * 60)),
+        ErrorClass::Throttled => {
+            error.retry_after().unwrap_or_else(|| doubled(5, 120)).min(secs(15 * 60))
+        }
         ErrorClass::Credentials => doubled(30, 600),
         ErrorClass::Request | ErrorClass::Origin => secs(60),
         ErrorClass::Malformed => doubled(5, 60),
@@ -188,9 +171,7 @@ pub(crate) fn cooldown(n: u32, accepted_elsewhere: Accepted) -> Duration {
         Accepted::BySome => Duration::from_secs(60),
         Accepted::ByNone => Duration::from_secs(300),
     };
-    Duration::from_secs(10)
-        .saturating_mul(1_u32 << n.saturating_sub(1).min(20))
-        .min(cap)
+    Duration::from_secs(10).saturating_mul(1_u32 << n.saturating_sub(1).min(20)).min(cap)
 }
 
 /// Whether the token that one request could not use is accepted by others.
@@ -204,10 +185,7 @@ pub(crate) enum Accepted {
 mod tests {
     use super::*;
 
-    const T0: Now = Now {
-        mono: Duration::from_secs(77),
-        wall: Duration::from_secs(1_700_000_000),
-    };
+    const T0: Now = Now { mono: Duration::from_secs(77), wall: Duration::from_secs(1_700_000_000) };
 
     fn secs(s: f64) -> Duration {
         Duration::from_secs_f64(s)
@@ -228,10 +206,7 @@ mod tests {
         ] {
             for seed in 0..200 {
                 let schedule = of(lifetime, seed);
-                assert!(
-                    soft.contains(&schedule.soft.as_secs_f64()),
-                    "{lifetime}: {schedule:?}"
-                );
+                assert!(soft.contains(&schedule.soft.as_secs_f64()), "{lifetime}: {schedule:?}");
                 assert_eq!(schedule.hard, secs(hard), "{lifetime}");
                 assert_eq!(schedule.expiry, secs(lifetime), "{lifetime}");
             }
@@ -255,10 +230,7 @@ mod tests {
             assert!(schedule.soft < schedule.hard, "{schedule:?}");
             assert!(schedule.hard <= schedule.expiry, "{schedule:?}");
             assert_eq!(schedule.expiry, lifetime);
-            assert_eq!(
-                schedule.expiry - schedule.hard,
-                (lifetime / 4).min(secs(30.0))
-            );
+            assert_eq!(schedule.expiry - schedule.hard, (lifetime / 4).min(secs(30.0)));
             let early = schedule.hard - schedule.soft;
             let window = (lifetime / 5).min(secs(300.0));
             assert!(early >= window && early <= window + (window / 2).min(secs(60.0)));
@@ -275,12 +247,7 @@ mod tests {
         assert!(zero.is_for_once());
         assert_eq!(zero.standing(T0), Standing::Expired);
         let mut random = Random::seeded(1);
-        let huge = Schedule::new(
-            T0,
-            Lifetime::Of(Duration::MAX),
-            DEFAULT_LIFETIME,
-            &mut random,
-        );
+        let huge = Schedule::new(T0, Lifetime::Of(Duration::MAX), DEFAULT_LIFETIME, &mut random);
         assert_eq!(huge.lifetime(), MAX_LIFETIME);
         let unknown = Schedule::new(T0, Lifetime::Unknown, DEFAULT_LIFETIME, &mut random);
         assert_eq!(unknown.lifetime(), Duration::from_secs(300));
@@ -291,20 +258,11 @@ mod tests {
     #[test]
     fn a_suspended_host_ages_a_token_and_a_clock_set_back_does_not_renew_it() {
         let token = of(3600.0, 1);
-        let slept = Now {
-            mono: T0.mono + secs(5.0),
-            wall: T0.wall + secs(7200.0),
-        };
+        let slept = Now { mono: T0.mono + secs(5.0), wall: T0.wall + secs(7200.0) };
         assert_eq!(token.standing(slept), Standing::Expired);
-        let back = Now {
-            mono: T0.mono + secs(5.0),
-            wall: T0.wall - secs(7200.0),
-        };
+        let back = Now { mono: T0.mono + secs(5.0), wall: T0.wall - secs(7200.0) };
         assert_eq!(token.standing(back), Standing::Fresh);
-        let back_for_long = Now {
-            mono: T0.mono + secs(3600.0),
-            wall: T0.wall,
-        };
+        let back_for_long = Now { mono: T0.mono + secs(3600.0), wall: T0.wall };
         assert_eq!(token.standing(back_for_long), Standing::Expired);
     }
 
@@ -335,10 +293,7 @@ mod tests {
         assert_eq!(backoff(&asked, 1, &mut random), Some(secs(20.0)));
         let a_day = error(ErrorClass::Throttled).with_retry_after(secs(86_400.0));
         assert_eq!(backoff(&a_day, 1, &mut random), Some(secs(900.0)));
-        assert_eq!(
-            backoff(&error(ErrorClass::Interrupted), 1, &mut random),
-            None
-        );
+        assert_eq!(backoff(&error(ErrorClass::Interrupted), 1, &mut random), None);
     }
 
     #[test]
@@ -360,31 +315,15 @@ mod tests {
         assert_eq!(next_attempt(&soon, 1, &mut random), Next::Retry(secs(5.0)));
         let later = error(ErrorClass::Throttled).with_retry_after(secs(5.1));
         assert_eq!(next_attempt(&later, 1, &mut random), Next::GiveUp);
-        assert_eq!(
-            next_attempt(&error(ErrorClass::Throttled), 1, &mut random),
-            Next::GiveUp
-        );
-        assert_eq!(
-            next_attempt(&error(ErrorClass::Request), 1, &mut random),
-            Next::GiveUp
-        );
+        assert_eq!(next_attempt(&error(ErrorClass::Throttled), 1, &mut random), Next::GiveUp);
+        assert_eq!(next_attempt(&error(ErrorClass::Request), 1, &mut random), Next::GiveUp);
         let malformed = error(ErrorClass::Malformed);
-        assert_eq!(
-            next_attempt(&malformed, 1, &mut random),
-            Next::Retry(Duration::ZERO)
-        );
+        assert_eq!(next_attempt(&malformed, 1, &mut random), Next::Retry(Duration::ZERO));
         assert_eq!(next_attempt(&malformed, 2, &mut random), Next::GiveUp);
         let refused = error(ErrorClass::Credentials);
-        assert_eq!(
-            next_attempt(&refused, 1, &mut random),
-            Next::GiveUp,
-            "nothing to compare"
-        );
+        assert_eq!(next_attempt(&refused, 1, &mut random), Next::GiveUp, "nothing to compare");
         let refused = refused.with_fingerprint(7);
-        assert_eq!(
-            next_attempt(&refused, 1, &mut random),
-            Next::Retry(Duration::ZERO)
-        );
+        assert_eq!(next_attempt(&refused, 1, &mut random), Next::Retry(Duration::ZERO));
         assert_eq!(next_attempt(&refused, 2, &mut random), Next::GiveUp);
     }
 
@@ -399,16 +338,8 @@ mod tests {
             }
             renewals
         };
-        assert!(
-            within(Accepted::ByNone) <= 7,
-            "{}",
-            within(Accepted::ByNone)
-        );
-        assert!(
-            within(Accepted::BySome) <= 14,
-            "{}",
-            within(Accepted::BySome)
-        );
+        assert!(within(Accepted::ByNone) <= 7, "{}", within(Accepted::ByNone));
+        assert!(within(Accepted::BySome) <= 14, "{}", within(Accepted::BySome));
         assert_eq!(cooldown(u32::MAX, Accepted::ByNone), secs(300.0));
     }
 }

@@ -98,9 +98,7 @@ impl Default for Settings {
 impl Shared {
     pub(crate) fn new(source: Arc<dyn TokenSource>, settings: Settings) -> Arc<Self> {
         let random = settings.seed.map_or_else(Random::new, Random::seeded);
-        let budget = settings
-            .budget
-            .map(|(tokens, per)| Budget::new(tokens, per));
+        let budget = settings.budget.map(|(tokens, per)| Budget::new(tokens, per));
         Arc::new(Self {
             epoch: AtomicU64::new(1),
             state: Mutex::new(State::new(
@@ -166,9 +164,7 @@ impl Shared {
         let refused = state.refused_credentials(now);
         drop(state);
         if let Some(flight) = overdue {
-            flight.land(Err(interrupted(
-                "the renewal's runtime no longer drives it",
-            )));
+            flight.land(Err(interrupted("the renewal's runtime no longer drives it")));
         }
         if let Some(version) = refused
             && self.source.credentials_version() != version
@@ -178,11 +174,7 @@ impl Shared {
     }
 
     fn epoch_after<T>(&self, decision: &Decision<T>) -> u64 {
-        if decision.changed {
-            self.next_epoch()
-        } else {
-            self.epoch()
-        }
+        if decision.changed { self.next_epoch() } else { self.epoch() }
     }
 
     /// Under the lock of `state`.
@@ -223,11 +215,7 @@ impl Shared {
     /// Starts a renewal if one is due and nothing speaks against it.
     pub(crate) fn renew_in_background(self: &Arc<Self>, now: Now) -> Renewing {
         drop(self.acquire(now));
-        if lock(&self.state).is_renewing() {
-            Renewing::Yes
-        } else {
-            Renewing::No
-        }
+        if lock(&self.state).is_renewing() { Renewing::Yes } else { Renewing::No }
     }
 
     pub(crate) fn seed(&self) -> Random {
@@ -304,9 +292,7 @@ impl Acquiring {
     }
 
     pub(crate) fn waiting_for(flight: &Arc<Flight>) -> Self {
-        Self {
-            landing: Some(flight.join()),
-        }
+        Self { landing: Some(flight.join()) }
     }
 
     pub(crate) fn poll(
@@ -347,10 +333,7 @@ pub(crate) struct Replacing {
 
 impl Replacing {
     pub(crate) fn new(flight: &Arc<Flight>, rejected: u64) -> Self {
-        Self {
-            landing: flight.join(),
-            rejected,
-        }
+        Self { landing: flight.join(), rejected }
     }
 }
 

@@ -54,15 +54,7 @@ impl Snapshot {
                 schedule = schedule.to_the_end();
             }
         }
-        Self {
-            generation,
-            first_seen,
-            header,
-            schedule,
-            forced,
-            scheme,
-            scope,
-        }
+        Self { generation, first_seen, header, schedule, forced, scheme, scope }
     }
 
     /// May it go out at `now`? A token of no lifetime serves those who waited for it.

@@ -66,18 +66,12 @@ pub struct Attempt {
 
 impl Attempt {
     pub(crate) fn first() -> Self {
-        Self {
-            number: 1,
-            refused: None,
-        }
+        Self { number: 1, refused: None }
     }
 
     /// The attempt that follows `error`.
     pub(crate) fn after(self, error: &TokenError) -> Self {
-        Self {
-            number: self.number.saturating_add(1),
-            refused: error.fingerprint(),
-        }
+        Self { number: self.number.saturating_add(1), refused: error.fingerprint() }
     }
 
     /// 1 for the first attempt of a renewal.
@@ -200,15 +194,11 @@ impl TokenResponse {
             ));
         }
         if id.len() + secret.len() > MAX_TOKEN_LEN / 4 * 3 {
-            return Err(malformed(
-                "the id and the secret of HTTP Basic are longer than 12 KiB",
-            ));
+            return Err(malformed("the id and the secret of HTTP Basic are longer than 12 KiB"));
         }
         let plain = Zeroizing::new(format!("{id}:{secret}"));
-        let mut response = Self::present(
-            Scheme::Basic,
-            &Zeroizing::new(STANDARD.encode(plain.as_bytes())),
-        )?;
+        let mut response =
+            Self::present(Scheme::Basic, &Zeroizing::new(STANDARD.encode(plain.as_bytes())))?;
         response.lifetime = Lifetime::Never;
         Ok(response)
     }
@@ -246,11 +236,8 @@ impl TokenResponse {
         self.lifetime
     }
 
-    pub(crate) fn scheme(&self) -> Scheme {
-        self.scheme
-    }
-
     /// The token without its scheme.
+    #[cfg(test)]
     pub(crate) fn secret_text(&self) -> &str {
         secret_text(&self.header, self.scheme)
     }
@@ -272,11 +259,7 @@ impl fmt::Debug for TokenResponse {
 
 /// The token of an `Authorization` header of ours.
 pub(crate) fn secret_text(header: &HeaderValue, scheme: Scheme) -> &str {
-    header
-        .to_str()
-        .ok()
-        .and_then(|line| line.get(scheme.as_str().len() + 1..))
-        .unwrap_or_default()
+    header.to_str().ok().and_then(|line| line.get(scheme.as_str().len() + 1..)).unwrap_or_default()
 }
 
 /// A header value that is marked sensitive, and whose bytes are zeroized when the last clone of it
@@ -318,10 +301,7 @@ mod tests {
     fn basic_is_encoded_as_rfc_7617_has_it_and_never_expires() {
         let response = TokenResponse::basic("Aladdin", "open sesame").unwrap();
         assert_eq!(response.lifetime(), Lifetime::Never);
-        assert_eq!(
-            response.into_parts().0.as_bytes(),
-            b"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
-        );
+        assert_eq!(response.into_parts().0.as_bytes(), b"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
         assert!(TokenResponse::basic("a:b", "c").is_err());
         assert!(TokenResponse::basic("a", "c\n").is_err());
     }

@@ -173,17 +173,12 @@ impl State {
 
     /// The current token, if it may go out.
     pub(crate) fn usable(&self, now: Now) -> Option<&Arc<Snapshot>> {
-        self.current
-            .as_ref()
-            .filter(|current| current.is_usable(now))
+        self.current.as_ref().filter(|current| current.is_usable(now))
     }
 
     /// The failure that is remembered at `now`, and the version of the credentials it is about.
     pub(crate) fn refused_credentials(&self, now: Now) -> Option<u64> {
-        let failure = self
-            .failure
-            .as_ref()
-            .filter(|failure| now.mono < failure.until)?;
+        let failure = self.failure.as_ref().filter(|failure| now.mono < failure.until)?;
         (failure.error.class() == ErrorClass::Credentials).then_some(failure.credentials_version)
     }
 
@@ -196,10 +191,9 @@ impl State {
     pub(crate) fn due(&self, now: Now) -> Option<Now> {
         let due = self.current.as_ref()?.schedule.soft_at();
         Some(match &self.failure {
-            Some(failure) if now.mono < failure.until => Now {
-                mono: due.mono.max(failure.until),
-                wall: due.wall,
-            },
+            Some(failure) if now.mono < failure.until => {
+                Now { mono: due.mono.max(failure.until), wall: due.wall }
+            }
             _ => due,
         })
     }
@@ -242,18 +236,11 @@ impl State {
     }
 
     fn hand_out(&self, snapshot: Arc<Snapshot>, until: Now) -> Answer {
-        Answer::Use(Hand {
-            snapshot,
-            until,
-            watched: self.rejections.is_watching(),
-        })
+        Answer::Use(Hand { snapshot, until, watched: self.rejections.is_watching() })
     }
 
     /// The renewal in progress, or a new one if nothing speaks against it.
-    #[allow(
-        clippy::type_complexity,
-        reason = "the flight, and the same again if it is new"
-    )]
+    #[allow(clippy::type_complexity, reason = "the flight, and the same again if it is new")]
     fn renewal(
         &mut self,
         purpose: Purpose,
@@ -262,11 +249,7 @@ impl State {
         if let Some(aloft) = &self.aloft {
             return Ok((Arc::clone(&aloft.flight), None));
         }
-        if let Some(failure) = self
-            .failure
-            .as_ref()
-            .filter(|failure| now.mono < failure.until)
-        {
+        if let Some(failure) = self.failure.as_ref().filter(|failure| now.mono < failure.until) {
             return Err((failure.error.clone(), Retry(failure.until)));
         }
         if let Some(budget) = &mut self.budget
@@ -340,11 +323,7 @@ impl State {
             // It has had its replay; the renewal is for the next ones.
             Sending::Replay => Rejection::Stand(Standstill::ReplayRejected),
         };
-        Decision {
-            answer,
-            launch,
-            changed,
-        }
+        Decision { answer, launch, changed }
     }
 
     /// The rejected token is not the current one.
@@ -377,11 +356,7 @@ impl State {
 
     /// A request with the token of `generation` was accepted. True if others need to know.
     pub(crate) fn accept(&mut self, generation: u64, sending: Sending) -> bool {
-        if self
-            .current
-            .as_ref()
-            .is_none_or(|current| current.generation != generation)
-        {
+        if self.current.as_ref().is_none_or(|current| current.generation != generation) {
             return false;
         }
         let watching = self.rejections.is_watching();
@@ -402,9 +377,7 @@ impl State {
         credentials_version: u64,
         now: Now,
     ) -> Option<Outcome> {
-        let aloft = self
-            .aloft
-            .take_if(|aloft| Arc::ptr_eq(&aloft.flight, flight))?;
+        let aloft = self.aloft.take_if(|aloft| Arc::ptr_eq(&aloft.flight, flight))?;
         Some(match result {
             Ok((response, t0)) => Ok(self.publish(response, t0, aloft.forced, now)),
             Err(error) => Err(self.remember(error, credentials_version, now)),
@@ -422,12 +395,8 @@ impl State {
         self.forget_failure();
         self.last_error = None;
         self.generations += 1;
-        let schedule = Schedule::new(
-            t0,
-            response.lifetime(),
-            self.default_lifetime,
-            &mut self.random,
-        );
+        let schedule =
+            Schedule::new(t0, response.lifetime(), self.default_lifetime, &mut self.random);
         let snapshot = Arc::new(Snapshot::new(
             response,
             schedule,
@@ -452,11 +421,7 @@ impl State {
             // The server will have counted it.
             self.count(now);
         }
-        let failures = if self.failures.0 == error.class() {
-            self.failures.1
-        } else {
-            0
-        };
+        let failures = if self.failures.0 == error.class() { self.failures.1 } else { 0 };
         self.failures = (error.class(), failures.saturating_add(1));
         let Some(delay) = schedule::backoff(&error, self.failures.1, &mut self.random) else {
             self.failure = None;
@@ -501,30 +466,19 @@ struct Retry(Duration);
 impl Retry {
     /// This moment or `deadline`, whichever comes first.
     fn before(&self, deadline: Now) -> Now {
-        Now {
-            mono: deadline.mono.min(self.0),
-            wall: deadline.wall,
-        }
+        Now { mono: deadline.mono.min(self.0), wall: deadline.wall }
     }
 }
 
 impl<T> Decision<T> {
     fn changed(answer: T) -> Self {
-        Self {
-            answer,
-            launch: None,
-            changed: true,
-        }
+        Self { answer, launch: None, changed: true }
     }
 }
 
 impl<T> From<T> for Decision<T> {
     fn from(answer: T) -> Self {
-        Self {
-            answer,
-            launch: None,
-            changed: false,
-        }
+        Self { answer, launch: None, changed: false }
     }
 }
 

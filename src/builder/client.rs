@@ -1,0 +1,274 @@
+//! Settings of what is made of the tokens: how the cache keeps one, and what the layer does with
+//! it. And the three things that can be built.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::response::Parts;
+
+use super::Builder;
+use crate::{
+    config_error::ConfigError,
+    layer::OAuthClientCredentialsLayer,
+    rules::{Existing, Test},
+    token::{TokenCache, TokenResponse, TokenSource, Warmth, source_fn},
+};
+
+/// Where tokens come from, if not from a token endpoint.
+pub(super) enum Origin {
+    Source(Arc<dyn TokenSource>),
+    Cache(TokenCache),
+}
+
+impl Origin {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Source(_) => "from_source",
+            Self::Cache(_) => "from_cache",
+        }
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// # In place of a token endpoint
+impl Builder {
+    /// Tokens come from `source`. Excludes the settings of a token endpoint.
+    pub fn from_source(source: impl TokenSource) -> Self {
+        Self { origin: Some(Origin::Source(Arc::new(source))), ..Self::default() }
+    }
+
+    /// The token of `cache` is shared. Excludes the settings of a token endpoint and of a cache.
+    pub fn from_cache(cache: &TokenCache) -> Self {
+        Self { origin: Some(Origin::Cache(cache.clone())), ..Self::default() }
+    }
+
+    /// A static id and secret by HTTP Basic (RFC 7617) in place of a token: see
+    /// [`OAuthClientCredentialsLayer::basic`].
+    pub fn basic(id: &str, secret: &str) -> Self {
+        match TokenResponse::basic(id, secret) {
+            Ok(response) => Self::from_source(source_fn(move |_| {
+                let response = response.clone();
+                async move { Ok(response) }
+            })),
+            Err(error) => {
+                let mut builder = Self::default();
+                builder.fail("basic", error.to_string());
+                builder
+            }
+        }
+    }
+}
+
+/// # How a token is kept
+impl Builder {
+    /// How long one attempt to get a token may take. Default: 10 s.
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.check_duration("attempt_timeout", timeout);
+        self.settings.attempt_timeout = timeout;
+        self
+    }
+
+    /// How long a renewal may take in all, with up to three attempts. Default: 30 s.
+    pub fn renewal_timeout(mut self, timeout: Duration) -> Self {
+        self.check_duration("renewal_timeout", timeout);
+        self.settings.renewal_timeout = timeout;
+        self
+    }
+
+    /// What is taken for the lifetime of a token if the server does not name one, and the token is
+    /// no JWT that does. Default: 5 minutes.
+    pub fn default_lifetime(mut self, lifetime: Duration) -> Self {
+        self.check_duration("default_lifetime", lifetime);
+        self.settings.default_lifetime = lifetime;
+        self
+    }
+
+    /// Asks for at most `tokens` tokens in any `period`, for providers that limit or bill them.
+    /// Default: no limit.
+    ///
+    /// Renewals in the background and after a 401 give way first: a fifth of the budget, rounded
+    /// up, is kept for calls that have no usable token at all. Past the budget such calls fail with
+    /// [`ErrorClass::Budget`](crate::ErrorClass::Budget) and the time of the next token.
+    pub fn issuance_budget(mut self, tokens: u32, period: Duration) -> Self {
+        self.check_duration("issuance_budget", period);
+        if tokens == 0 {
+            self.fail("issuance_budget", "must allow at least one token");
+        }
+        self.settings.budget = Some((tokens, period));
+        self
+    }
+
+    /// Renews the token by a timer, too, once there has been one. Without this, renewals are set
+    /// off by requests, and an idle client uses up no quota.
+    pub fn keep_warm(mut self) -> Self {
+        self.cache_setting.get_or_insert("keep_warm");
+        self.settings.warmth = Warmth::Kept;
+        self
+    }
+
+    /// The time by which tokens expire, for tests.
+    #[cfg(feature = "testing")]
+    pub fn clock(mut self, clock: &crate::testing::ManualClock) -> Self {
+        self.cache_setting.get_or_insert("clock");
+        self.settings.clock = clock.to_clock();
+        self
+    }
+
+    /// Where the jitter starts, for tests that must run alike each time.
+    #[cfg(feature = "testing")]
+    pub fn jitter_seed(mut self, seed: u64) -> Self {
+        self.cache_setting.get_or_insert("jitter_seed");
+        self.settings.seed = Some(seed);
+        self
+    }
+
+    fn check_duration(&mut self, setting: &'static str, duration: Duration) {
+        self.cache_setting.get_or_insert(setting);
+        if duration.is_zero() {
+            self.fail(setting, "must be longer than zero");
+        }
+    }
+}
+
+/// # Where the token goes, and what a rejection is
+impl Builder {
+    /// Adds an origin, `scheme://host` or `scheme://host:port`, that may have the token. With at
+    /// least one, a request for any other is an error before anything is sent.
+    ///
+    /// Without: every `https` origin may, and plain `http` to this machine. Name the origins where
+    /// the targets of requests are not all written down in your program, and where a redirect is
+    /// followed outside of the layer.
+    pub fn allowed_origin(mut self, origin: impl AsRef<str>) -> Self {
+        match origin.as_ref().parse() {
+            Ok(origin) => self.rules.origins.allow(origin),
+            Err(error) => self.fail("allowed_origin", format!("is wrong: {error}")),
+        }
+        self
+    }
+
+    /// Adds several origins: see [`allowed_origin`](Self::allowed_origin).
+    pub fn allowed_origins<I>(self, origins: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        origins.into_iter().fold(self, Self::allowed_origin)
+    }
+
+    /// Sends requests for other than the allowed origins without the token, in place of an error.
+    pub fn pass_other_origins_without_token(mut self) -> Self {
+        self.rules.origins.pass_others_without_token();
+        self
+    }
+
+    /// Lets plain `http` to other machines have the token, where no allowed origins are named.
+    /// Whoever is on the way can read it and use it.
+    pub fn dangerously_allow_plain_http(mut self) -> Self {
+        self.rules.origins.allow_plain_http();
+        self
+    }
+
+    /// Replaces an `Authorization` header that a request already has. Without this, such a request
+    /// is sent as it is, and its response is none of the layer's business.
+    pub fn replace_authorization(mut self) -> Self {
+        self.rules.existing = Existing::Replace;
+        self
+    }
+
+    /// Reads 403 as it does 401. Some APIs answer so to an expired token (the views of Django OAuth
+    /// Toolkit do); at most, 403 means that a valid token is not enough.
+    pub fn forbidden_means_rejected(mut self) -> Self {
+        self.rules.challenges = self.rules.challenges.forbidden_is_stale();
+        self
+    }
+
+    /// Decides in your way whether a response rejects the token that its request carried.
+    ///
+    /// The default: status 401 whose `WWW-Authenticate` is absent, or has a `Bearer` challenge
+    /// without an `error` or with `invalid_token` (RFC 6750 section 3.1); and gRPC's
+    /// `UNAUTHENTICATED` in the headers of a response.
+    pub fn rejected_when(mut self, test: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.rules.test = Some(Test(Arc::new(test)));
+        self
+    }
+
+    /// How many bytes of a streaming body are kept while they pass, so that the request can be sent
+    /// again. Default: 65,536. A longer body streams on, and is not sent again. Bodies that are
+    /// cheap to clone are kept whatever their size.
+    pub fn replay_limit(mut self, bytes: usize) -> Self {
+        self.rules.replay_limit = bytes;
+        self
+    }
+}
+
+/// # Building
+impl Builder {
+    /// Checks the settings and makes the layer. No I/O.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that is wrong or missing.
+    pub fn build(self) -> Result<OAuthClientCredentialsLayer, ConfigError> {
+        let rules = self.rules.clone();
+        Ok(OAuthClientCredentialsLayer::with_rules(&self.build_cache()?, rules))
+    }
+
+    /// Checks the settings and makes the cache of a token, to be used without the layer. No I/O.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that is wrong or missing.
+    pub fn build_cache(mut self) -> Result<TokenCache, ConfigError> {
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        let origin = self.origin.take();
+        if let Some(name) = origin.as_ref().map(Origin::name)
+            && let Some(setting) = self.endpoint_setting()
+        {
+            let problem = format!("is for a token endpoint, and {name} is set");
+            return Err(self.error_in(setting, problem));
+        }
+        let settings = std::mem::take(&mut self.settings);
+        let source: Arc<dyn TokenSource> = match origin {
+            None => {
+                self.settings.clock = settings.clock.clone();
+                Arc::new(self.build_source()?)
+            }
+            Some(Origin::Source(source)) => source,
+            Some(Origin::Cache(cache)) => {
+                return match self.cache_setting {
+                    None => Ok(cache),
+                    Some(setting) => {
+                        Err(self.error_in(setting, "is for a cache, and from_cache gives one"))
+                    }
+                };
+            }
+        };
+        Ok(TokenCache::with_settings(source, settings))
+    }
+
+    /// The first setting of a token endpoint that is set.
+    fn endpoint_setting(&self) -> Option<&'static str> {
+        let set = [
+            ("token_url", self.token_url.is_some()),
+            ("client_id", self.client_id.is_some()),
+            ("client_secret", self.client_secret.is_some()),
+            ("client_secret_file", self.client_secret_file.is_some()),
+            ("credentials", self.credentials.is_some()),
+            ("scope", !self.scope.is_empty()),
+            ("audience", self.audience.is_some()),
+            ("resource", !self.resources.is_empty()),
+            ("param", !self.params.is_empty()),
+            ("header", !self.headers.0.is_empty()),
+            ("transport", self.transport.is_some()),
+            ("ca_file", !self.ca_files.is_empty()),
+            ("ca_pem", !self.ca_pem.is_empty()),
+        ];
+        set.into_iter().find_map(|(name, is_set)| is_set.then_some(name))
+    }
+}

@@ -1,0 +1,369 @@
+//! The default transport: hyper-util's client over rustls, HTTP/1.1.
+//!
+//! It decides which certificates are trusted and which crypto provider checks them. Which URLs are
+//! acceptable, deadlines and size limits are the caller's. Certificates are always checked, and
+//! redirects are never followed; there is no switch for either.
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use http::uri::Scheme;
+use http_body_util::BodyExt;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use tokio::sync::OnceCell;
+
+use super::transport::{Transport, TransportRequestBody, TransportResponseBody};
+use crate::{error::BoxError, token::BoxFuture};
+
+/// Time for one TCP connection, all addresses of the host together. Shorter than an attempt, so
+/// that the error says "connect" and not "attempt timed out".
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Long enough for the retries of one renewal, too short to meet the servers' own idle timeouts
+/// with the next one.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+type HttpClient<C> = Client<C, TransportRequestBody>;
+
+/// Carries token requests with hyper and rustls: the default [`Transport`].
+///
+/// Trusted are the platform's root certificates and, in addition, the private CAs given to
+/// [`new`](Self::new). They are read on the first request to an `https` URL, on a blocking thread;
+/// if that fails, the request fails with the reason, and the next one reads them again. Once read,
+/// they are kept for as long as the transport lives.
+///
+/// The crypto provider is the one that the process has installed, else aws-lc-rs (feature
+/// `aws-lc-rs`), else ring (feature `ring`, on by default).
+///
+/// Not supported: HTTP/2, proxies, client certificates. For these, bring a [`Transport`] of your
+/// own.
+pub struct RustlsTransport {
+    ca_files: Vec<PathBuf>,
+    ca_pem: Vec<Vec<u8>>,
+    plain: HttpClient<HttpConnector>,
+    secure: OnceCell<HttpClient<HttpsConnector<HttpConnector>>>,
+}
+
+impl RustlsTransport {
+    /// A transport that trusts the platform's roots and the CAs in these PEM files and texts.
+    ///
+    /// No I/O happens here: a file that is missing or holds no certificate fails the first request.
+    #[must_use]
+    pub fn new(ca_files: Vec<PathBuf>, ca_pem: Vec<Vec<u8>>) -> Self {
+        let plain = client(connector());
+        Self { ca_files, ca_pem, plain, secure: OnceCell::new() }
+    }
+
+    async fn secure(&self) -> Result<&HttpClient<HttpsConnector<HttpConnector>>, BoxError> {
+        // `get_or_try_init` keeps nothing of a failure, and a caller that gives up in the middle
+        // leaves it to the next.
+        self.secure
+            .get_or_try_init(|| async {
+                let (files, pem) = (self.ca_files.clone(), self.ca_pem.clone());
+                let config = tokio::task::spawn_blocking(move || client_config(&files, &pem))
+                    .await
+                    .map_err(|error| LoadError::new("loading certificates was cut short", error))?;
+                Ok(client(https_connector(config?)))
+            })
+            .await
+    }
+}
+
+impl Transport for RustlsTransport {
+    fn send<'a>(
+        &'a self,
+        request: http::Request<TransportRequestBody>,
+    ) -> BoxFuture<'a, Result<http::Response<TransportResponseBody>, BoxError>> {
+        Box::pin(async move {
+            // Plain http goes around the certificates: a sidecar on loopback must work in an
+            // image that has none.
+            let response = if request.uri().scheme() == Some(&Scheme::HTTP) {
+                self.plain.request(request).await?
+            } else {
+                self.secure().await?.request(request).await?
+            };
+            Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync()))
+        })
+    }
+}
+
+impl fmt::Debug for RustlsTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RustlsTransport")
+            .field("ca_files", &self.ca_files)
+            .field("ca_pem", &self.ca_pem.len())
+            .field("loaded", &self.secure.initialized())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why the certificates or the crypto provider are not at hand.
+#[derive(Debug)]
+struct LoadError {
+    message: String,
+    source: Option<BoxError>,
+}
+
+impl LoadError {
+    fn new(message: impl Into<String>, source: impl Into<BoxError>) -> Self {
+        Self { message: message.into(), source: Some(source.into()) }
+    }
+
+    fn bare(message: impl Into<String>) -> Self {
+        Self { message: message.into(), source: None }
+    }
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for LoadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+fn connector() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_nodelay(true);
+    connector
+}
+
+fn https_connector(config: ClientConfig) -> HttpsConnector<HttpConnector> {
+    let mut tcp = connector();
+    // The connector below sees `https` URIs, which it would refuse.
+    tcp.enforce_http(false);
+    HttpsConnectorBuilder::new()
+        .with_tls_config(config)
+        .https_only()
+        .enable_http1()
+        .wrap_connector(tcp)
+}
+
+fn client<C>(connector: C) -> HttpClient<C>
+where
+    C: hyper_util::client::legacy::connect::Connect + Clone,
+{
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(1)
+        .build(connector)
+}
+
+/// Blocks: reads files.
+fn client_config(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<ClientConfig, LoadError> {
+    let roots = Arc::new(roots(ca_files, ca_pem)?);
+    let config = ClientConfig::builder_with_provider(crypto_provider()?)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| {
+            LoadError::new("the crypto provider supports neither TLS 1.3 nor TLS 1.2", error)
+        })?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+fn roots(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<RootCertStore, LoadError> {
+    let mut roots = RootCertStore::empty();
+    for path in ca_files {
+        let pem = std::fs::read(path).map_err(|error| {
+            LoadError::new(format!("cannot read the CA file {}", path.display()), error)
+        })?;
+        add_pem(&mut roots, &pem, &format!("the CA file {}", path.display()))?;
+    }
+    for (index, pem) in ca_pem.iter().enumerate() {
+        add_pem(
+            &mut roots,
+            pem,
+            &format!("the CA certificate given as PEM (number {})", index + 1),
+        )?;
+    }
+    let platform = rustls_native_certs::load_native_certs();
+    // One root that cannot be parsed must not take the others with it.
+    roots.add_parsable_certificates(platform.certs);
+    if roots.is_empty() {
+        let message = "no root certificates: the platform has none and no private CA is given \
+                       (install ca-certificates, or add a CA file)";
+        return Err(match platform.errors.into_iter().next() {
+            Some(error) => LoadError::new(message, error),
+            None => LoadError::bare(message),
+        });
+    }
+    Ok(roots)
+}
+
+fn add_pem(roots: &mut RootCertStore, pem: &[u8], what: &str) -> Result<(), LoadError> {
+    let before = roots.len();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate
+            .map_err(|error| LoadError::new(format!("{what} is not valid PEM"), error))?;
+        roots.add(certificate).map_err(|error| {
+            LoadError::new(format!("{what} has a certificate that cannot be used"), error)
+        })?;
+    }
+    if roots.len() == before {
+        return Err(LoadError::bare(format!("{what} has no certificate in it (is it PEM?)")));
+    }
+    Ok(())
+}
+
+fn crypto_provider() -> Result<Arc<CryptoProvider>, LoadError> {
+    match CryptoProvider::get_default() {
+        Some(installed) => Ok(Arc::clone(installed)),
+        None => built_in_provider(),
+    }
+}
+
+// Which provider is built in is asked of our features and not of rustls: it panics when another
+// crate has switched on a second one.
+#[cfg(feature = "aws-lc-rs")]
+fn built_in_provider() -> Result<Arc<CryptoProvider>, LoadError> {
+    Ok(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+}
+
+#[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+fn built_in_provider() -> Result<Arc<CryptoProvider>, LoadError> {
+    Ok(Arc::new(rustls::crypto::ring::default_provider()))
+}
+
+#[cfg(not(any(feature = "ring", feature = "aws-lc-rs")))]
+fn built_in_provider() -> Result<Arc<CryptoProvider>, LoadError> {
+    Err(LoadError::bare(
+        "rustls has no crypto provider: call `CryptoProvider::install_default` at the start of the \
+         program, or switch on the feature `ring` or `aws-lc-rs` of \
+         tower-oauth2-client-credentials",
+    ))
+}
+
+#[cfg(test)]
+#[cfg(all(feature = "testing-tls", feature = "ring"))]
+mod tests {
+    use bytes::Bytes;
+    use http::{Request, Version};
+    use http_body_util::Full;
+
+    use super::*;
+    use crate::testing::{Answer, AuthorizationServer, RunningServer, TestCa};
+
+    fn trusting(ca: &TestCa) -> RustlsTransport {
+        RustlsTransport::new(Vec::new(), vec![ca.pem().as_bytes().to_vec()])
+    }
+
+    fn request(running: &RunningServer) -> Request<Full<Bytes>> {
+        Request::post(running.url("/token"))
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Full::from(
+                "grant_type=client_credentials&client_id=test-client&client_secret=test-secret",
+            ))
+            .unwrap()
+    }
+
+    /// The error and its sources, as a log line would have them.
+    fn chain(error: &BoxError) -> String {
+        let mut text = error.to_string();
+        let mut next = error.source();
+        while let Some(error) = next {
+            text += &format!(": {error}");
+            next = error.source();
+        }
+        text
+    }
+
+    #[tokio::test]
+    async fn a_server_with_a_certificate_of_the_private_ca_is_asked_over_http_1() {
+        let (ca, server) = (TestCa::new().unwrap(), AuthorizationServer::new());
+        let running = server.serve_tls(&ca).await.unwrap();
+        let response = trusting(&ca).send(request(&running)).await.unwrap();
+        assert_eq!((response.status().as_u16(), response.version()), (200, Version::HTTP_11));
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(body.starts_with(b"{\"access_token\":"));
+    }
+
+    #[tokio::test]
+    async fn a_certificate_of_another_ca_is_refused_and_the_error_says_so() {
+        let (ca, server) = (TestCa::new().unwrap(), AuthorizationServer::new());
+        let running = server.serve_tls(&ca).await.unwrap();
+        let error = trusting(&TestCa::new().unwrap()).send(request(&running)).await.unwrap_err();
+        let chain = chain(&error);
+        assert!(chain.contains("UnknownIssuer") || chain.contains("BadSignature"), "{chain}");
+        assert_eq!(server.requests(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_ca_file_that_cannot_be_read_is_named_and_read_again_by_the_next_request() {
+        let (ca, server) = (TestCa::new().unwrap(), AuthorizationServer::new());
+        let running = server.serve_tls(&ca).await.unwrap();
+        let path = std::env::temp_dir().join(format!(
+            "tower-oauth2-ca-{}-{}.pem",
+            std::process::id(),
+            running.addr().port()
+        ));
+        let transport = RustlsTransport::new(vec![path.clone()], Vec::new());
+        let missing = chain(&transport.send(request(&running)).await.unwrap_err());
+        assert!(missing.contains(&path.display().to_string()), "{missing}");
+        assert!(missing.contains("No such file") || missing.contains("find the file"), "{missing}");
+
+        std::fs::write(&path, "not a certificate").unwrap();
+        let empty = chain(&transport.send(request(&running)).await.unwrap_err());
+        assert!(empty.contains("no certificate in it"), "{empty}");
+
+        std::fs::write(&path, ca.pem()).unwrap();
+        let status = transport.send(request(&running)).await.map(|response| response.status());
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(status.unwrap(), 200);
+    }
+
+    #[tokio::test]
+    async fn plain_http_needs_no_certificates() {
+        let server = AuthorizationServer::new();
+        let running = server.serve().await.unwrap();
+        let transport = RustlsTransport::new(vec!["/does/not/exist".into()], Vec::new());
+        assert_eq!(transport.send(request(&running)).await.unwrap().status(), 200);
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_an_answer_like_any_other() {
+        let server = AuthorizationServer::new();
+        let running = server.serve().await.unwrap();
+        let elsewhere = Answer::status(http::StatusCode::TEMPORARY_REDIRECT)
+            .with_header("location", &running.url("/elsewhere"));
+        server.respond_once(elsewhere);
+        let transport = RustlsTransport::new(Vec::new(), Vec::new());
+        assert_eq!(transport.send(request(&running)).await.unwrap().status(), 307);
+        assert_eq!(server.requests(), 1);
+    }
+
+    /// The connection in the pool dies with the runtime that drove it, and must not be used again.
+    #[test]
+    fn a_transport_outlives_the_runtime_of_its_first_request() {
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(1).enable_all().build().unwrap()
+        };
+        let (ca, server) = (TestCa::new().unwrap(), AuthorizationServer::new());
+        let servers = runtime();
+        let running = servers.block_on(server.serve_tls(&ca)).unwrap();
+        let transport = trusting(&ca);
+        for _ in 0..2 {
+            runtime().block_on(async {
+                let response = transport.send(request(&running)).await.unwrap();
+                assert_eq!(response.status(), 200);
+                response.into_body().collect().await.unwrap();
+            });
+        }
+        assert_eq!(running.connections(), 2);
+    }
+}

@@ -1,0 +1,272 @@
+//! [`Answer`]: what a server of the kit is told to answer, well-formed or not.
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+
+/// One scripted answer, for [`AuthorizationServer`](super::AuthorizationServer) and
+/// [`ProtectedApi`](super::ProtectedApi).
+///
+/// ```
+/// use http::StatusCode;
+/// use tower_oauth2_client_credentials::testing::Answer;
+///
+/// let busy = Answer::status(StatusCode::SERVICE_UNAVAILABLE).with_header("retry-after", "2");
+/// let refused = Answer::challenge(r#"Bearer error="invalid_token""#).with_body("expired");
+/// ```
+#[derive(Clone)]
+pub struct Answer {
+    pub(crate) kind: Kind,
+}
+
+#[derive(Clone)]
+pub(crate) enum Kind {
+    /// What the server would have answered without a script.
+    AsUsual,
+    /// The connection is closed without an answer.
+    Closed,
+    /// The connection stays open, and nothing comes.
+    Never,
+    /// Boxed, because answers are also the `Err` of what checks requests.
+    Response(Box<Scripted>),
+}
+
+#[derive(Clone)]
+pub(crate) struct Scripted {
+    pub(crate) status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+    end: End,
+}
+
+/// How the body of an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Whole,
+    Cut,
+    /// `Cut`, at the point where it breaks.
+    Break,
+    Never,
+}
+
+impl Answer {
+    /// An answer with this status, without headers or body.
+    #[must_use]
+    pub fn status(status: StatusCode) -> Self {
+        let (headers, body) = (HeaderMap::new(), Bytes::new());
+        let scripted = Scripted { status, headers, body, end: End::Whole };
+        Self { kind: Kind::Response(Box::new(scripted)) }
+    }
+
+    /// An answer with a JSON body. `json` is sent as it is and need not be valid.
+    #[must_use]
+    pub fn json(status: StatusCode, json: impl Into<Bytes>) -> Self {
+        Self::status(status).with_header("content-type", "application/json").with_body(json)
+    }
+
+    /// An error response of RFC 6749 section 5.2.
+    #[must_use]
+    pub fn oauth_error(status: StatusCode, error: &str, description: &str) -> Self {
+        let body = serde_json::json!({ "error": error, "error_description": description });
+        Self::json(status, body.to_string()).with_header("cache-control", "no-store")
+    }
+
+    /// The client is refused: 401 `invalid_client`.
+    #[must_use]
+    pub fn invalid_client() -> Self {
+        Self::oauth_error(
+            StatusCode::UNAUTHORIZED,
+            "invalid_client",
+            "client authentication failed",
+        )
+    }
+
+    /// A web page, as proxies and captive portals answer.
+    #[must_use]
+    pub fn html(status: StatusCode) -> Self {
+        Self::status(status)
+            .with_header("content-type", "text/html; charset=utf-8")
+            .with_body("<!doctype html><title>Something</title><p>Not what you asked for.")
+    }
+
+    /// 503 Service Unavailable.
+    #[must_use]
+    pub fn unavailable() -> Self {
+        Self::status(StatusCode::SERVICE_UNAVAILABLE)
+    }
+
+    /// 429 Too Many Requests with a `Retry-After`: seconds, or an HTTP date.
+    #[must_use]
+    pub fn too_many_requests(retry_after: &str) -> Self {
+        Self::status(StatusCode::TOO_MANY_REQUESTS).with_header("retry-after", retry_after)
+    }
+
+    /// 401 with this `WWW-Authenticate`. Without one: `Answer::status(StatusCode::UNAUTHORIZED)`.
+    #[must_use]
+    pub fn challenge(www_authenticate: &str) -> Self {
+        Self::status(StatusCode::UNAUTHORIZED).with_header("www-authenticate", www_authenticate)
+    }
+
+    /// What the server answers without a script; to leave a gap in one.
+    #[must_use]
+    pub fn as_usual() -> Self {
+        Self { kind: Kind::AsUsual }
+    }
+
+    /// No answer: the connection is closed. In memory: the service fails.
+    #[must_use]
+    pub fn connection_closed() -> Self {
+        Self { kind: Kind::Closed }
+    }
+
+    /// No answer, ever: the connection stays open.
+    #[must_use]
+    pub fn never() -> Self {
+        Self { kind: Kind::Never }
+    }
+
+    /// Adds a header; earlier ones of the same name stay. A name or value that HTTP does not allow
+    /// is left out, which shows in the test at once.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {
+        if let Kind::Response(scripted) = &mut self.kind
+            && let Ok(name) = HeaderName::try_from(name)
+            && let Ok(value) = HeaderValue::try_from(value)
+        {
+            scripted.headers.append(name, value);
+        }
+        self
+    }
+
+    /// The body, byte for byte.
+    #[must_use]
+    pub fn with_body(mut self, bytes: impl Into<Bytes>) -> Self {
+        if let Kind::Response(scripted) = &mut self.kind {
+            scripted.body = bytes.into();
+        }
+        self
+    }
+
+    /// A body of `len` bytes.
+    #[must_use]
+    pub fn with_body_of(self, len: usize) -> Self {
+        self.with_body(vec![b'x'; len])
+    }
+
+    /// The connection breaks after the body's bytes, with more announced.
+    #[must_use]
+    pub fn cut_short(self) -> Self {
+        self.ending(End::Cut)
+    }
+
+    /// The body's bytes are followed by nothing, and it does not end.
+    #[must_use]
+    pub fn never_ending(self) -> Self {
+        self.ending(End::Never)
+    }
+
+    fn ending(mut self, how: End) -> Self {
+        if let Kind::Response(scripted) = &mut self.kind {
+            scripted.end = how;
+        }
+        self
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither headers nor body: a script may hold tokens.
+        match &self.kind {
+            Kind::AsUsual => f.write_str("Answer::AsUsual"),
+            Kind::Closed => f.write_str("Answer::ConnectionClosed"),
+            Kind::Never => f.write_str("Answer::Never"),
+            Kind::Response(scripted) => f
+                .debug_struct("Answer")
+                .field("status", &scripted.status.as_u16())
+                .field("body_len", &scripted.body.len())
+                .field("end", &scripted.end)
+                .finish_non_exhaustive(),
+        }
+    }
+}
+
+/// What comes of an answer on its way out.
+pub(crate) async fn send(answer: Answer) -> io::Result<http::Response<ResponseBody>> {
+    match answer.kind {
+        Kind::Never => std::future::pending().await,
+        // Whoever sends has put the usual answer in its place by now.
+        Kind::Closed | Kind::AsUsual => {
+            Err(io::Error::new(io::ErrorKind::ConnectionReset, "the server closed the connection"))
+        }
+        Kind::Response(scripted) => {
+            let Scripted { status, mut headers, body, end } = *scripted;
+            if end == End::Cut {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len() + 1));
+            }
+            let mut response = http::Response::new(ResponseBody { data: Some(body), end });
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            Ok(response)
+        }
+    }
+}
+
+/// The body of an answer: whole, cut short, or never ending.
+pub struct ResponseBody {
+    data: Option<Bytes>,
+    end: End,
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match self.data.take() {
+            Some(data) if !data.is_empty() => Poll::Ready(Some(Ok(Frame::data(data)))),
+            _ => match self.end {
+                End::Whole => Poll::Ready(None),
+                // hyper would drop what it has not written yet; a pause lets it out.
+                End::Cut => {
+                    self.end = End::Break;
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                End::Break => {
+                    self.end = End::Whole;
+                    Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())))
+                }
+                // Nobody is woken: that is the point.
+                End::Never => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.end == End::Whole && self.data.as_ref().is_none_or(Bytes::is_empty)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let len = self.data.as_ref().map_or(0, |data| data.len() as u64);
+        match self.end {
+            End::Whole => SizeHint::with_exact(len),
+            End::Cut | End::Break => SizeHint::with_exact(len + 1),
+            End::Never => SizeHint::default(),
+        }
+    }
+}
+
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").field("end", &self.end).finish_non_exhaustive()
+    }
+}

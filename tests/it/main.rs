@@ -1,0 +1,4 @@
+//! What the crate does, as its users see it. One binary, a module for each subject.
+#![allow(missing_docs)]
+
+mod smoke;
