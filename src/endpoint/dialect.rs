@@ -9,8 +9,10 @@ use http::{HeaderName, HeaderValue, header};
 
 use crate::config_error::{ConfigError, shown};
 
+type Preset = (&'static str, fn() -> Dialect);
+
 /// The names by which a preset can be asked for.
-const PRESETS: [(&str, fn() -> Dialect); 4] = [
+const PRESETS: [Preset; 4] = [
     ("rfc6749", Dialect::rfc6749),
     ("auth0", Dialect::auth0),
     ("podero", Dialect::podero),
