@@ -25,10 +25,7 @@ impl Now {
 
     /// Both clocks moved on by `by`.
     pub(crate) fn plus(self, by: Duration) -> Self {
-        Self {
-            mono: self.mono.saturating_add(by),
-            wall: self.wall.saturating_add(by),
-        }
+        Self { mono: self.mono.saturating_add(by), wall: self.wall.saturating_add(by) }
     }
 
     /// How long ago `earlier` was, by the clock that says longer. A wall clock that stepped back
@@ -50,10 +47,7 @@ impl Now {
 pub(crate) enum Clock {
     #[default]
     System,
-    #[cfg_attr(
-        not(feature = "testing"),
-        allow(dead_code, reason = "only tests move the clock")
-    )]
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "only tests move the clock"))]
     Test(Arc<dyn ReadClock>),
 }
 
@@ -80,18 +74,13 @@ impl fmt::Debug for Clock {
     }
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "this is the one place that reads the clocks"
-)]
+#[allow(clippy::disallowed_methods, reason = "this is the one place that reads the clocks")]
 fn system_now() -> Now {
     static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
     let base = *BASE;
     Now {
         mono: Instant::now().saturating_duration_since(base),
-        wall: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default(),
+        wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
     }
 }
 
@@ -100,25 +89,14 @@ mod tests {
     use super::*;
 
     fn at(mono: u64, wall: u64) -> Now {
-        Now {
-            mono: Duration::from_secs(mono),
-            wall: Duration::from_secs(wall),
-        }
+        Now { mono: Duration::from_secs(mono), wall: Duration::from_secs(wall) }
     }
 
     #[test]
     fn the_clock_that_says_longer_counts() {
         assert_eq!(at(10, 1010).since(at(0, 1000)), Duration::from_secs(10));
-        assert_eq!(
-            at(10, 8200).since(at(0, 1000)),
-            Duration::from_secs(7200),
-            "suspended"
-        );
-        assert_eq!(
-            at(10, 0).since(at(0, 1000)),
-            Duration::from_secs(10),
-            "stepped back"
-        );
+        assert_eq!(at(10, 8200).since(at(0, 1000)), Duration::from_secs(7200), "suspended");
+        assert_eq!(at(10, 0).since(at(0, 1000)), Duration::from_secs(10), "stepped back");
     }
 
     #[test]

@@ -3,9 +3,7 @@
 //! This file holds the error and its classes. What a class means for the next attempt is decided
 //! in `token::schedule`; what a server's answer means is decided in `endpoint::response`.
 
-use std::{
-    borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration, time::SystemTime,
-};
+use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration, time::SystemTime};
 
 use http::StatusCode;
 
@@ -176,10 +174,7 @@ impl TokenError {
     }
 
     pub(crate) fn with_retry_at(&self, at: SystemTime) -> Self {
-        Self {
-            inner: Arc::clone(&self.inner),
-            retry_at: Some(at),
-        }
+        Self { inner: Arc::clone(&self.inner), retry_at: Some(at) }
     }
 
     fn change(mut self, change: impl FnOnce(&mut Inner)) -> Self {
@@ -271,8 +266,7 @@ impl fmt::Debug for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &*self.inner;
         let mut out = f.debug_struct("TokenError");
-        out.field("class", &inner.class)
-            .field("message", &inner.message);
+        out.field("class", &inner.class).field("message", &inner.message);
         if let Some(advice) = &inner.advice {
             out.field("advice", advice);
         }
@@ -316,11 +310,8 @@ mod tests {
 
     #[test]
     fn a_servers_text_is_capped_and_kept_on_one_line() {
-        let error = TokenError::new(
-            ErrorClass::Request,
-            "the token endpoint refused the request",
-        )
-        .with_oauth_error("invalid\nscope", Some(&"x".repeat(300)));
+        let error = TokenError::new(ErrorClass::Request, "the token endpoint refused the request")
+            .with_oauth_error("invalid\nscope", Some(&"x".repeat(300)));
         assert_eq!(error.oauth_error(), Some("invalid scope"));
         assert_eq!(error.oauth_error_description().map(str::len), Some(256));
         assert!(!error.to_string().contains('\n'));

@@ -55,7 +55,8 @@ impl Complaint {
                     description: text(&inner, "message").or_else(description),
                 })
             }
-            "a boolean" if error.get() == "false" => None,
+            // No error, as some write it; null and "" are taken care of above.
+            _ if matches!(error.get(), "false" | "0" | "[]") => None,
             _ => Some(Self {
                 code: None,
                 description: description(),

@@ -38,7 +38,10 @@ pub trait TokenSource: Send + Sync + 'static {
     ///
     /// The renewal gives up on the future after its own deadlines, so no timeout is needed here.
     /// The class of the error decides what happens next: see [`ErrorClass`].
-    fn fetch<'a>(&'a self, attempt: Attempt) -> BoxFuture<'a, Result<TokenResponse, TokenError>>;
+    fn fetch<'a>(
+        &'a self,
+        attempt: Attempt,
+    ) -> BoxFuture<'a, Result<TokenResponse, TokenError>>;
 
     /// A number that changes when the credentials change. Cheap; asked only while a refusal of
     /// the credentials is remembered, which a change makes forgotten at once.
@@ -48,7 +51,10 @@ pub trait TokenSource: Send + Sync + 'static {
 }
 
 impl<T: TokenSource + ?Sized> TokenSource for Arc<T> {
-    fn fetch<'a>(&'a self, attempt: Attempt) -> BoxFuture<'a, Result<TokenResponse, TokenError>> {
+    fn fetch<'a>(
+        &'a self,
+        attempt: Attempt,
+    ) -> BoxFuture<'a, Result<TokenResponse, TokenError>> {
         (**self).fetch(attempt)
     }
 
@@ -66,18 +72,12 @@ pub struct Attempt {
 
 impl Attempt {
     pub(crate) fn first() -> Self {
-        Self {
-            number: 1,
-            refused: None,
-        }
+        Self { number: 1, refused: None }
     }
 
     /// The attempt that follows `error`.
     pub(crate) fn after(self, error: &TokenError) -> Self {
-        Self {
-            number: self.number.saturating_add(1),
-            refused: error.fingerprint(),
-        }
+        Self { number: self.number.saturating_add(1), refused: error.fingerprint() }
     }
 
     /// 1 for the first attempt of a renewal.
@@ -112,7 +112,10 @@ where
     F: Fn(Attempt) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<TokenResponse, TokenError>> + Send + 'static,
 {
-    fn fetch<'a>(&'a self, attempt: Attempt) -> BoxFuture<'a, Result<TokenResponse, TokenError>> {
+    fn fetch<'a>(
+        &'a self,
+        attempt: Attempt,
+    ) -> BoxFuture<'a, Result<TokenResponse, TokenError>> {
         Box::pin((self.function)(attempt))
     }
 }
@@ -200,15 +203,11 @@ impl TokenResponse {
             ));
         }
         if id.len() + secret.len() > MAX_TOKEN_LEN / 4 * 3 {
-            return Err(malformed(
-                "the id and the secret of HTTP Basic are longer than 12 KiB",
-            ));
+            return Err(malformed("the id and the secret of HTTP Basic are longer than 12 KiB"));
         }
         let plain = Zeroizing::new(format!("{id}:{secret}"));
-        let mut response = Self::present(
-            Scheme::Basic,
-            &Zeroizing::new(STANDARD.encode(plain.as_bytes())),
-        )?;
+        let mut response =
+            Self::present(Scheme::Basic, &Zeroizing::new(STANDARD.encode(plain.as_bytes())))?;
         response.lifetime = Lifetime::Never;
         Ok(response)
     }
@@ -272,11 +271,7 @@ impl fmt::Debug for TokenResponse {
 
 /// The token of an `Authorization` header of ours.
 pub(crate) fn secret_text(header: &HeaderValue, scheme: Scheme) -> &str {
-    header
-        .to_str()
-        .ok()
-        .and_then(|line| line.get(scheme.as_str().len() + 1..))
-        .unwrap_or_default()
+    header.to_str().ok().and_then(|line| line.get(scheme.as_str().len() + 1..)).unwrap_or_default()
 }
 
 /// A header value that is marked sensitive, and whose bytes are zeroized when the last clone of it
@@ -318,10 +313,7 @@ mod tests {
     fn basic_is_encoded_as_rfc_7617_has_it_and_never_expires() {
         let response = TokenResponse::basic("Aladdin", "open sesame").unwrap();
         assert_eq!(response.lifetime(), Lifetime::Never);
-        assert_eq!(
-            response.into_parts().0.as_bytes(),
-            b"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
-        );
+        assert_eq!(response.into_parts().0.as_bytes(), b"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
         assert!(TokenResponse::basic("a:b", "c").is_err());
         assert!(TokenResponse::basic("a", "c\n").is_err());
     }
