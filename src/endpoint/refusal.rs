@@ -141,7 +141,7 @@ fn known_code(code: &str) -> Option<(&'static str, ErrorClass)> {
         ("invalid_client", Credentials),
         ("unauthorized_client", Credentials),
         ("invalid_scope", Request),
-        // node-oauth2-server's and Glewlwyd's spelling.
+        // Not in any RFC, but recorded from a real server.
         ("scope_invalid", Request),
         ("invalid_request", Request),
         // RFC 8707 section 2.
