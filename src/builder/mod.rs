@@ -193,7 +193,8 @@ impl Builder {
     }
 
     /// Adds a parameter to the body of token requests, behind the others. It must not be one that
-    /// another setting makes.
+    /// another setting makes. Its value is not shown, but unlike the client's secret it is not
+    /// taken out of what the server says.
     pub fn param(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         let name = name.into();
         if name.is_empty() {

@@ -70,6 +70,11 @@ fn read(path: &Path) -> Result<SecretString, BoxError> {
     let fail = |problem: &str| format!("the client secret file {} {problem}", path.display());
     let unreadable = |error| fail(&format!("cannot be read: {error}"));
 
+    // Opening a pipe would block until somebody writes to it, and it could be read but once.
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(fail("is not a regular file").into());
+    }
+
     // All the room at once: growing would leave copies of the secret behind. One byte more than
     // may come, and one more to see that it is the end.
     let mut content = Zeroizing::new(vec![0; MAX_LEN + 2]);
@@ -164,6 +169,8 @@ mod tests {
             assert!(error.contains(&file.0.display().to_string()), "{error}");
             assert!(!error.contains("c4n4ry"), "{error}");
         }
+        let error = secret_of(&std::env::temp_dir()).await.unwrap_err();
+        assert!(error.contains("is not a regular file"), "{error}");
         let error = secret_of(Path::new("/nonexistent/secret")).await.unwrap_err();
         assert!(error.contains("/nonexistent/secret cannot be read: "), "{error}");
     }

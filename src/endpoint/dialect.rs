@@ -9,9 +9,9 @@ use http::{HeaderName, HeaderValue, header};
 
 use crate::config_error::{ConfigError, shown};
 
-/// The names by which a preset can be asked for.
 type Preset = (&'static str, fn() -> Dialect);
 
+/// The names by which a preset can be asked for.
 const PRESETS: [Preset; 4] = [
     ("rfc6749", Dialect::rfc6749),
     ("auth0", Dialect::auth0),

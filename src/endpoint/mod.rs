@@ -107,19 +107,20 @@ impl Inner {
             transient("the client's credentials could not be had").with_source(error)
         })?;
         let fingerprint = fingerprint(&credentials);
-        if attempt.has_refused(fingerprint) {
-            // Sending them again would only count towards a lockout.
-            let message = "the client was refused a moment ago, and its credentials are the same";
-            return Err(
-                TokenError::new(ErrorClass::Credentials, message).with_fingerprint(fingerprint)
-            );
-        }
         let told_apart = |error: TokenError| match error.class() {
             ErrorClass::Credentials => error.with_fingerprint(fingerprint),
             _ => error,
         };
 
         let request = self.request.with(&credentials).map_err(told_apart)?;
+        if attempt.has_refused(fingerprint) {
+            // Asked after the request was made, whose errors say more. Sending it would only count
+            // towards a lockout.
+            let message = "the client was refused a moment ago, and its credentials are the same";
+            return Err(
+                TokenError::new(ErrorClass::Credentials, message).with_fingerprint(fingerprint)
+            );
+        }
         let response = self.transport.send(request).await.map_err(|error| {
             transient("the token endpoint could not be reached").with_source(error)
         })?;

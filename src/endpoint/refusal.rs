@@ -52,7 +52,8 @@ impl Complaint {
                     description: text(&inner, "message").or_else(description),
                 })
             }
-            "a boolean" if error.get() == "false" => None,
+            // No error, as some write it; null and "" are taken care of above.
+            _ if matches!(error.get(), "false" | "0" | "[]") => None,
             _ => Some(Self { code: None, description: description() }),
         }
     }
@@ -126,7 +127,7 @@ fn known_code(code: &str) -> Option<(&'static str, ErrorClass)> {
         ("invalid_client", Credentials),
         ("unauthorized_client", Credentials),
         ("invalid_scope", Request),
-        // node-oauth2-server's and Glewlwyd's spelling.
+        // Not in any RFC, but recorded from a real server.
         ("scope_invalid", Request),
         ("invalid_request", Request),
         // RFC 8707 section 2.

@@ -289,17 +289,17 @@ mod tests {
 
     #[test]
     fn auth0_and_probable_futures() {
-        let url = "https://probablefutures.us.auth0.com/oauth/token";
+        let url = "https://tenant.auth0.example/oauth/token";
         let mut request = asking(url, Dialect::auth0());
-        request.audience = Some("https://graphql.probablefutures.com".into());
+        request.audience = Some("https://graphql.example".into());
         assert_eq!(
             golden(&request, "id", "s\"é"),
-            "POST https://probablefutures.us.auth0.com/oauth/token\n\
+            "POST https://tenant.auth0.example/oauth/token\n\
              accept: application/json\n\
              content-type: application/json\n\
              \n\
              {\"grant_type\":\"client_credentials\",\"client_id\":\"id\",\
-             \"client_secret\":\"s\\\"é\",\"audience\":\"https://graphql.probablefutures.com\"}"
+             \"client_secret\":\"s\\\"é\",\"audience\":\"https://graphql.example\"}"
         );
     }
 
@@ -321,11 +321,11 @@ mod tests {
 
     #[test]
     fn podero() {
-        let request = asking("https://app.podero.com/api/o/token/", Dialect::podero());
+        let request = asking("https://podero.example/oauth2/token/", Dialect::podero());
         assert_eq!(
             golden(&request, "partner", "s3/cr+t"),
             format!(
-                "POST https://app.podero.com/api/o/token/\n\
+                "POST https://podero.example/oauth2/token/\n\
                  accept: application/json\n\
                  authorization: Basic {}\n\
                  cache-control: no-cache\n\

@@ -78,7 +78,7 @@ fn success(body: &[u8], asked: &Asked<'_>, now: SystemTime) -> Result<TokenRespo
         return Err(malformed(format!("`{name}` in the answer is {seen}, not a token")));
     };
 
-    // Absent is Bearer (DADI's JWT mode, several gateways), and the case does not matter (section
+    // Absent is Bearer, since servers forget it, and the case does not matter (section
     // 5.1). Nothing else is spoken: a `mac` or `DPoP` token is no use as a bearer token.
     if let Some(raw) = field(&dialect.token_type)? {
         let Some(token_type) = string(raw) else {

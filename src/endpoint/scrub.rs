@@ -18,13 +18,12 @@ const REDACTED: &str = "[redacted]";
 /// More characters than an error repeats.
 const ENOUGH: usize = 512;
 
-/// The shortest beginning of a secret that is recognised at the end of a text, in bytes: a server
-/// may have cut the text itself.
-const MIN_BEGINNING: usize = 6;
+/// The shortest beginning of a secret that is recognised, in bytes: a server may have cut the text
+/// itself, at its end or in the middle of a message.
+const MIN_BEGINNING: usize = 8;
 
 /// The forms in which a secret may come back.
 pub(super) struct Scrubber {
-    /// Longest first, so that no form hides a longer one that begins alike.
     forms: Vec<Zeroizing<Vec<u8>>>,
 }
 
@@ -45,8 +44,6 @@ impl Scrubber {
         forms.push(Zeroizing::new(STANDARD_NO_PAD.encode(secret).into_bytes()));
         forms.push(Zeroizing::new(URL_SAFE_NO_PAD.encode(secret).into_bytes()));
         forms.retain(|form| !form.is_empty());
-        forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
-        forms.dedup();
         Self { forms }
     }
 
@@ -61,7 +58,6 @@ impl Scrubber {
             }
             if let Some(len) = self.secret_at(rest) {
                 out.push_str(REDACTED);
-                // A form is whole characters, so this is between two of them.
                 rest = rest.get(len..).unwrap_or_default();
                 kept += REDACTED.len();
             } else {
@@ -73,16 +69,20 @@ impl Scrubber {
         out
     }
 
-    /// How long the secret is that `text` begins with, if it does. Percent-encoding and escapes
-    /// come in both cases.
+    /// How long the secret is that `text` begins with, or the beginning of it, if it does.
+    /// Percent-encoding and escapes come in both cases.
     fn secret_at(&self, text: &str) -> Option<usize> {
-        let text = text.as_bytes();
-        self.forms.iter().find_map(|form| {
-            let len = form.len().min(text.len());
-            let whole = len == form.len();
-            let alike = text.get(..len)?.eq_ignore_ascii_case(form.get(..len)?);
-            (alike && (whole || len >= MIN_BEGINNING)).then_some(len)
-        })
+        let alike = |form: &Zeroizing<Vec<u8>>| {
+            let pairs = text.bytes().zip(form.iter());
+            let len = pairs.take_while(|(a, b)| a.eq_ignore_ascii_case(b)).count();
+            (len == form.len() || len >= MIN_BEGINNING).then_some(len)
+        };
+        let mut len = self.forms.iter().filter_map(alike).max()?;
+        // A beginning may end within a character.
+        while !text.is_char_boundary(len) {
+            len -= 1;
+        }
+        (len > 0).then_some(len)
     }
 }
 
@@ -143,9 +143,12 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_cut_at_the_end_is_taken_out_too() {
-        assert_eq!(scrub("c4n4ry-c4n4ry", "{\"secret\":\"c4n4ry-c4"), "{\"secret\":\"[redacted]");
-        assert_eq!(scrub("invalid-and-more", "it is inval"), "it is inval", "too short to tell");
+    fn a_secret_that_the_server_has_cut_is_taken_out_too() {
+        let secret = "c4n4ry-ö-c4n4ry";
+        assert_eq!(scrub(secret, r#"{"secret":"c4n4ry-ö-c"#), r#"{"secret":"[redacted]"#);
+        assert_eq!(scrub(secret, "<c4n4ry-ö...> is odd"), "<[redacted]...> is odd");
+        assert_eq!(scrub(secret, "c4n4ry-à"), "[redacted]à", "cut within a character");
+        assert_eq!(scrub("invalid-and-more", "it is invalid"), "it is invalid", "too short");
     }
 
     #[test]

@@ -2,11 +2,9 @@
 //!
 //! Pure. Where the finished token may go is another question, decided in `origin`.
 
-use std::net::IpAddr;
-
 use http::{Uri, uri::Scheme};
 
-use crate::config_error::shown;
+use crate::{config_error::shown, origin::is_loopback};
 
 /// How careful to be about the token URL's scheme.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,17 +66,6 @@ pub(crate) fn parse(text: &str, insecure: Insecure) -> Result<Uri, String> {
         },
         _ => fail(&format!("has the scheme {}, which is neither https nor http", shown(scheme))),
     }
-}
-
-/// Whether `host`, as it stands in a URL, is this machine: `localhost` and what is below it
-/// (RFC 6761 section 6.3), `127.0.0.0/8`, `[::1]`.
-pub(crate) fn is_loopback(host: &str) -> bool {
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return address.is_loopback();
-    }
-    let host = host.to_ascii_lowercase();
-    host == "localhost" || host.ends_with(".localhost")
 }
 
 /// `url` without what may be secret in it: user, password, query, fragment.

@@ -134,7 +134,7 @@ async fn renew(
             let answer = time::timeout(timeouts.attempt, source.fetch(attempt)).await;
             let error = match answer {
                 Ok(Ok(response)) => return Ok((response, t0)),
-                Ok(Err(error)) => error,
+                Ok(Err(error)) => same_credentials(last.take(), error),
                 Err(_) => timed_out("the token endpoint did not answer within", timeouts.attempt),
             };
             telemetry::attempt_failed(attempt.number(), &error);
@@ -156,6 +156,18 @@ async fn renew(
                 None => error,
             })
         }
+    }
+}
+
+/// The source had no other credentials to try: what the server said of them stands.
+fn same_credentials(former: Option<TokenError>, error: TokenError) -> TokenError {
+    match former {
+        Some(former)
+            if former.fingerprint().is_some() && former.fingerprint() == error.fingerprint() =>
+        {
+            former
+        }
+        _ => error,
     }
 }
 

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
-use tower::{Service, ServiceBuilder, ServiceExt};
+use tower::{ServiceBuilder, ServiceExt};
 use tower_oauth2_client_credentials::{
     OAuthClientCredentialsLayer,
     testing::{AuthorizationServer, ManualClock, ProtectedApi},
@@ -19,13 +19,13 @@ async fn a_request_gets_a_token_and_a_revoked_one_is_replaced() {
         .clock(&ManualClock::new())
         .build()
         .unwrap();
-    let mut client = ServiceBuilder::new().layer(layer).service(api.service());
+    let client = ServiceBuilder::new().layer(layer).service(api.service());
     let request =
         || Request::get("https://api.example.com/").body(Full::<Bytes>::default()).unwrap();
-    let response = client.ready().await.unwrap().call(request()).await.unwrap();
+    let response = client.clone().oneshot(request()).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     server.revoke_all();
-    let response = client.ready().await.unwrap().call(request()).await.unwrap();
+    let response = client.clone().oneshot(request()).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(server.issued(), 2);
     assert_eq!(api.calls(), 3);
