@@ -2,4 +2,5 @@
 #![allow(missing_docs)]
 
 mod bad_answers;
+mod http;
 mod smoke;
