@@ -2,6 +2,12 @@
 //! do, without a secret in it, and once the endpoint answers well again the next call works.
 //!
 //! In memory, under a paused clock: the waits between attempts and after a failure take no time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail tests; clippy.toml lets only the tests themselves"
+)]
 
 use std::{
     error::Error,

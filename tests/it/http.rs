@@ -2,6 +2,12 @@
 //! token endpoints, and what becomes of connections when a 401 is cured.
 //!
 //! Real time, and nothing sleeps: what is waited for is an event, under a limit for each test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail tests; clippy.toml lets only the tests themselves"
+)]
 
 use std::{
     convert::Infallible,
@@ -80,7 +86,8 @@ fn test_client(token_url: impl Into<String>) -> Builder {
 #[cfg(feature = "rustls")]
 #[tokio::test]
 async fn every_flavor_of_token_endpoint_serves_an_api_over_both_versions_of_http() {
-    let presets: [(Flavor, fn(Builder) -> Builder, u64); 4] = [
+    type Configure = fn(Builder) -> Builder;
+    let presets: [(Flavor, Configure, u64); 4] = [
         (Flavor::Rfc6749, |builder| builder, 3600),
         (Flavor::Auth0, |b| b.dialect(Dialect::auth0()).audience("https://api"), 86_400),
         (Flavor::Podero, |builder| builder.dialect(Dialect::podero()), 36_000),
