@@ -227,6 +227,7 @@ impl World {
             .client_id("my-service")
             .client_secret("s3cr3t")
             .scope("read:reports")
+            .allowed_origin(api_server.url(""))
             .build()?;
         // HTTP/2, so that a thousand calls at once do not take a thousand sockets.
         let http_client =
