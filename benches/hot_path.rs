@@ -133,6 +133,7 @@ fn instructions(variant: &str) -> i64 {
             .output()
             .expect("valgrind runs");
         let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "the run under callgrind failed: {text}");
         let line = text.lines().find_map(|line| line.split("Collected :").nth(1));
         line.and_then(|count| count.trim().parse().ok())
             .unwrap_or_else(|| panic!("callgrind counted nothing: {text}"))

@@ -9,15 +9,16 @@
 //! #     Ok::<_, BoxError>(http::Response::new(Full::<bytes::Bytes>::default()))
 //! # });
 //! # let token_client = http_client.clone();
+//! # let secret = "s3cr3t";
 //! use tower::ServiceBuilder;
 //! use tower_oauth2_client_credentials::OAuthClientCredentialsLayer;
 //!
 //! let auth = OAuthClientCredentialsLayer::builder()
 //!     .token_url("https://auth.example.com/oauth/token")
 //!     .client_id("my-service")
-//!     .client_secret("s3cr3t")
+//!     .client_secret(secret)
 //!     .scope("read:reports")
-//!     .allowed_origin("https://api.example.com")
+//!     .allowed_origin("https://api.example.com") // nobody else gets the token
 //! #   .transport(token_client)
 //!     .build()?; // checks the configuration; no I/O
 //!
@@ -129,8 +130,3 @@ pub use self::{
     service::OAuthClientCredentials,
     token::{AccessToken, NotReplaced, TokenCache, TokenResponse, TokenSource, source_fn},
 };
-
-/// The README's examples are compiled.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
