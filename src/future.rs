@@ -94,11 +94,14 @@ where
         loop {
             match state.as_mut().project() {
                 StateProj::Sent { future, handle, tag, .. } => {
-                    let response = ready!(future.poll(cx)).map_err(Into::into)?;
+                    let mut response = ready!(future.poll(cx)).map_err(Into::into)?;
                     if *tag == Tag::NONE {
                         return Poll::Ready(Ok(response));
                     }
-                    let (response, verdict) = handle.rules.judge(response);
+                    let mut verdict = handle.rules.judge(&response);
+                    if let Some(test) = &handle.rules.test {
+                        (response, verdict) = test.judge(response, verdict);
+                    }
                     let staleness = match verdict {
                         Verdict::Accepted => {
                             if tag.is_watched() {

@@ -16,7 +16,7 @@ use http::{
 use tower_service::Service;
 
 use crate::{
-    clock::Now,
+    clock::{Clock, Deadline},
     error::{BoxError, ErrorClass, TokenError},
     future::{Detour, ResponseFuture},
     mode::{self, Mode, Replay},
@@ -65,7 +65,7 @@ impl<S: Clone> Handle<S> {
 #[derive(Clone)]
 struct Local {
     epoch: u64,
-    until: Now,
+    until: Deadline,
     tag: Tag,
     header: HeaderValue,
 }
@@ -116,17 +116,17 @@ impl Local {
         Self {
             // The shared epoch starts at one.
             epoch: 0,
-            until: Now::default(),
+            until: Deadline::past(),
             tag: Tag::NONE,
             header: HeaderValue::from_static(""),
         }
     }
 
-    fn new(hand: &Hand, epoch: u64) -> Self {
+    fn new(hand: &Hand, epoch: u64, clock: &Clock) -> Self {
         let tag = Tag::first(hand.snapshot.generation);
         Self {
             epoch,
-            until: hand.until,
+            until: clock.deadline(hand.until),
             tag: if hand.watched { tag.watched() } else { tag },
             header: hand.snapshot.header.clone(),
         }
@@ -134,7 +134,7 @@ impl Local {
 
     #[inline]
     fn is_current(&self, shared: &Shared) -> bool {
-        self.epoch == shared.epoch() && shared.clock.now().is_before(self.until)
+        self.epoch == shared.epoch() && shared.clock.is_before(&self.until)
     }
 }
 
@@ -198,19 +198,16 @@ where
         let rules = &self.handle.rules;
         // First kept, then changed: a copy of the map would have no room for one more header.
         let kept = M::keep(&mut request, rules.replay_limit);
-        let tag = match request.headers_mut().try_entry(AUTHORIZATION) {
-            Ok(Entry::Vacant(entry)) => match entry.try_insert(self.local.header.clone()) {
-                Ok(_) => self.local.tag,
-                Err(_) => return self.refuse(too_many_headers()),
-            },
-            Ok(Entry::Occupied(mut entry)) if rules.existing == Existing::Replace => {
-                entry.insert(self.local.header.clone());
-                self.local.tag
+        match request.headers_mut().try_append(AUTHORIZATION, self.local.header.clone()) {
+            Ok(false) => {}
+            Ok(true) if rules.existing == Existing::Replace => {
+                request.headers_mut().insert(AUTHORIZATION, self.local.header.clone());
             }
             // None of our business.
-            Ok(Entry::Occupied(_)) => return self.pass(request),
+            Ok(true) => return self.pass(without_ours(request)),
             Err(_) => return self.refuse(too_many_headers()),
-        };
+        }
+        let tag = self.local.tag;
         let future = self.inner.call(request);
         ResponseFuture::sent(future, Arc::clone(&self.handle), tag, kept)
     }
@@ -224,7 +221,7 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         let (answer, epoch) = shared.acquire(shared.clock.now());
         match answer {
             Answer::Use(hand) => {
-                self.local = Local::new(&hand, epoch);
+                self.local = Local::new(&hand, epoch, &shared.clock);
                 Ok(())
             }
             other => Err(other),
@@ -280,6 +277,22 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         self.release();
         ResponseFuture::failed(error)
     }
+}
+
+/// Takes back the header that was added to the `request`'s own.
+///
+/// To look first would cost every request; this costs those that the layer has nothing to do with.
+#[cold]
+fn without_ours<B>(mut request: Request<B>) -> Request<B> {
+    let headers = request.headers_mut();
+    if let Ok(Entry::Occupied(entry)) = headers.try_entry(AUTHORIZATION) {
+        let mut values: Vec<HeaderValue> = entry.remove_entry_mult().1.collect();
+        values.pop();
+        for value in values {
+            let _room_was_made = headers.try_append(AUTHORIZATION, value);
+        }
+    }
+    request
 }
 
 /// `HeaderMap` takes 32,768 headers.

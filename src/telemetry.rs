@@ -14,7 +14,7 @@
 
 use crate::{
     error::TokenError,
-    token::{Outcome, Rejection, Sending, Staleness, Standstill},
+    token::{Outcome, Rejection, Sending, Staleness},
 };
 
 #[cfg(not(feature = "tracing"))]
@@ -52,7 +52,7 @@ pub(crate) fn rejected(
     #[cfg(feature = "tracing")]
     {
         let error = match decision {
-            Rejection::Stand(Standstill::Failed(error)) => Some(error),
+            Rejection::Stand(crate::token::Standstill::Failed(error)) => Some(error),
             _ => None,
         };
         tracing::info!(

@@ -3,4 +3,5 @@
 
 mod bad_answers;
 mod http;
+mod readme;
 mod smoke;
