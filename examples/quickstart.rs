@@ -37,7 +37,7 @@ use hyper_util::{
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_oauth2_client_credentials::{
-    Builder, NotReplaced, OAuthClientCredentials, OAuthClientCredentialsLayer,
+    Builder, NotReplaced, OAuthClientCredentials, OAuthClientCredentialsLayer, TokenError,
     testing::{AuthorizationServer, ProtectedApi, RunningServer},
 };
 
@@ -75,11 +75,15 @@ async fn call_configured_api() -> Result<bool, BoxError> {
     let mut client = ServiceBuilder::new().layer(auth).service(https_client()?);
 
     let started = Instant::now();
-    let response = client.ready().await?.call(get(&url)?).await?;
+    let response = match client.ready().await?.call(get(&url)?).await {
+        Ok(response) => response,
+        Err(error) if error.is::<TokenError>() => return Err(error),
+        Err(error) => return Err(format!("{}: {}", presentable(&url), chain(&*error)).into()),
+    };
     let took = started.elapsed();
     let status = response.status();
 
-    println!("GET {}", url.split(['?', '#']).next().unwrap_or_default());
+    println!("GET {}", presentable(&url));
     println!("  status      {status}  ({}, with the token request)", in_words(took));
     if let Some(why) = response.extensions().get::<NotReplaced>() {
         println!("              {why}");
@@ -116,7 +120,9 @@ fn https_client() -> Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>, 
 // Without: everything on loopback.
 
 async fn demonstrate() -> Result<bool, BoxError> {
-    println!("One layer on one HTTP client; an authorization server and an API on loopback.");
+    println!(
+        "One layer on one HTTP client; a server for tokens and an API on loopback. Takes 7 s."
+    );
     println!();
     print_row("", ["calls", "failed", "401s", "tokens", "slowest", "in all"].map(String::from));
     let mut all_hold = cold_start().await?.print();
@@ -377,6 +383,19 @@ fn is_set(variable: &str) -> bool {
 
 fn get(url: &str) -> Result<ApiRequest, http::Error> {
     Request::get(url).body(Full::default())
+}
+
+/// A URL without the parts that may hold a secret: user, password, query.
+fn presentable(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{host}{path}")
+        }
+        None => url.to_owned(),
+    }
 }
 
 /// An error with its causes, on one line.
