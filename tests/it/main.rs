@@ -1,4 +1,7 @@
 //! What the crate does, as its users see it. One binary, a module for each subject.
 #![allow(missing_docs)]
 
+mod flight;
+mod kit;
+mod life;
 mod smoke;
