@@ -196,10 +196,11 @@ impl Shared {
         flight: &Arc<Flight>,
         result: Result<(TokenResponse, Now), TokenError>,
         credentials_version: u64,
+        wasted: u32,
     ) -> Outcome {
         let now = self.clock.now();
         let mut state = lock(&self.state);
-        let outcome = state.finish(flight, result, credentials_version, now);
+        let outcome = state.finish(flight, result, credentials_version, wasted, now);
         if outcome.is_some() {
             self.next_epoch();
         }
@@ -207,7 +208,7 @@ impl Shared {
         let outcome = outcome.unwrap_or_else(|| Err(interrupted("the renewal came too late")));
         flight.land(outcome.clone());
         if self.settings.warmth == Warmth::Kept {
-            renewal::keep_warm(self);
+            renewal::keep_warm(self, &outcome);
         }
         outcome
     }

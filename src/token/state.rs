@@ -368,6 +368,7 @@ impl State {
     }
 
     /// The renewal has ended. What comes back is for everybody who waits for it.
+    /// `wasted` tokens were issued to it that are of no use.
     ///
     /// `None`: the flight was not the one in progress, and nothing has changed.
     pub(crate) fn finish(
@@ -375,8 +376,10 @@ impl State {
         flight: &Arc<Flight>,
         result: Result<(TokenResponse, Now), TokenError>,
         credentials_version: u64,
+        wasted: u32,
         now: Now,
     ) -> Option<Outcome> {
+        (0..wasted).for_each(|_| self.count(now));
         let aloft = self.aloft.take_if(|aloft| Arc::ptr_eq(&aloft.flight, flight))?;
         Some(match result {
             Ok((response, t0)) => Ok(self.publish(response, t0, aloft.forced, now)),
@@ -404,7 +407,15 @@ impl State {
             forced,
             self.current.as_deref(),
         ));
-        if !schedule.is_for_once() {
+        if schedule.is_for_once() {
+            // The server has nothing to give that could be kept: until the end of the token at hand
+            // it need not be asked again.
+            self.current = self
+                .current
+                .take()
+                .filter(|current| current.is_usable(now))
+                .map(|current| Arc::new(current.to_the_end()));
+        } else {
             self.rejections.published(forced, now.mono);
             if forced && snapshot.first_seen != snapshot.generation {
                 self.rejections.same_token(now.mono);
@@ -415,12 +426,6 @@ impl State {
     }
 
     fn remember(&mut self, error: TokenError, credentials_version: u64, now: Now) -> TokenError {
-        if error.class() == ErrorClass::Malformed
-            && error.status().is_some_and(|status| status.is_success())
-        {
-            // The server will have counted it.
-            self.count(now);
-        }
         let failures = if self.failures.0 == error.class() { self.failures.1 } else { 0 };
         self.failures = (error.class(), failures.saturating_add(1));
         let Some(delay) = schedule::backoff(&error, self.failures.1, &mut self.random) else {

@@ -16,14 +16,14 @@ async fn five_minutes_at_a_hundred_calls_a_second_cost_a_token_every_three_minut
     world.server.issue_for(secs(300));
     let started = world.clock.elapsed();
     let mut asked = Vec::new();
-    for _ in 0..30 * 60 * 100 {
+    for _ in 0..15 * 60 * 100 {
         assert_eq!(world.status("/").await, StatusCode::OK);
         if world.server.requests() > asked.len() {
             asked.push(world.clock.elapsed() - started);
         }
         pass(millis(10)).await;
     }
-    assert!((8..=10).contains(&asked.len()), "{asked:?}");
+    assert!((4..=6).contains(&asked.len()), "{asked:?}");
     for pair in asked.windows(2) {
         let apart = pair[1] - pair[0];
         // Soft: 180 to 210 s.
