@@ -14,8 +14,9 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tower::{Layer, ServiceExt};
 use tower_oauth2_client_credentials::{
-    BoxError, Builder, ErrorClass, OAuthClientCredentials, OAuthClientCredentialsLayer, TokenCache,
+    BoxError, Builder, OAuthClientCredentials, OAuthClientCredentialsLayer, TokenCache,
     TokenError,
+    credentials::RotatingSecret,
     testing::{AuthorizationServer, InMemory, ManualClock, ProtectedApi, ResponseBody},
 };
 
@@ -49,14 +50,23 @@ impl World {
 
     /// With more settings.
     pub(crate) fn with(settings: impl FnOnce(Builder) -> Builder) -> Self {
+        Self::made(|builder| {
+            settings(builder.client_id("test-client").client_secret("test-secret"))
+        })
+    }
+
+    /// With other credentials than those that the server knows.
+    pub(crate) fn with_credentials(credentials: RotatingSecret) -> Self {
+        Self::made(|builder| builder.credentials(credentials))
+    }
+
+    fn made(settings: impl FnOnce(Builder) -> Builder) -> Self {
         let limit = Watchdog::start(secs(100));
         let clock = ManualClock::new();
         let server = AuthorizationServer::builder().clock(clock.clone()).build();
         let api = ProtectedApi::new(&server);
         let builder = OAuthClientCredentialsLayer::builder()
             .token_url(server.token_url())
-            .client_id("test-client")
-            .client_secret("test-secret")
             .transport(server.service())
             .clock(&clock)
             .jitter_seed(7);
@@ -118,10 +128,6 @@ pub(crate) fn get(path: &str) -> Request<Full<Bytes>> {
 
 pub(crate) fn token_error(error: &BoxError) -> TokenError {
     error.downcast_ref::<TokenError>().expect("an error about the token").clone()
-}
-
-pub(crate) fn classes(results: &[Result<StatusCode, TokenError>]) -> Vec<Option<ErrorClass>> {
-    results.iter().map(|result| result.as_ref().err().map(TokenError::class)).collect()
 }
 
 /// The time moves on, and whoever has something to do does it.

@@ -1,7 +1,9 @@
 //! What the crate does, as its users see it. One binary, a module for each subject.
 #![allow(missing_docs)]
 
+mod failure;
 mod flight;
 mod kit;
 mod life;
+mod rejection;
 mod smoke;
