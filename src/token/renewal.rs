@@ -12,8 +12,9 @@ use super::{
     flight::{Flight, Outcome},
     random::Random,
     schedule::{Next, next_attempt},
-    shared::{Renewing, Shared, interrupted},
+    shared::{Shared, interrupted},
     source::{Attempt, Lifetime, TokenResponse, TokenSource},
+    state::Renewing,
 };
 use crate::{
     clock::{Clock, Now},

@@ -108,6 +108,13 @@ impl Rejection {
     }
 }
 
+/// Whether a renewal is in progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewing {
+    Yes,
+    No,
+}
+
 /// Why a rejection stands.
 #[derive(Clone, Debug)]
 pub(crate) enum Standstill {
@@ -154,10 +161,6 @@ impl State {
         }
     }
 
-    pub(crate) fn is_renewing(&self) -> bool {
-        self.aloft.is_some()
-    }
-
     /// Randomness for a renewal.
     pub(crate) fn seed(&mut self) -> Random {
         Random::seeded(self.random.next())
@@ -198,6 +201,18 @@ impl State {
         })
     }
 
+    /// A timer wants the token renewed. Nobody waits, whatever has become of the token.
+    pub(crate) fn renew_ahead(&mut self, now: Now) -> Decision<Renewing> {
+        let is_fresh = |current: &Arc<Snapshot>| current.schedule.standing(now) == Standing::Fresh;
+        if self.aloft.is_none() && self.current.as_ref().is_none_or(is_fresh) {
+            return Renewing::No.into();
+        }
+        match self.renewal(Purpose::Convenience, now) {
+            Ok((_, launch)) => Decision::from(Renewing::Yes).and(launch),
+            Err(_) => Renewing::No.into(),
+        }
+    }
+
     /// A caller needs a token.
     pub(crate) fn acquire(&mut self, now: Now) -> Decision<Answer> {
         let Some(current) = self.current.clone() else {
@@ -225,7 +240,8 @@ impl State {
 
     /// A caller waits for a newer token, or does with `spare` if there is none to be had.
     fn acquire_new(&mut self, now: Now, spare: Option<Arc<Snapshot>>) -> Decision<Answer> {
-        match (self.renewal(Purpose::Needed, now), spare) {
+        let purpose = if spare.is_some() { Purpose::Convenience } else { Purpose::Needed };
+        match (self.renewal(purpose, now), spare) {
             (Ok((flight, launch)), _) => Decision::from(Answer::Wait(flight)).and(launch),
             (Err((_, retry)), Some(spare)) => {
                 let until = retry.before(spare.schedule.expires_at());
