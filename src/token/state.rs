@@ -57,7 +57,8 @@ struct Aloft {
 #[derive(Debug)]
 struct Failure {
     error: TokenError,
-    until: Duration,
+    /// By both clocks, as the error says it to the caller: a host that has slept need not wait.
+    until: Now,
     credentials_version: u64,
 }
 
@@ -181,7 +182,7 @@ impl State {
 
     /// The failure that is remembered at `now`, and the version of the credentials it is about.
     pub(crate) fn refused_credentials(&self, now: Now) -> Option<u64> {
-        let failure = self.failure.as_ref().filter(|failure| now.mono < failure.until)?;
+        let failure = self.failure.as_ref().filter(|failure| now.is_before(failure.until))?;
         (failure.error.class() == ErrorClass::Credentials).then_some(failure.credentials_version)
     }
 
@@ -194,8 +195,8 @@ impl State {
     pub(crate) fn due(&self, now: Now) -> Option<Now> {
         let due = self.current.as_ref()?.schedule.soft_at();
         Some(match &self.failure {
-            Some(failure) if now.mono < failure.until => {
-                Now { mono: due.mono.max(failure.until), wall: due.wall }
+            Some(Failure { until, .. }) if now.is_before(*until) => {
+                Now { mono: due.mono.max(until.mono), wall: due.wall.max(until.wall) }
             }
             _ => due,
         })
@@ -265,7 +266,8 @@ impl State {
         if let Some(aloft) = &self.aloft {
             return Ok((Arc::clone(&aloft.flight), None));
         }
-        if let Some(failure) = self.failure.as_ref().filter(|failure| now.mono < failure.until) {
+        if let Some(failure) = self.failure.as_ref().filter(|failure| now.is_before(failure.until))
+        {
             return Err((failure.error.clone(), Retry(failure.until)));
         }
         if let Some(budget) = &mut self.budget
@@ -279,7 +281,8 @@ impl State {
                 ),
             )
             .with_retry_at(now.plus(wait).system_time());
-            return Err((error, Retry(next)));
+            // By the monotonic clock alone: a wall clock that is set must not cost tokens.
+            return Err((error, Retry(Now { mono: next, wall: Duration::MAX })));
         }
         let flight = Flight::new();
         self.aloft = Some(Aloft {
@@ -449,13 +452,10 @@ impl State {
             self.last_error = Some(error.clone());
             return error;
         };
-        let error = error.with_retry_at(now.plus(delay).system_time());
+        let until = now.plus(delay);
+        let error = error.with_retry_at(until.system_time());
         self.last_error = Some(error.clone());
-        self.failure = Some(Failure {
-            error: error.clone(),
-            until: now.mono.saturating_add(delay),
-            credentials_version,
-        });
+        self.failure = Some(Failure { error: error.clone(), until, credentials_version });
         error
     }
 
@@ -480,14 +480,14 @@ impl State {
     }
 }
 
-/// When a renewal may be tried again, by the monotonic clock.
+/// When a renewal may be tried again: when either clock has come so far.
 #[derive(Debug)]
-struct Retry(Duration);
+struct Retry(Now);
 
 impl Retry {
     /// This moment or `deadline`, whichever comes first.
     fn before(&self, deadline: Now) -> Now {
-        Now { mono: deadline.mono.min(self.0), wall: deadline.wall }
+        Now { mono: deadline.mono.min(self.0.mono), wall: deadline.wall.min(self.0.wall) }
     }
 }
 

@@ -82,6 +82,30 @@ async fn a_retry_after_of_a_day_is_capped_at_a_quarter_of_an_hour() {
     assert_eq!((error.class(), waits(&world, &error)), (ErrorClass::Throttled, secs(30)));
 }
 
+/// Pins the error that names a time that has passed: the monotonic clock sleeps with its host.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_slept_through_the_backoff_asks_at_once() {
+    let world = World::new();
+    world.server.respond_once(Answer::too_many_requests("900"));
+    assert_eq!(waits(&world, &world.error("/").await), secs(900));
+    world.clock.suspend(secs(899));
+    world.error("/").await;
+    assert_eq!(world.server.requests(), 1);
+    world.clock.suspend(secs(1));
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    // And a token in its soft window is renewed again.
+    pass(secs(3280)).await;
+    world.server.respond_once(Answer::too_many_requests("100"));
+    let mut client = world.client.clone();
+    for (slept, requests) in [(0, 3), (0, 3), (99, 3), (1, 4)] {
+        world.clock.suspend(secs(slept));
+        let call = tower::ServiceExt::oneshot(&mut client, crate::kit::get("/"));
+        assert_eq!(call.await.unwrap().status(), StatusCode::OK);
+        settle().await;
+        assert_eq!(world.server.requests(), requests);
+    }
+}
+
 /// A short one is waited for within the renewal.
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_of_up_to_five_seconds_is_waited_for() {

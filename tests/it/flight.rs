@@ -464,8 +464,8 @@ async fn a_thousand_caches_leave_no_task_and_no_memory() {
         let builder = tower_oauth2_client_credentials::Builder::from_source(source).clock(&clock);
         let cache = builder.keep_warm().build_cache().unwrap();
         let server = AuthorizationServer::new();
-        let client =
-            OAuthClientCredentialsLayer::from_cache(&cache).layer(ProtectedApi::new(&server).service());
+        let client = OAuthClientCredentialsLayer::from_cache(&cache)
+            .layer(ProtectedApi::new(&server).service());
         let call = tokio::spawn(client.oneshot(get("/")));
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;

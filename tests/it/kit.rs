@@ -14,8 +14,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tower::{Layer, ServiceExt};
 use tower_oauth2_client_credentials::{
-    BoxError, Builder, OAuthClientCredentials, OAuthClientCredentialsLayer, TokenCache,
-    TokenError,
+    BoxError, Builder, OAuthClientCredentials, OAuthClientCredentialsLayer, TokenCache, TokenError,
     credentials::RotatingSecret,
     testing::{AuthorizationServer, InMemory, ManualClock, ProtectedApi, ResponseBody},
 };
@@ -170,4 +169,36 @@ impl Watchdog {
         });
         Self { _alive: alive }
     }
+}
+
+/// Numbers that are the same for the same seed (splitmix64).
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// From `low` up to, and without, `high`.
+    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.roll() % (high - low)
+    }
+
+    pub(crate) fn one_of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+        let at = usize::try_from(self.between(0, choices.len() as u64)).unwrap();
+        &choices[at]
+    }
+}
+
+/// A number from the environment, to run a test for longer, or one case of it.
+pub(crate) fn from_env(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }

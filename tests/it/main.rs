@@ -5,5 +5,7 @@ mod failure;
 mod flight;
 mod kit;
 mod life;
+mod month;
+mod orders;
 mod rejection;
 mod smoke;

@@ -170,7 +170,13 @@ fn numbered(
 }
 
 fn number_of(call: &Call) -> u64 {
-    call.headers()[AUTHORIZATION].to_str().unwrap().strip_prefix("Bearer t").unwrap().parse().unwrap()
+    call.headers()[AUTHORIZATION]
+        .to_str()
+        .unwrap()
+        .strip_prefix("Bearer t")
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 fn to(path: &'static str) -> Call {
