@@ -3,6 +3,7 @@
 
 mod failure;
 mod flight;
+mod fuzz;
 mod kit;
 mod life;
 mod month;
