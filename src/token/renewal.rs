@@ -9,11 +9,12 @@ use std::{
 use tokio::{runtime::Handle, time};
 
 use super::{
-    flight::Flight,
+    flight::{Flight, Outcome},
     random::Random,
     schedule::{Next, next_attempt},
-    shared::{Renewing, Shared, interrupted},
-    source::{Attempt, TokenResponse, TokenSource},
+    shared::{Shared, interrupted},
+    source::{Attempt, Lifetime, TokenResponse, TokenSource},
+    state::Renewing,
 };
 use crate::{
     clock::{Clock, Now},
@@ -31,6 +32,7 @@ pub(crate) fn launch(shared: &Arc<Shared>, flight: Arc<Flight>) {
         shared: Arc::downgrade(shared),
         flight,
         version: 0,
+        wasted: 0,
         landed: false,
         since: shared.clock.now(),
     };
@@ -74,6 +76,8 @@ pub(crate) struct Pilot {
     shared: Weak<Shared>,
     flight: Arc<Flight>,
     version: u64,
+    /// Tokens that the source was given and that are of no use.
+    wasted: u32,
     landed: bool,
     since: Now,
 }
@@ -88,7 +92,7 @@ impl Pilot {
     ) {
         // Before the first attempt: a change during it must be noticed.
         self.version = source.credentials_version();
-        let result = renew(&*source, &clock, &mut random, timeouts).await;
+        let result = renew(&*source, &clock, &mut random, timeouts, &mut self.wasted).await;
         self.finish(result);
     }
 
@@ -100,7 +104,7 @@ impl Pilot {
         self.landed = true;
         match self.shared.upgrade() {
             Some(shared) => {
-                let outcome = shared.finish(&self.flight, result, self.version);
+                let outcome = shared.finish(&self.flight, result, self.version, self.wasted);
                 telemetry::renewed(&outcome, shared.clock.now().since(self.since));
             }
             None => self.flight.land(Err(interrupted("the token's cache is gone"))),
@@ -125,6 +129,7 @@ async fn renew(
     clock: &Clock,
     random: &mut Random,
     timeouts: Timeouts,
+    wasted: &mut u32,
 ) -> Result<(TokenResponse, Now), TokenError> {
     let mut last = None;
     let attempts = async {
@@ -133,8 +138,22 @@ async fn renew(
             let t0 = clock.now();
             let answer = time::timeout(timeouts.attempt, source.fetch(attempt)).await;
             let error = match answer {
-                Ok(Ok(response)) => return Ok((response, t0)),
-                Ok(Err(error)) => same_credentials(last.take(), error),
+                Ok(Ok(response)) if !has_expired(&response, clock.now().since(t0)) => {
+                    return Ok((response, t0));
+                }
+                Ok(Ok(_)) => {
+                    *wasted += 1;
+                    TokenError::new(
+                        ErrorClass::Transient,
+                        "the token had expired when it arrived: the answer took longer than it lives",
+                    )
+                }
+                Ok(Err(error)) => {
+                    if was_issued(&error) {
+                        *wasted += 1;
+                    }
+                    same_credentials(last.take(), error)
+                }
                 Err(_) => timed_out("the token endpoint did not answer within", timeouts.attempt),
             };
             telemetry::attempt_failed(attempt.number(), &error);
@@ -159,6 +178,18 @@ async fn renew(
     }
 }
 
+/// Nobody could use it; who waits would ask for the next one, and so on. (A host that was suspended
+/// meanwhile gets another at the next attempt.)
+fn has_expired(response: &TokenResponse, age: Duration) -> bool {
+    matches!(response.lifetime(), Lifetime::Of(lifetime) if !lifetime.is_zero() && lifetime <= age)
+}
+
+/// The answer could not be understood, but the server will have counted it.
+fn was_issued(error: &TokenError) -> bool {
+    error.class() == ErrorClass::Malformed
+        && error.status().is_some_and(|status| status.is_success())
+}
+
 /// The source had no other credentials to try: what the server said of them stands.
 fn same_credentials(former: Option<TokenError>, error: TokenError) -> TokenError {
     match former {
@@ -176,14 +207,21 @@ fn timed_out(what: &str, limit: Duration) -> TokenError {
 }
 
 /// Renews without a request to set it off, from now on. The timer sets off one renewal and ends;
-/// the end of that renewal starts the next timer.
-pub(crate) fn keep_warm(shared: &Arc<Shared>) {
+/// the end of that renewal, with `outcome`, starts the next timer.
+pub(crate) fn keep_warm(shared: &Arc<Shared>, outcome: &Outcome) {
     let Ok(runtime) = Handle::try_current() else {
         return;
     };
     let weak = Arc::downgrade(shared);
     let clock = shared.clock.clone();
+    // A failure that is not remembered leaves nothing to wait for: without a pause, a source that
+    // panics would be asked again and again.
+    let pause = match outcome {
+        Err(error) if error.retry_at().is_none() => NAP,
+        _ => Duration::ZERO,
+    };
     let timer = async move {
+        time::sleep(pause).await;
         loop {
             let now = clock.now();
             let Some(shared) = weak.upgrade() else { return };

@@ -21,7 +21,7 @@ use super::{
     schedule::{ATTEMPT_TIMEOUT, DEFAULT_LIFETIME, RENEWAL_TIMEOUT},
     snapshot::Snapshot,
     source::{TokenResponse, TokenSource},
-    state::{Answer, Decision, Hand, Rejection, Standstill, State},
+    state::{Answer, Decision, Hand, Rejection, Renewing, Standstill, State},
 };
 use crate::{
     clock::{Clock, Now},
@@ -72,13 +72,6 @@ pub(crate) enum Warmth {
     OnDemand,
     /// A timer, too, once there has been a token.
     Kept,
-}
-
-/// Whether a renewal is in progress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Renewing {
-    Yes,
-    No,
 }
 
 impl Default for Settings {
@@ -196,10 +189,11 @@ impl Shared {
         flight: &Arc<Flight>,
         result: Result<(TokenResponse, Now), TokenError>,
         credentials_version: u64,
+        wasted: u32,
     ) -> Outcome {
         let now = self.clock.now();
         let mut state = lock(&self.state);
-        let outcome = state.finish(flight, result, credentials_version, now);
+        let outcome = state.finish(flight, result, credentials_version, wasted, now);
         if outcome.is_some() {
             self.next_epoch();
         }
@@ -207,15 +201,16 @@ impl Shared {
         let outcome = outcome.unwrap_or_else(|| Err(interrupted("the renewal came too late")));
         flight.land(outcome.clone());
         if self.settings.warmth == Warmth::Kept {
-            renewal::keep_warm(self);
+            renewal::keep_warm(self, &outcome);
         }
         outcome
     }
 
     /// Starts a renewal if one is due and nothing speaks against it.
     pub(crate) fn renew_in_background(self: &Arc<Self>, now: Now) -> Renewing {
-        drop(self.acquire(now));
-        if lock(&self.state).is_renewing() { Renewing::Yes } else { Renewing::No }
+        self.make_way(now);
+        let decision = lock(&self.state).renew_ahead(now);
+        self.carry_out(decision)
     }
 
     pub(crate) fn seed(&self) -> Random {
