@@ -170,7 +170,7 @@ async fn meet_older_client() -> Result<bool, BoxError> {
     let sent: Vec<_> = api.journal().iter().map(|call| authorization(call.headers())).collect();
     let expected = format!("Basic {}", STANDARD.encode("token-id:token-secret"));
     let as_expected = sent.len() == 3 && sent.iter().all(|value| *value == expected);
-    println!("The same API's older clients");
+    println!("The API with a daily limit: its older clients");
     let sent = if as_expected { "Basic *** with each call" } else { "something else" };
     let mut holds = line("sent", sent, "Basic *** with each call");
     holds &= line("API", &statuses, "200, 200, 200");
