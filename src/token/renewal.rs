@@ -24,6 +24,15 @@ use crate::{
 /// The longest nap of the timer: after each it looks at both clocks.
 const NAP: Duration = Duration::from_secs(30);
 
+/// The least pause of the timer between two renewals: a source that panics every time, or tokens
+/// that live for milliseconds, must not keep it spinning.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Whether a renewal can be started here.
+pub(crate) fn in_runtime() -> bool {
+    Handle::try_current().is_ok()
+}
+
 /// Flies `flight` on a task of its own. Not under a lock: a runtime that is shutting down drops
 /// the task on the spot.
 pub(crate) fn launch(shared: &Arc<Shared>, flight: Arc<Flight>) {
@@ -33,6 +42,8 @@ pub(crate) fn launch(shared: &Arc<Shared>, flight: Arc<Flight>) {
         version: 0,
         landed: false,
         since: shared.clock.now(),
+        attempts: 0,
+        span: telemetry::RenewalSpan::new(),
     };
     #[cfg(all(oauth2_loom, test))]
     return super::model::fly(shared, pilot);
@@ -56,7 +67,7 @@ fn spawn(shared: &Arc<Shared>, pilot: Pilot) {
     let source = Arc::clone(&shared.source);
     let clock = shared.clock.clone();
     let random = shared.seed();
-    let span = telemetry::renewal_span();
+    let span = pilot.span.clone();
     let task = runtime.spawn(telemetry::within(span, pilot.fly(source, clock, random, timeouts)));
     shared.renewal_runs(task.abort_handle());
 }
@@ -76,6 +87,9 @@ pub(crate) struct Pilot {
     version: u64,
     landed: bool,
     since: Now,
+    /// How often the source was asked.
+    attempts: u32,
+    span: telemetry::RenewalSpan,
 }
 
 impl Pilot {
@@ -88,7 +102,7 @@ impl Pilot {
     ) {
         // Before the first attempt: a change during it must be noticed.
         self.version = source.credentials_version();
-        let result = renew(&*source, &clock, &mut random, timeouts).await;
+        let result = renew(&*source, &clock, &mut random, timeouts, &mut self.attempts).await;
         self.finish(result);
     }
 
@@ -101,7 +115,8 @@ impl Pilot {
         match self.shared.upgrade() {
             Some(shared) => {
                 let outcome = shared.finish(&self.flight, result, self.version);
-                telemetry::renewed(&outcome, shared.clock.now().since(self.since));
+                let took = shared.clock.now().since(self.since);
+                telemetry::renewed(&self.span, &outcome, self.attempts, took);
             }
             None => self.flight.land(Err(interrupted("the token's cache is gone"))),
         }
@@ -125,11 +140,13 @@ async fn renew(
     clock: &Clock,
     random: &mut Random,
     timeouts: Timeouts,
+    attempts: &mut u32,
 ) -> Result<(TokenResponse, Now), TokenError> {
     let mut last = None;
-    let attempts = async {
+    let asking = async {
         let mut attempt = Attempt::first();
         loop {
+            *attempts = attempt.number();
             let t0 = clock.now();
             let answer = time::timeout(timeouts.attempt, source.fetch(attempt)).await;
             let error = match answer {
@@ -147,7 +164,7 @@ async fn renew(
             time::sleep(delay).await;
         }
     };
-    match time::timeout(timeouts.renewal, attempts).await {
+    match time::timeout(timeouts.renewal, asking).await {
         Ok(result) => result,
         Err(_) => {
             let error = timed_out("no attempt to get a token succeeded within", timeouts.renewal);
@@ -184,6 +201,7 @@ pub(crate) fn keep_warm(shared: &Arc<Shared>) {
     let weak = Arc::downgrade(shared);
     let clock = shared.clock.clone();
     let timer = async move {
+        time::sleep(PAUSE).await;
         loop {
             let now = clock.now();
             let Some(shared) = weak.upgrade() else { return };

@@ -1,4 +1,8 @@
 //! What the crate does, as its users see it. One binary, a module for each subject.
 #![allow(missing_docs)]
 
+mod contract;
+mod kit;
+mod origins;
+mod rejections;
 mod smoke;
