@@ -6,3 +6,4 @@ mod kit;
 mod origins;
 mod rejections;
 mod smoke;
+mod stacks;
