@@ -7,3 +7,6 @@ mod origins;
 mod rejections;
 mod smoke;
 mod stacks;
+#[cfg(feature = "tracing")]
+mod telemetry;
+mod ui;
