@@ -5,6 +5,7 @@ mod contract;
 mod kit;
 mod origins;
 mod rejections;
+mod secrets;
 mod smoke;
 mod stacks;
 #[cfg(feature = "tracing")]
