@@ -131,7 +131,7 @@ mod on {
             match outcome {
                 Ok(snapshot) => {
                     let lifetime = snapshot.schedule.lifetime();
-                    let lifetime_s = (lifetime != Duration::MAX).then(|| lifetime.as_secs());
+                    let lifetime_s = (lifetime != Duration::MAX).then_some(lifetime.as_secs());
                     span.record("lifetime_s", lifetime_s);
                     tracing::info!(
                         parent: span,

@@ -495,11 +495,10 @@ fn when_its_runtime_is_dropped_waiters_are_told_and_another_runtime_serves() {
     let tap = Tap::closed();
     let mut client = tap.layer().layer(echo());
     let first = runtime();
-    let mut response = task::spawn(first.block_on(async {
-        let response = client.call(get());
-        settle().await;
-        response
-    }));
+    let guard = first.enter();
+    let mut response = task::spawn(client.call(get()));
+    drop(guard);
+    first.block_on(settle());
     assert_pending!(response.poll());
     drop(first);
     assert!(response.is_woken());

@@ -1,5 +1,5 @@
 //! What the crate does, as its users see it. One binary, a module for each subject.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 mod contract;
 mod kit;

@@ -26,10 +26,12 @@ use tower_test::mock::{self, Mock};
 
 use crate::kit::{Body, Tap, get, ok, post, rejected, settle, token_of, unauthorized};
 
+type Inner<B, R> = Mock<Request<B>, Response<R>>;
+
 /// A client with a token, its inner service, and where the tokens come from.
 struct Stage<B, R, M = Replay> {
     tap: Arc<Tap>,
-    client: mock::Spawn<OAuthClientCredentials<Mock<Request<B>, Response<R>>, M>>,
+    client: mock::Spawn<OAuthClientCredentials<Inner<B, R>, M>>,
     handle: mock::Handle<Request<B>, Response<R>>,
 }
 
@@ -455,6 +457,7 @@ async fn discard(body: Watched) -> (usize, Duration) {
     assert_ready_ok!(stage.client.poll_ready());
     let call = tokio::spawn(stage.client.call(get()));
     let (_, send) = stage.handle.next_request().await.unwrap();
+    #[allow(clippy::disallowed_methods, reason = "the paused clock")]
     let start = tokio::time::Instant::now();
     send.send_response(rejected(StatusCode::UNAUTHORIZED, body));
     let (_, send) = stage.handle.next_request().await.unwrap();
