@@ -10,7 +10,7 @@ use std::{
 };
 
 use http::{
-    HeaderValue, Request, Response,
+    HeaderMap, HeaderValue, Request, Response,
     header::{AUTHORIZATION, Entry},
 };
 use tower_service::Service;
@@ -23,7 +23,7 @@ use crate::{
     origin::Admission,
     rules::{Existing, Rules},
     sync::{Mutex, lock},
-    token::{Acquiring, Answer, Hand, Sending, Shared, Snapshot, TokenCache},
+    token::{Acquiring, Answer, Hand, Sending, Shared, Snapshot, TokenCache, in_runtime},
 };
 
 /// Puts an access token on every request and renews it, in one flight, when it nears its end or is
@@ -68,6 +68,13 @@ struct Local {
     until: Deadline,
     tag: Tag,
     header: HeaderValue,
+}
+
+/// What becomes of a request while there is no token at hand.
+enum Instead {
+    Pass,
+    Wait(Acquiring),
+    Refuse(TokenError),
 }
 
 /// What the response future has to know of the token that its request carries, in one word.
@@ -191,9 +198,13 @@ where
             Admission::Refuse(error) => return self.refuse(error),
         }
         if !self.local.is_current(&self.handle.shared)
-            && let Err(answer) = self.refresh()
+            && let Err(instead) = self.refresh(request.headers())
         {
-            return self.call_later(request, answer);
+            return match instead {
+                Instead::Pass => self.pass(request),
+                Instead::Wait(acquiring) => self.call_later(request, acquiring),
+                Instead::Refuse(error) => self.refuse(error),
+            };
         }
         let rules = &self.handle.rules;
         // First kept, then changed: a copy of the map would have no room for one more header.
@@ -214,17 +225,29 @@ where
 }
 
 impl<S: Clone, M> OAuthClientCredentials<S, M> {
-    /// Brings the copy of the token up to date, if there is a token to be used at once.
+    /// Brings the copy of the token up to date, if there is a token to be used at once for a
+    /// request with `headers`.
     #[cold]
-    fn refresh(&mut self) -> Result<(), Answer> {
+    fn refresh(&mut self, headers: &HeaderMap) -> Result<(), Instead> {
+        // Before a token is asked for: such a request is no reason to.
+        if self.handle.rules.existing == Existing::Keep && headers.contains_key(AUTHORIZATION) {
+            return Err(Instead::Pass);
+        }
         let shared = &self.handle.shared;
-        let (answer, epoch) = shared.acquire(shared.clock.now());
+        let now = shared.clock.now();
+        // `runtime.block_on(service.call(request))` calls outside of the runtime and polls inside
+        // of it, where a renewal can be started.
+        if !in_runtime() && !shared.is_fresh(now) {
+            return Err(Instead::Wait(Acquiring::new()));
+        }
+        let (answer, epoch) = shared.acquire(now);
         match answer {
             Answer::Use(hand) => {
                 self.local = Local::new(&hand, epoch, &shared.clock);
                 Ok(())
             }
-            other => Err(other),
+            Answer::Wait(flight) => Err(Instead::Wait(Acquiring::waiting_for(&flight))),
+            Answer::Refuse(error) => Err(Instead::Refuse(error)),
         }
     }
 
@@ -233,23 +256,13 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
     fn call_later<B, R>(
         &mut self,
         request: Request<B>,
-        answer: Answer,
+        acquiring: Acquiring,
     ) -> ResponseFuture<S, B, R, M>
     where
         S: Service<Request<B>, Response = Response<R>>,
         S::Error: Into<BoxError>,
         M: Mode<B, R>,
     {
-        if self.handle.rules.existing == Existing::Keep
-            && request.headers().contains_key(AUTHORIZATION)
-        {
-            return self.pass(request);
-        }
-        let acquiring = match answer {
-            Answer::Wait(flight) => Acquiring::waiting_for(&flight),
-            Answer::Refuse(error) => return self.refuse(error),
-            Answer::Use(_) => Acquiring::new(),
-        };
         // A permit must not be held while a token is waited for.
         self.release();
         ResponseFuture::detour(Detour::for_token(Arc::clone(&self.handle), acquiring, request))

@@ -30,6 +30,10 @@ pub(crate) use self::{
 ///   are copied while they pass, up to the limit. Past the limit the stream goes on untouched and
 ///   the request is not sent again.
 ///
+/// A body of none of these types shows in the compiler's error where the service is passed on, boxed
+/// or returned. Where a method of it is called, the compiler only says that there is no `call`, or
+/// that the bounds of `ready` or `oneshot` are not met.
+///
 /// A body of another type can be boxed (`http_body_util::BodyExt::boxed_unsync`), or implement the
 /// trait. For one that can be cloned:
 ///

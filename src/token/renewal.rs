@@ -25,6 +25,15 @@ use crate::{
 /// The longest nap of the timer: after each it looks at both clocks.
 const NAP: Duration = Duration::from_secs(30);
 
+/// The least pause of the timer between two renewals: a source that panics every time, or tokens
+/// that live for milliseconds, must not keep it spinning.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Whether a renewal can be started here.
+pub(crate) fn in_runtime() -> bool {
+    Handle::try_current().is_ok()
+}
+
 /// Flies `flight` on a task of its own. Not under a lock: a runtime that is shutting down drops
 /// the task on the spot.
 pub(crate) fn launch(shared: &Arc<Shared>, flight: Arc<Flight>) {
@@ -32,9 +41,10 @@ pub(crate) fn launch(shared: &Arc<Shared>, flight: Arc<Flight>) {
         shared: Arc::downgrade(shared),
         flight,
         version: 0,
-        wasted: 0,
+        tally: Tally::default(),
         landed: false,
         since: shared.clock.now(),
+        span: telemetry::RenewalSpan::new(),
     };
     #[cfg(all(oauth2_loom, test))]
     return super::model::fly(shared, pilot);
@@ -58,7 +68,7 @@ fn spawn(shared: &Arc<Shared>, pilot: Pilot) {
     let source = Arc::clone(&shared.source);
     let clock = shared.clock.clone();
     let random = shared.seed();
-    let span = telemetry::renewal_span();
+    let span = pilot.span.clone();
     let task = runtime.spawn(telemetry::within(span, pilot.fly(source, clock, random, timeouts)));
     shared.renewal_runs(task.abort_handle());
 }
@@ -76,10 +86,19 @@ pub(crate) struct Pilot {
     shared: Weak<Shared>,
     flight: Arc<Flight>,
     version: u64,
-    /// Tokens that the source was given and that are of no use.
-    wasted: u32,
+    tally: Tally,
     landed: bool,
     since: Now,
+    span: telemetry::RenewalSpan,
+}
+
+/// What a renewal has come to, whatever ends it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    /// How often the source was asked.
+    attempts: u32,
+    /// Tokens that it was given and that are of no use.
+    wasted: u32,
 }
 
 impl Pilot {
@@ -92,7 +111,7 @@ impl Pilot {
     ) {
         // Before the first attempt: a change during it must be noticed.
         self.version = source.credentials_version();
-        let result = renew(&*source, &clock, &mut random, timeouts, &mut self.wasted).await;
+        let result = renew(&*source, &clock, &mut random, timeouts, &mut self.tally).await;
         self.finish(result);
     }
 
@@ -104,8 +123,9 @@ impl Pilot {
         self.landed = true;
         match self.shared.upgrade() {
             Some(shared) => {
-                let outcome = shared.finish(&self.flight, result, self.version, self.wasted);
-                telemetry::renewed(&outcome, shared.clock.now().since(self.since));
+                let outcome = shared.finish(&self.flight, result, self.version, self.tally.wasted);
+                let took = shared.clock.now().since(self.since);
+                telemetry::renewed(&self.span, &outcome, self.tally.attempts, took);
             }
             None => self.flight.land(Err(interrupted("the token's cache is gone"))),
         }
@@ -129,12 +149,13 @@ async fn renew(
     clock: &Clock,
     random: &mut Random,
     timeouts: Timeouts,
-    wasted: &mut u32,
+    tally: &mut Tally,
 ) -> Result<(TokenResponse, Now), TokenError> {
     let mut last = None;
-    let attempts = async {
+    let asking = async {
         let mut attempt = Attempt::first();
         loop {
+            tally.attempts = attempt.number();
             let t0 = clock.now();
             let answer = time::timeout(timeouts.attempt, source.fetch(attempt)).await;
             let error = match answer {
@@ -142,7 +163,7 @@ async fn renew(
                     return Ok((response, t0));
                 }
                 Ok(Ok(_)) => {
-                    *wasted += 1;
+                    tally.wasted += 1;
                     TokenError::new(
                         ErrorClass::Transient,
                         "the token had expired when it arrived: the answer took longer than it lives",
@@ -150,7 +171,7 @@ async fn renew(
                 }
                 Ok(Err(error)) => {
                     if was_issued(&error) {
-                        *wasted += 1;
+                        tally.wasted += 1;
                     }
                     same_credentials(last.take(), error)
                 }
@@ -166,7 +187,7 @@ async fn renew(
             time::sleep(delay).await;
         }
     };
-    match time::timeout(timeouts.renewal, attempts).await {
+    match time::timeout(timeouts.renewal, asking).await {
         Ok(result) => result,
         Err(_) => {
             let error = timed_out("no attempt to get a token succeeded within", timeouts.renewal);
@@ -218,7 +239,7 @@ pub(crate) fn keep_warm(shared: &Arc<Shared>, outcome: &Outcome) {
     // panics would be asked again and again.
     let pause = match outcome {
         Err(error) if error.retry_at().is_none() => NAP,
-        _ => Duration::ZERO,
+        _ => PAUSE,
     };
     let timer = async move {
         time::sleep(pause).await;

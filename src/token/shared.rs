@@ -18,7 +18,7 @@ use super::{
     random::Random,
     rejection::{Sending, Staleness},
     renewal,
-    schedule::{ATTEMPT_TIMEOUT, DEFAULT_LIFETIME, RENEWAL_TIMEOUT},
+    schedule::{ATTEMPT_TIMEOUT, DEFAULT_LIFETIME, RENEWAL_TIMEOUT, Standing},
     snapshot::Snapshot,
     source::{TokenResponse, TokenSource},
     state::{Answer, Decision, Hand, Rejection, Renewing, Standstill, State},
@@ -47,7 +47,9 @@ pub(crate) struct Shared {
 /// The tasks that end with the last handle.
 #[derive(Debug, Default)]
 struct Tasks {
-    renewal: Option<AbortHandle>,
+    /// The one in progress, and perhaps one that has just ended: which of two callers gets here
+    /// first is not said.
+    renewals: Vec<AbortHandle>,
     timer: Option<AbortHandle>,
 }
 
@@ -227,6 +229,11 @@ impl Shared {
         lock(&self.state).usable(now).cloned()
     }
 
+    /// There is a token that need not be renewed at `now`.
+    pub(crate) fn is_fresh(&self, now: Now) -> bool {
+        self.current().is_some_and(|current| current.schedule.standing(now) == Standing::Fresh)
+    }
+
     pub(crate) fn issued(&self) -> u64 {
         lock(&self.state).issued()
     }
@@ -241,7 +248,9 @@ impl Shared {
     }
 
     pub(crate) fn renewal_runs(&self, task: AbortHandle) {
-        lock(&self.tasks).renewal = Some(task);
+        let mut tasks = lock(&self.tasks);
+        tasks.renewals.retain(|task| !task.is_finished());
+        tasks.renewals.push(task);
     }
 
     pub(crate) fn timer_runs(&self, task: AbortHandle) {
@@ -255,7 +264,7 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let tasks = lock(&self.tasks);
-        for task in [&tasks.renewal, &tasks.timer].into_iter().flatten() {
+        for task in tasks.renewals.iter().chain(&tasks.timer) {
             task.abort();
         }
     }
