@@ -79,8 +79,11 @@ impl Visit for Visitor<'_> {
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Log {
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, _: Context<'_, S>) {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let mut fields = Fields::new();
+        if let Some(parent) = context.span(id).and_then(|span| span.parent()) {
+            fields.insert("parent".to_owned(), parent.name().to_owned());
+        }
         attributes.record(&mut Visitor(&mut fields));
         let name = attributes.metadata().name().to_owned();
         self.0.lock().unwrap().spans.push((id.clone(), name, fields));
@@ -194,6 +197,7 @@ async fn a_renewal_is_no_part_of_the_callers_span() {
     let cache = Tap::open().layer().cache();
     let span = tracing::info_span!("caller");
     tracing::Instrument::instrument(cache.token(), span).await.unwrap();
+    assert!(!log.spans("oauth2.renewal")[0].contains_key("parent"));
     assert_eq!(log.contexts(), [(Some("oauth2.renewal".to_owned()), "token renewed".to_owned())]);
 }
 
