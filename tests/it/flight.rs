@@ -1,4 +1,10 @@
 //! One renewal at a time, which no caller can cancel, and which leaves nothing behind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "also the helpers of tests"
+)]
 
 use std::{
     panic,

@@ -1,5 +1,11 @@
 //! A token's life in time: when it is renewed, by which clock, and what happens when the
 //! authorization server is away.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "also the helpers of tests"
+)]
 
 use http::StatusCode;
 use tower_oauth2_client_credentials::{

@@ -4,6 +4,13 @@
 //! invariants are checked, and in the end that everyone was served or told why not, and that the
 //! next call is right. The scripts: all of [`LENGTH`] events, from a cold and from a warm start, and
 //! many longer ones by chance. `ORDERS_LENGTH=5` runs all that are longer by one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "also the helpers of tests"
+)]
 
 use std::{
     collections::VecDeque,

@@ -1,4 +1,10 @@
 //! A 401: when it forces a renewal, when it joins one, when it stands.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "also the helpers of tests"
+)]
 
 use std::{
     convert::Infallible,
