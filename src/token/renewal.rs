@@ -59,8 +59,9 @@ fn spawn(shared: &Arc<Shared>, pilot: Pilot) {
     let clock = shared.clock.clone();
     let random = shared.seed();
     let span = telemetry::renewal_span();
+    let flight = Arc::clone(&pilot.flight);
     let task = runtime.spawn(telemetry::within(span, pilot.fly(source, clock, random, timeouts)));
-    shared.renewal_runs(task.abort_handle());
+    shared.renewal_runs(&flight, task.abort_handle());
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -240,8 +240,13 @@ impl Shared {
         lock(&self.state).due(now)
     }
 
-    pub(crate) fn renewal_runs(&self, task: AbortHandle) {
-        lock(&self.tasks).renewal = Some(task);
+    /// `flight` is flown by `task`, which ends with the last handle.
+    pub(crate) fn renewal_runs(&self, flight: &Arc<Flight>, task: AbortHandle) {
+        let mut tasks = lock(&self.tasks);
+        // It may have landed already, and the task of the next one be known.
+        if lock(&self.state).is_aloft(flight) {
+            tasks.renewal = Some(task);
+        }
     }
 
     pub(crate) fn timer_runs(&self, task: AbortHandle) {
@@ -342,5 +347,61 @@ impl Future for Replacing {
             Ok(_) => Err(Standstill::SameToken),
             Err(error) => Err(Standstill::Failed(error)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::source_fn;
+
+    fn a_cache() -> Arc<Shared> {
+        let source = Arc::new(source_fn(|attempt| async move {
+            if attempt.number() > 0 {
+                std::future::pending::<()>().await;
+            }
+            TokenResponse::bearer("t")
+        }));
+        Shared::new(source, Settings::default())
+    }
+
+    /// Pins the renewal that is under way for ever, because its task was aborted.
+    #[tokio::test(start_paused = true)]
+    async fn an_aborted_task_is_an_error_once_and_the_next_call_starts_afresh() {
+        let shared = a_cache();
+        for _ in 0..3 {
+            let mut waiting = Acquiring::new();
+            let caller = {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(std::future::poll_fn(move |cx| waiting.poll(&shared, cx)))
+            };
+            tokio::task::yield_now().await;
+            let task = lock(&shared.tasks).renewal.take().unwrap();
+            assert!(!task.is_finished(), "a task of its own, and a new one");
+            task.abort();
+            let error = caller.await.unwrap().unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Interrupted);
+        }
+    }
+
+    /// Pins the renewal that outlives its cache, because the handle of an earlier task, stored too
+    /// late, has taken the place of its own.
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_has_ended_does_not_take_the_place_of_the_next() {
+        let shared = a_cache();
+        let launched = |shared: &Arc<Shared>| match shared.acquire(shared.clock.now()).0 {
+            Answer::Wait(flight) => (flight, lock(&shared.tasks).renewal.take().unwrap()),
+            other => panic!("{other:?}"),
+        };
+        let (first, its_task) = launched(&shared);
+        its_task.abort();
+        tokio::task::yield_now().await;
+        let (second, task) = launched(&shared);
+        assert!(!Arc::ptr_eq(&first, &second));
+        shared.renewal_runs(&second, task.clone());
+        shared.renewal_runs(&first, its_task);
+        drop(shared);
+        tokio::task::yield_now().await;
+        assert!(task.is_finished());
     }
 }

@@ -162,6 +162,10 @@ impl State {
         }
     }
 
+    pub(crate) fn is_aloft(&self, flight: &Arc<Flight>) -> bool {
+        self.aloft.as_ref().is_some_and(|aloft| Arc::ptr_eq(&aloft.flight, flight))
+    }
+
     /// Randomness for a renewal.
     pub(crate) fn seed(&mut self) -> Random {
         Random::seeded(self.random.next())
