@@ -353,7 +353,7 @@ impl Future for Replacing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::source_fn;
+    use crate::token::{Attempt, source_fn};
 
     fn a_cache() -> Arc<Shared> {
         let source = Arc::new(source_fn(|attempt| async move {
@@ -382,6 +382,42 @@ mod tests {
             let error = caller.await.unwrap().unwrap_err();
             assert_eq!(error.class(), ErrorClass::Interrupted);
         }
+    }
+
+    /// Pins the one path whose 401s make the copies of all others out of date, at any rate of calls.
+    #[tokio::test(start_paused = true)]
+    async fn in_the_cooldown_a_401_changes_nothing_for_others() {
+        let source = source_fn(|attempt: Attempt| async move {
+            TokenResponse::bearer(format!("t{}", attempt.number()))
+        });
+        let shared = Shared::new(Arc::new(source), Settings::default());
+        let token = |shared: &Arc<Shared>| {
+            let (shared, mut acquiring) = (Arc::clone(shared), Acquiring::new());
+            std::future::poll_fn(move |cx| acquiring.poll(&shared, cx))
+        };
+        let first = token(&shared).await.unwrap();
+        let reject = |sending| {
+            let now = shared.clock.now();
+            shared.reject(shared.current().unwrap().generation, Staleness::Unclear, sending, now)
+        };
+        assert!(matches!(reject(Sending::First), Rejection::Wait(_)));
+        while shared.current().unwrap().generation == first.generation {
+            tokio::task::yield_now().await;
+        }
+        let watched = |shared: &Arc<Shared>| match shared.acquire(shared.clock.now()).0 {
+            Answer::Use(hand) => hand.watched,
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(reject(Sending::Replay), Rejection::Stand(_)));
+        assert!(watched(&shared));
+        let epoch = shared.epoch();
+        for sending in [Sending::First, Sending::Replay, Sending::First] {
+            assert!(matches!(reject(sending), Rejection::Stand(_)));
+        }
+        assert_eq!(shared.epoch(), epoch);
+        shared.accept(shared.current().unwrap().generation, Sending::First);
+        assert_ne!(shared.epoch(), epoch, "nobody need watch any more");
+        assert!(!watched(&shared));
     }
 
     /// Pins the renewal that outlives its cache, because the handle of an earlier task, stored too
