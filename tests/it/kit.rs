@@ -67,7 +67,7 @@ impl World {
     }
 
     fn made(settings: impl FnOnce(Builder) -> Builder) -> Self {
-        let limit = Watchdog::start(secs(100));
+        let limit = Watchdog::start(secs(300));
         let clock = ManualClock::new();
         let server = AuthorizationServer::builder().clock(clock.clone()).build();
         let api = ProtectedApi::new(&server);

@@ -326,7 +326,7 @@ fn long_scripts_by_chance_come_out_right() {
 fn a_soft_renewal_that_succeeds_while_401s_arrive() {
     use Event::{Accept, Call, Fail, Reject, RejectAgain, Soften, Succeed};
 
-    let _limit = Watchdog::start(secs(60));
+    let _limit = Watchdog::start(secs(300));
     let warm = [Call, Succeed, Soften, Call];
     for rest in [
         [Reject, Reject, Succeed, Accept],
