@@ -353,3 +353,95 @@ impl Future for Replacing {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{Attempt, source_fn};
+
+    fn a_cache() -> Arc<Shared> {
+        let source = Arc::new(source_fn(|attempt| async move {
+            if attempt.number() > 0 {
+                std::future::pending::<()>().await;
+            }
+            TokenResponse::bearer("t")
+        }));
+        Shared::new(source, Settings::default())
+    }
+
+    /// Pins the renewal that is under way for ever, because its task was aborted.
+    #[tokio::test(start_paused = true)]
+    async fn an_aborted_task_is_an_error_once_and_the_next_call_starts_afresh() {
+        let shared = a_cache();
+        for _ in 0..3 {
+            let mut waiting = Acquiring::new();
+            let caller = {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(std::future::poll_fn(move |cx| waiting.poll(&shared, cx)))
+            };
+            tokio::task::yield_now().await;
+            let task = lock(&shared.tasks).renewals.pop().unwrap();
+            assert!(!task.is_finished(), "a task of its own, and a new one");
+            task.abort();
+            let error = caller.await.unwrap().unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Interrupted);
+        }
+    }
+
+    /// Pins the one path whose 401s make the copies of all others out of date, at any rate of calls.
+    #[tokio::test(start_paused = true)]
+    async fn in_the_cooldown_a_401_changes_nothing_for_others() {
+        let source = source_fn(|attempt: Attempt| async move {
+            TokenResponse::bearer(format!("t{}", attempt.number()))
+        });
+        let shared = Shared::new(Arc::new(source), Settings::default());
+        let token = |shared: &Arc<Shared>| {
+            let (shared, mut acquiring) = (Arc::clone(shared), Acquiring::new());
+            std::future::poll_fn(move |cx| acquiring.poll(&shared, cx))
+        };
+        let first = token(&shared).await.unwrap();
+        let reject = |sending| {
+            let now = shared.clock.now();
+            shared.reject(shared.current().unwrap().generation, Staleness::Unclear, sending, now)
+        };
+        assert!(matches!(reject(Sending::First), Rejection::Wait(_)));
+        while shared.current().unwrap().generation == first.generation {
+            tokio::task::yield_now().await;
+        }
+        let watched = |shared: &Arc<Shared>| match shared.acquire(shared.clock.now()).0 {
+            Answer::Use(hand) => hand.watched,
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(reject(Sending::Replay), Rejection::Stand(_)));
+        assert!(watched(&shared));
+        let epoch = shared.epoch();
+        for sending in [Sending::First, Sending::Replay, Sending::First] {
+            assert!(matches!(reject(sending), Rejection::Stand(_)));
+        }
+        assert_eq!(shared.epoch(), epoch);
+        shared.accept(shared.current().unwrap().generation, Sending::First);
+        assert_ne!(shared.epoch(), epoch, "nobody need watch any more");
+        assert!(!watched(&shared));
+    }
+
+    /// Pins the renewal that outlives its cache, because the handle of an earlier task, stored too
+    /// late, has taken the place of its own.
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_has_ended_does_not_take_the_place_of_the_next() {
+        let shared = a_cache();
+        let launched = |shared: &Arc<Shared>| match shared.acquire(shared.clock.now()).0 {
+            Answer::Wait(flight) => (flight, lock(&shared.tasks).renewals.pop().unwrap()),
+            other => panic!("{other:?}"),
+        };
+        let (first, its_task) = launched(&shared);
+        its_task.abort();
+        tokio::task::yield_now().await;
+        let (second, task) = launched(&shared);
+        assert!(!Arc::ptr_eq(&first, &second));
+        shared.renewal_runs(task.clone());
+        shared.renewal_runs(its_task);
+        drop(shared);
+        tokio::task::yield_now().await;
+        assert!(task.is_finished());
+    }
+}

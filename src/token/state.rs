@@ -309,15 +309,21 @@ impl State {
         if current.generation != rejected {
             return self.reject_former(rejected, &current, sending, now);
         }
+        // Others need to know when it comes to be of interest whether they are accepted, and only
+        // then: an API may answer 401 at any rate of calls.
+        let watching = self.rejections.is_watching();
         if sending == Sending::Replay && self.rejections.replay_rejected(now.mono) {
-            return Decision::changed(Rejection::Stand(Standstill::ReplayRejected));
+            let changed = self.rejections.is_watching() != watching;
+            let answer = Rejection::Stand(Standstill::ReplayRejected);
+            return Decision { answer, launch: None, changed };
         }
         if let Some(aloft) = &mut self.aloft {
             aloft.forced = true;
         } else {
             self.rejections.rejected(now.mono);
             if let Some(until) = self.rejections.cooldown_until(now.mono) {
-                return Decision::changed(Rejection::cooldown(until, now));
+                let changed = self.rejections.is_watching() != watching;
+                return Decision { answer: Rejection::cooldown(until, now), launch: None, changed };
             }
         }
         let (flight, launch) = match self.renewal(Purpose::Convenience, now) {
@@ -488,12 +494,6 @@ impl Retry {
     /// This moment or `deadline`, whichever comes first.
     fn before(&self, deadline: Now) -> Now {
         Now { mono: deadline.mono.min(self.0.mono), wall: deadline.wall.min(self.0.wall) }
-    }
-}
-
-impl<T> Decision<T> {
-    fn changed(answer: T) -> Self {
-        Self { answer, launch: None, changed: true }
     }
 }
 

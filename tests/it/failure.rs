@@ -1,5 +1,11 @@
 //! What a failed renewal leads to, class by class: how often it is tried, what is remembered, and
 //! for how long. And the budget.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "also the helpers of tests"
+)]
 
 use http::StatusCode;
 use tower_oauth2_client_credentials::{

@@ -3,6 +3,13 @@
 //! Each target starts from the inputs in `corpus/<target>/`, and mutates them with a seed: short in
 //! every run, longer with `FUZZ_ITERATIONS=1000000 cargo test --all-features --release --test it fuzz`
 //! (`FUZZ_SEED=2` for others). An input that fails is printed; put it into the corpus.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "also the helpers of tests"
+)]
 
 use std::{
     convert::Infallible,

@@ -1,5 +1,12 @@
 //! What the modules about a token's life share: a client between a scripted authorization server
 //! and a scripted API, on clocks that stand still until a test moves them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "also the helpers of tests"
+)]
 
 use std::{
     pin::pin,
@@ -60,7 +67,7 @@ impl World {
     }
 
     fn made(settings: impl FnOnce(Builder) -> Builder) -> Self {
-        let limit = Watchdog::start(secs(100));
+        let limit = Watchdog::start(secs(300));
         let clock = ManualClock::new();
         let server = AuthorizationServer::builder().clock(clock.clone()).build();
         let api = ProtectedApi::new(&server);

@@ -2,6 +2,13 @@
 //! steps and suspends, on a schedule that follows from a seed.
 //!
 //! One seed again: `MONTH_SEED=7 cargo test --all-features --test it month`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "also the helpers of tests"
+)]
 
 use std::{
     io,
