@@ -79,10 +79,6 @@ pub(crate) fn rejected(
 ) {
     #[cfg(feature = "tracing")]
     {
-        let error = match decision {
-            Rejection::Stand(crate::token::Standstill::Failed(error)) => Some(error),
-            _ => None,
-        };
         tracing::info!(
             generation,
             challenge = match staleness {
@@ -94,7 +90,7 @@ pub(crate) fn rejected(
                 Sending::Replay => "replay",
             },
             decision = decision.as_str(),
-            error = error.map(tracing::field::display),
+            error = decision.error().map(tracing::field::display),
             "token rejected"
         );
     }

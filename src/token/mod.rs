@@ -33,5 +33,5 @@ pub(crate) use self::{
     shared::{Acquiring, Replacing, Settings, Shared, Warmth},
     snapshot::Snapshot,
     source::sensitive_header,
-    state::{Answer, Hand, Rejection, Standstill},
+    state::{Answer, Hand, Rejection},
 };

@@ -107,6 +107,14 @@ impl Rejection {
             Self::Stand(Standstill::Failed(_)) => "renewal failed",
         }
     }
+
+    #[cfg_attr(not(feature = "tracing"), allow(dead_code, reason = "for events"))]
+    pub(crate) fn error(&self) -> Option<&TokenError> {
+        match self {
+            Self::Stand(Standstill::Failed(error)) => Some(error),
+            _ => None,
+        }
+    }
 }
 
 /// Whether a renewal is in progress.
