@@ -20,6 +20,7 @@ use crate::{
     challenge::Verdict,
     error::{BoxError, TokenError},
     mode::{Mode, Replay},
+    rules,
     service::{Handle, Tag, too_many_headers},
     token::{Acquiring, NotReplaced, Rejection, Replacing, Sending, Snapshot, Staleness},
 };
@@ -146,12 +147,16 @@ where
         response: Response<R>,
         staleness: Staleness,
     ) -> Result<Detour<S, B, R, M>, Response<R>> {
+        if rules::is_from_elsewhere(&response) {
+            return Err(response);
+        }
         // The inner future is done with, and dropped.
         let StateReplace::Sent { handle, tag, kept, .. } =
             self.project_replace(State::Failed { error: None })
         else {
             return Err(response);
         };
+        let kept = kept.filter(|_| !rules::may_have_had_effect(&response));
         let shared = &handle.shared;
         let now = shared.clock.now();
         let rejection = shared.reject(tag.generation(), staleness, tag.sending(), now);

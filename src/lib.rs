@@ -1,6 +1,14 @@
 //! tower-oauth2-client-credentials
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(any(
+    feature = "axum",
+    feature = "oauth2",
+    feature = "reqwest",
+    feature = "reqwest-middleware",
+    feature = "tonic"
+))]
+pub mod adapter;
 mod builder;
 mod challenge;
 mod clock;

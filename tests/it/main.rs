@@ -1,4 +1,10 @@
 //! What the crate does, as its users see it. One binary, a module for each subject.
 #![allow(missing_docs)]
 
+#[cfg(all(feature = "testing", feature = "rustls", feature = "reqwest"))]
+mod adapter_reqwest;
+#[cfg(all(feature = "testing", feature = "rustls", feature = "reqwest-middleware"))]
+mod adapter_reqwest_middleware;
+#[cfg(all(feature = "testing", feature = "rustls"))]
+mod adapter_support;
 mod smoke;
