@@ -42,24 +42,13 @@
 //!
 //! # Errors
 //!
-//! A [`TokenError`](crate::TokenError) is a
-//! [`reqwest_middleware::Error::Middleware`](::reqwest_middleware::Error::Middleware):
-//!
-//! ```
-//! use tower_oauth2_client_credentials::TokenError;
-//!
-//! fn token_error(error: &reqwest_middleware::Error) -> Option<&TokenError> {
-//!     match error {
-//!         reqwest_middleware::Error::Middleware(error) => error.downcast_ref(),
-//!         reqwest_middleware::Error::Reqwest(_) => None,
-//!     }
-//! }
-//! # let io = std::io::Error::other("x");
-//! # assert!(token_error(&reqwest_middleware::Error::middleware(io)).is_none());
-//! ```
+//! What comes from below is passed on as it is. A failure to get a token is a
+//! [`Middleware`](::reqwest_middleware::Error::Middleware) error, and [`token_error`] finds it also
+//! behind the errors of other middlewares.
 
 use std::{
-    io, mem,
+    error::Error as StdError,
+    fmt, io, mem,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
@@ -268,12 +257,51 @@ fn lock(extensions: &Mutex<Extensions>) -> MutexGuard<'_, Extensions> {
     extensions.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What comes from below is passed on as it is.
+/// Why there is no token, if that is what `error` comes from.
+///
+/// ```
+/// # let error = reqwest_middleware::Error::middleware(std::io::Error::other("x"));
+/// use tower_oauth2_client_credentials::adapter::reqwest_middleware::token_error;
+///
+/// if let Some(error) = token_error(&error) {
+///     eprintln!("no token: {error}, retry at {:?}", error.retry_at());
+/// }
+/// # assert!(token_error(&error).is_none());
+/// ```
+#[must_use]
+pub fn token_error(error: &Error) -> Option<&TokenError> {
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// A [`TokenError`] as the source of another: the errors of reqwest-middleware and reqwest-retry
+/// are transparent, so that what they hold itself cannot be found from the outside.
+#[derive(Debug)]
+struct NoToken(TokenError);
+
+impl fmt::Display for NoToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("there is no access token for the request")
+    }
+}
+
+impl StdError for NoToken {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.0)
+    }
+}
+
 fn middleware_error(error: BoxError) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => *error,
         Err(error) => match error.downcast::<TokenError>() {
-            Ok(error) => Error::middleware(*error),
+            Ok(error) => Error::middleware(NoToken(*error)),
             // There is no other kind.
             Err(error) => Error::middleware(io::Error::other(error)),
         },

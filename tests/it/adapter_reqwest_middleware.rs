@@ -9,7 +9,9 @@ use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Error, Middleware,
 use reqwest_retry::{RetryTransientMiddleware, policies::ExponentialBackoff};
 use reqwest_tracing::TracingMiddleware;
 use tower_oauth2_client_credentials::{
-    NotReplaced, TokenError, adapter::reqwest_middleware::OAuthMiddleware, testing::Answer,
+    NotReplaced,
+    adapter::reqwest_middleware::{OAuthMiddleware, token_error},
+    testing::Answer,
 };
 
 use crate::adapter_support::{World, failing_stream};
@@ -85,6 +87,8 @@ async fn a_request_that_cannot_be_cloned_passes_and_is_not_replayed() {
     };
     assert_eq!(streaming().send().await.unwrap().status(), 200);
     world.server.revoke_all();
+    // So that the next call waits for the renewal; it could not be replayed either.
+    world.api.reject_with(Answer::challenge(r#"Bearer error="invalid_token""#));
     let response = streaming().send().await.unwrap();
     assert_eq!(response.status(), 401);
     assert!(response.extensions().get::<NotReplaced>().unwrap().is_not_replayable());
@@ -143,9 +147,8 @@ async fn a_failure_to_get_a_token_is_a_middleware_error_that_is_not_retried() {
         .with(OAuthMiddleware::from(world.layer()))
         .build();
     let error = client.get(world.running.url("/")).send().await.unwrap_err();
-    let Error::Middleware(error) = error else { panic!("{error}") };
-    let error = error.chain().find_map(|error| error.downcast_ref::<TokenError>());
-    assert!(error.unwrap().is_rejected());
+    assert!(error.is_middleware());
+    assert!(token_error(&error).unwrap().is_rejected());
     assert_eq!((count.count(), world.server.requests(), world.api.calls()), (1, 1, 0));
 }
 
@@ -189,7 +192,7 @@ async fn tracing_outside_has_a_span_for_the_call_and_inside_one_for_each_request
         drop(guard);
 
         let log = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(log.matches("HTTP request{").count().min(9), spans, "{log}");
+        assert_eq!(log.matches("reqwest_otel_span_builder: new").count(), spans, "{log}");
         assert!(!log.contains(&world.server.last_token().unwrap()), "{log}");
     }
 }
@@ -243,10 +246,8 @@ async fn odd_targets_are_sent_refused_or_named() {
     let response = client.get("https://bücher.example:443/").send().await.unwrap();
     assert_eq!(response.headers()["x-token"], "Bearer");
     let refused = client.get("https://bücher.example.com/").send().await.unwrap_err();
-    assert!(
-        refused.is_middleware() && refused.to_string().contains("allowed origins"),
-        "{refused}"
-    );
+    let refused = token_error(&refused).unwrap().to_string();
+    assert!(refused.contains("allowed origins"), "{refused}");
     // reqwest makes an `Authorization` of it, which is the caller's own.
     let basic = client.get("https://user:pass@bücher.example/").send().await.unwrap();
     assert_eq!(basic.headers()["x-token"], "Basic");
