@@ -4,7 +4,11 @@
 //! An adapter translates and holds no rule of its own: which request may have the token, what
 //! rejects it, what is sent again is decided where it is decided for every tower service.
 
+#[cfg(feature = "axum")]
+pub mod axum;
 #[cfg(feature = "reqwest")]
 pub mod reqwest;
 #[cfg(feature = "reqwest-middleware")]
 pub mod reqwest_middleware;
+#[cfg(feature = "tonic")]
+pub mod tonic;

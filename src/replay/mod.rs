@@ -160,6 +160,9 @@ macro_rules! replay_by_tee {
     )*};
 }
 
+#[cfg(feature = "axum")]
+pub(crate) use replay_by_tee;
+
 replay_by_tee! {
     (E: 'static) BoxBody<Bytes, E>, BoxBody::new;
     (E: 'static) UnsyncBoxBody<Bytes, E>, UnsyncBoxBody::new;

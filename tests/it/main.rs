@@ -1,10 +1,14 @@
 //! What the crate does, as its users see it. One binary, a module for each subject.
 #![allow(missing_docs)]
 
+#[cfg(all(feature = "testing", feature = "rustls", feature = "axum"))]
+mod adapter_axum;
 #[cfg(all(feature = "testing", feature = "rustls", feature = "reqwest"))]
 mod adapter_reqwest;
 #[cfg(all(feature = "testing", feature = "rustls", feature = "reqwest-middleware"))]
 mod adapter_reqwest_middleware;
 #[cfg(all(feature = "testing", feature = "rustls"))]
 mod adapter_support;
+#[cfg(all(feature = "testing", feature = "rustls", feature = "tonic"))]
+mod adapter_tonic;
 mod smoke;
