@@ -6,6 +6,8 @@
 
 #[cfg(feature = "axum")]
 pub mod axum;
+#[cfg(feature = "oauth2")]
+pub mod oauth2;
 #[cfg(feature = "reqwest")]
 pub mod reqwest;
 #[cfg(feature = "reqwest-middleware")]

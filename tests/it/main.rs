@@ -3,6 +3,8 @@
 
 #[cfg(all(feature = "testing", feature = "rustls", feature = "axum"))]
 mod adapter_axum;
+#[cfg(all(feature = "testing", feature = "rustls", feature = "oauth2"))]
+mod adapter_oauth2;
 #[cfg(all(feature = "testing", feature = "rustls", feature = "reqwest"))]
 mod adapter_reqwest;
 #[cfg(all(feature = "testing", feature = "rustls", feature = "reqwest-middleware"))]
