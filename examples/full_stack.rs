@@ -1,4 +1,4 @@
-//! A complete stack around the layer, in the order that `docs/layer-order.md` explains.
+//! A complete stack around the layer, in the order that the page `layer_order` of the crate's docs explains.
 //!
 //! Runs against servers of its own on loopback: `cargo run --example full_stack --features testing`
 #![allow(clippy::print_stdout, reason = "a program that says what it does")]
@@ -101,6 +101,8 @@ async fn main() -> Result<(), BoxError> {
         .layer(TimeoutLayer::new(Duration::from_secs(30)))
         // Each hop is a request of its own, to be admitted by its own origin.
         .layer(FollowRedirectLayer::new())
+        // A rejected response is read to its end, and need not be decompressed for it.
+        .layer(DecompressionLayer::new())
         // Every try asks for the token anew. What is retried is not the 401, which is cured below.
         .retry(Twice(2))
         .layer(auth)
@@ -108,7 +110,6 @@ async fn main() -> Result<(), BoxError> {
         .concurrency_limit(8)
         // Of the upstream, not of the caller: an attempt that hangs is given up.
         .layer(TimeoutLayer::new(Duration::from_secs(10)))
-        .layer(DecompressionLayer::new())
         .service(Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>());
 
     let response = client.oneshot(Request::get(&url).body(Empty::new())?).await?;

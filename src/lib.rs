@@ -19,6 +19,8 @@ pub mod endpoint;
 mod error;
 mod future;
 mod layer;
+#[cfg(any(doc, doctest))]
+pub mod layer_order;
 mod mode;
 mod origin;
 mod replay;
