@@ -255,9 +255,9 @@ async fn check_itself() -> Result<(), BoxError> {
     expect("tokens", (reports_auth.issued(), orders_auth.issued()), (0, 2))
 }
 
-fn expect<T: PartialEq<U>, U>(what: &str, is: T, should_be: U) -> Result<(), BoxError>
+fn expect<T, U>(what: &str, is: T, should_be: U) -> Result<(), BoxError>
 where
-    T: std::fmt::Debug,
+    T: std::fmt::Debug + PartialEq<U>,
     U: std::fmt::Debug,
 {
     println!("{what}: {is:?}");

@@ -1,4 +1,4 @@
-//! The [oauth2](::oauth2) crate: its client's settings for the layer, its HTTP clients as
+//! The oauth2 crate: its client's settings for the layer, its HTTP clients as
 //! transports of ours, ours as one of its.
 //!
 //! A program that has an `oauth2::Client` hands over the token request that it would make, and gets
@@ -27,7 +27,7 @@
 //! A token request of ours then is the one that the oauth2 crate makes, with the same parameters.
 //! With one exception: in HTTP Basic, that crate writes a blank as `+`, we as `%20`, which servers
 //! read as a blank whether they decode percent-encoding or forms; `*` and `~` differ as well, and are
-//! decoded alike by both. (`basic_encoding` of a [`Dialect`](crate::Dialect) has another way.)
+//! decoded alike by both. (`basic_encoding` of a [`Dialect`] has another way.)
 //!
 //! # Not supported
 //!
@@ -133,7 +133,7 @@ fn form_decoded(text: &[u8]) -> Text {
     Zeroizing::new(String::from_utf8_lossy(&decoded).into_owned())
 }
 
-/// An [`oauth2::AsyncHttpClient`](AsyncHttpClient) as [`Transport`] of token requests.
+/// An [`AsyncHttpClient`] as [`Transport`] of token requests.
 ///
 /// ```
 /// # use tower_oauth2_client_credentials::BoxError;
@@ -199,7 +199,7 @@ impl<C> fmt::Debug for OAuth2Transport<C> {
     }
 }
 
-/// A [`Transport`] as [`oauth2::AsyncHttpClient`](AsyncHttpClient), so that an `oauth2::Client` can do
+/// A [`Transport`] as [`AsyncHttpClient`], so that an `oauth2::Client` can do
 /// its other grants with what carries our token requests.
 ///
 /// Answers are read up to 256 KiB. There is no timeout.

@@ -1,4 +1,4 @@
-//! [`reqwest::Client`](::reqwest::Client) below the layer, and as [`Transport`] of token requests.
+//! [`reqwest::Client`] below the layer, and as [`Transport`] of token requests.
 //!
 //! [`ReqwestService`] speaks `http::Request` on its upper side, so that the layer, and any other of
 //! tower's, goes onto a client as it is:
@@ -70,7 +70,7 @@ use crate::{
     token::BoxFuture,
 };
 
-/// A [`reqwest::Client`](Client) as a tower service for `http::Request`s.
+/// A [`reqwest::Client`] as a tower service for `http::Request`s.
 ///
 /// The per-request timeout of a request that was built with reqwest is kept. The final URL is in
 /// the response's extensions: `reqwest::Response::from(response).url()`.
@@ -204,7 +204,7 @@ fn is_same_resource(one: &Url, other: &Url) -> bool {
     one.path() == other.path() && one.query() == other.query()
 }
 
-/// Carries token requests with a [`reqwest::Client`](Client) that follows no redirects.
+/// Carries token requests with a [`reqwest::Client`] that follows no redirects.
 ///
 /// ```
 /// # use tower_oauth2_client_credentials::BoxError;
@@ -277,7 +277,7 @@ impl ReplayBody for Body {
     }
 }
 
-/// What is kept of a [`reqwest::Body`](Body).
+/// What is kept of a [`reqwest::Body`].
 #[derive(Debug)]
 pub struct Kept(Keeping);
 

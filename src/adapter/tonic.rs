@@ -242,7 +242,7 @@ impl ReplayBody for Body {
     }
 }
 
-/// What is kept of a [`tonic::body::Body`](Body): one message, as it is on the wire.
+/// What is kept of a [`tonic::body::Body`]: one message, as it is on the wire.
 pub struct Message(Bytes);
 
 /// It may be secret.
