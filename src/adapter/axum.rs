@@ -39,7 +39,8 @@ use axum_core::{
     response::{IntoResponse, Response},
 };
 use http::{
-    HeaderMap, HeaderName, Request, StatusCode, Uri, Version, header, uri::InvalidUriParts,
+    HeaderMap, HeaderName, Request, StatusCode, Uri, Version, header,
+    uri::{InvalidUriParts, Scheme},
 };
 
 use crate::{
@@ -151,7 +152,13 @@ pub fn readiness(cache: &TokenCache) -> StatusCode {
 /// If the two make no URI: the request is `OPTIONS *`, or `upstream` has no scheme or authority.
 pub fn forward<B>(request: &mut Request<B>, upstream: &Uri) -> Result<(), InvalidUriParts> {
     let mut parts = upstream.clone().into_parts();
-    parts.path_and_query = request.uri().path_and_query().cloned();
+    if parts.authority.is_none() {
+        // A relative URI would be no error, and would be trusted with the token.
+        parts.scheme = Some(Scheme::HTTPS);
+    }
+    // Nor would `*` be an error, but a part of the host.
+    parts.path_and_query =
+        request.uri().path_and_query().filter(|path| path.as_str() != "*").cloned();
     *request.uri_mut() = Uri::from_parts(parts)?;
     *request.version_mut() = Version::HTTP_11;
     request.extensions_mut().clear();
@@ -234,7 +241,7 @@ mod tests {
             ("cookie", "c=1"),
             ("cookie", "d=2"),
             ("connection", "close, X-Internal ,,"),
-            ("connection", "te, b\u{e9}d"),
+            ("connection", "te, b a d"),
             ("x-internal", "1"),
             ("x-internal", "2"),
             ("keep-alive", "timeout=5"),
@@ -263,8 +270,16 @@ mod tests {
             assert_eq!(request.uri().authority().unwrap(), "localhost:1", "{path}");
             assert_eq!(request.uri().path_and_query().unwrap().as_str(), path);
         }
-        let mut relative = Request::get("/").body(()).unwrap();
-        assert!(forward(&mut relative, &Uri::from_static("/no/authority")).is_err());
+        for (path, upstream) in
+            [("/", "/no/authority"), ("/", "no.scheme.example"), ("*", "http://localhost:1")]
+        {
+            let mut request = Request::options(path).body(()).unwrap();
+            assert!(
+                forward(&mut request, &Uri::from_static(upstream)).is_err(),
+                "{path} {upstream}"
+            );
+            assert_eq!(request.uri(), path, "as it was");
+        }
     }
 
     #[test]

@@ -155,7 +155,7 @@ fn with_status(error: impl Into<BoxError>) -> BoxError {
 /// ```
 /// # use tower_oauth2_client_credentials::{TokenCache, TokenResponse, source_fn};
 /// # let cache = TokenCache::new(source_fn(|_| async { TokenResponse::bearer("t0k3n") }));
-/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// use tonic::service::Interceptor;
 /// use tower_oauth2_client_credentials::adapter::tonic::TokenInterceptor;
 ///
@@ -324,7 +324,7 @@ mod tests {
             (vec![one.clone(), one.clone()], 64, false),
             (vec![two.into()], 64, false),
             (vec![one.slice(..3), one.slice(3..)], 64, false),
-            (vec![], 0, true),
+            (vec![], 64, false),
         ] {
             let whole = frames.concat();
             let mut first = body(frames);
@@ -335,6 +335,12 @@ mod tests {
                 assert_eq!(read(Body::restore(message).unwrap()).await, whole);
             }
         }
+    }
+
+    #[test]
+    fn no_body_is_kept_whatever_the_limit() {
+        let kept = Body::empty().keep(0).unwrap();
+        assert!(Body::restore(kept).unwrap().is_end_stream());
     }
 
     #[tokio::test]
