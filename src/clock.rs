@@ -20,7 +20,8 @@ pub(crate) struct Now {
 impl Now {
     /// The wall clock as the standard library has it.
     pub(crate) fn system_time(self) -> SystemTime {
-        UNIX_EPOCH.checked_add(self.wall).unwrap_or(UNIX_EPOCH)
+        let far = Duration::from_secs(10_000 * 365 * 24 * 3600);
+        UNIX_EPOCH.checked_add(self.wall.min(far)).unwrap_or(UNIX_EPOCH)
     }
 
     /// Both clocks moved on by `by`.
@@ -39,6 +40,20 @@ impl Now {
     /// Neither clock has reached `deadline`.
     pub(crate) fn is_before(self, deadline: Self) -> bool {
         self.mono < deadline.mono && self.wall < deadline.wall
+    }
+}
+
+/// A [`Now`] to come, in a form that is cheap to hold the clocks against: without arithmetic.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    now: Now,
+    system: Option<(Instant, SystemTime)>,
+}
+
+impl Deadline {
+    /// Long past.
+    pub(crate) fn past() -> Self {
+        Self { now: Now::default(), system: None }
     }
 }
 
@@ -63,6 +78,26 @@ impl Clock {
             Self::Test(clock) => clock.now(),
         }
     }
+
+    /// `now` as a deadline.
+    pub(crate) fn deadline(&self, now: Now) -> Deadline {
+        // Longer than any program runs, and no overflow.
+        let century = Duration::from_secs(100 * 365 * 24 * 3600);
+        let mono = base().checked_add(now.mono.min(century));
+        Deadline { now, system: mono.map(|mono| (mono, now.system_time())) }
+    }
+
+    /// Neither clock has reached `deadline`.
+    #[inline]
+    #[allow(clippy::disallowed_methods, reason = "this file reads the clocks")]
+    pub(crate) fn is_before(&self, deadline: &Deadline) -> bool {
+        match (self, &deadline.system) {
+            (Self::System, Some((mono, wall))) => {
+                Instant::now() < *mono && SystemTime::now() < *wall
+            }
+            _ => self.now().is_before(deadline.now),
+        }
+    }
 }
 
 impl fmt::Debug for Clock {
@@ -74,10 +109,16 @@ impl fmt::Debug for Clock {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "this is the one place that reads the clocks")]
-fn system_now() -> Now {
+/// The origin of the monotonic readings.
+#[allow(clippy::disallowed_methods, reason = "this file reads the clocks")]
+fn base() -> Instant {
     static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let base = *BASE;
+    *BASE
+}
+
+#[allow(clippy::disallowed_methods, reason = "this file reads the clocks")]
+fn system_now() -> Now {
+    let base = base();
     Now {
         mono: Instant::now().saturating_duration_since(base),
         wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
@@ -97,6 +138,18 @@ mod tests {
         assert_eq!(at(10, 1010).since(at(0, 1000)), Duration::from_secs(10));
         assert_eq!(at(10, 8200).since(at(0, 1000)), Duration::from_secs(7200), "suspended");
         assert_eq!(at(10, 0).since(at(0, 1000)), Duration::from_secs(10), "stepped back");
+    }
+
+    #[test]
+    fn a_deadline_of_the_system_clocks_is_as_good_as_its_readings() {
+        let clock = Clock::System;
+        let now = clock.now();
+        assert!(clock.is_before(&clock.deadline(now.plus(Duration::from_secs(3600)))));
+        assert!(clock.is_before(&clock.deadline(now.plus(Duration::MAX))));
+        assert!(!clock.is_before(&clock.deadline(now)));
+        assert!(!clock.is_before(&Deadline::past()));
+        let suspended = Now { mono: now.mono + Duration::from_secs(60), wall: now.wall };
+        assert!(!clock.is_before(&clock.deadline(suspended)), "the wall clock has reached it");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Request, Response, header::AUTHORIZATION};
+use http::{Request, Response, StatusCode, header::AUTHORIZATION};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
@@ -22,6 +22,7 @@ use crate::{
     mode::{Mode, Replay},
     rules,
     service::{Handle, Tag, too_many_headers},
+    telemetry,
     token::{Acquiring, NotReplaced, Rejection, Replacing, Sending, Snapshot, Staleness},
 };
 
@@ -95,19 +96,24 @@ where
         loop {
             match state.as_mut().project() {
                 StateProj::Sent { future, handle, tag, .. } => {
-                    let response = ready!(future.poll(cx)).map_err(Into::into)?;
+                    let mut response = ready!(future.poll(cx)).map_err(Into::into)?;
                     if *tag == Tag::NONE {
                         return Poll::Ready(Ok(response));
                     }
-                    let (response, verdict) = handle.rules.judge(response);
+                    let mut verdict = handle.rules.judge(&response);
+                    if let Some(test) = &handle.rules.test {
+                        (response, verdict) = test.judge(response, verdict);
+                    }
                     let staleness = match verdict {
-                        Verdict::Accepted => {
-                            if tag.is_watched() {
+                        Verdict::Accepted | Verdict::Unknown => {
+                            if verdict == Verdict::Accepted && tag.is_watched() {
                                 handle.shared.accept(tag.generation(), tag.sending());
+                            }
+                            if response.status() == StatusCode::UNAUTHORIZED {
+                                telemetry::not_a_rejection(tag.generation(), verdict);
                             }
                             return Poll::Ready(Ok(response));
                         }
-                        Verdict::Unknown => return Poll::Ready(Ok(response)),
                         Verdict::Stale => Staleness::Unclear,
                         Verdict::Invalid => Staleness::Invalid,
                     };
@@ -147,26 +153,30 @@ where
         response: Response<R>,
         staleness: Staleness,
     ) -> Result<Detour<S, B, R, M>, Response<R>> {
-        if rules::is_from_elsewhere(&response) {
-            return Err(response);
-        }
         // The inner future is done with, and dropped.
         let StateReplace::Sent { handle, tag, kept, .. } =
             self.project_replace(State::Failed { error: None })
         else {
             return Err(response);
         };
+        if rules::is_from_elsewhere(&response) {
+            telemetry::not_a_rejection(tag.generation(), Verdict::Unknown);
+            return Err(response);
+        }
         let kept = kept.filter(|_| !rules::may_have_had_effect(&response));
         let shared = &handle.shared;
         let now = shared.clock.now();
         let rejection = shared.reject(tag.generation(), staleness, tag.sending(), now);
         let stage = match (rejection, kept) {
             (Rejection::Stand(why), _) => return Err(stands(response, NotReplaced::new(why))),
-            (_, None) => return Err(stands(response, NotReplaced::not_replayable())),
-            (Rejection::Replay(snapshot), Some(kept)) => Stage::replay(response, snapshot, kept)?,
+            (_, None) => return Err(unplayable(response, tag.generation())),
+            (Rejection::Replay(snapshot), Some(kept)) => {
+                Stage::replay(response, snapshot, kept, tag.generation())?
+            }
             (Rejection::Wait(flight), Some(kept)) => {
-                let replacing = Replacing::new(&flight, tag.generation());
-                Stage::Replacing { replacing, rejected: Some((response, kept)) }
+                let generation = tag.generation();
+                let replacing = Replacing::new(&flight, generation);
+                Stage::Replacing { replacing, generation, rejected: Some((response, kept)) }
             }
         };
         Ok(Detour { handle, stage })
@@ -177,6 +187,13 @@ where
 fn stands<R>(mut response: Response<R>, why: NotReplaced) -> Response<R> {
     response.extensions_mut().insert(why);
     response
+}
+
+/// The same for a request that cannot be sent again, which `reject` did not know of.
+fn unplayable<R>(response: Response<R>, rejected: u64) -> Response<R> {
+    let why = NotReplaced::not_replayable();
+    telemetry::stands(rejected, &why);
+    stands(response, why)
 }
 
 pin_project! {
@@ -202,7 +219,11 @@ pin_project! {
         /// For a clone of the inner service to be ready.
         Ready { inner: Option<S>, request: Option<(Request<B>, Sending)>, snapshot: Arc<Snapshot> },
         /// For a newer token. The response is kept whole until there is one.
-        Replacing { replacing: Replacing, rejected: Option<(Response<R>, M::Kept)> },
+        Replacing {
+            replacing: Replacing,
+            generation: u64,
+            rejected: Option<(Response<R>, M::Kept)>,
+        },
         /// For the end of the rejected response's body. Nothing of it is held afterwards: waiting
         /// for readiness with it could wait for itself.
         Discarding {
@@ -230,6 +251,7 @@ where
         response: Response<R>,
         snapshot: Arc<Snapshot>,
         kept: M::Kept,
+        rejected: u64,
     ) -> Result<Self, Response<R>> {
         match M::restore(kept) {
             Some(request) => Ok(Self::Discarding {
@@ -237,7 +259,7 @@ where
                 request: Some(request),
                 snapshot,
             }),
-            None => Err(stands(response, NotReplaced::not_replayable())),
+            None => Err(unplayable(response, rejected)),
         }
     }
 }
@@ -301,14 +323,18 @@ where
                     // It took so long that the token has expired.
                     Stage::Token { acquiring: Acquiring::new(), request: request.take() }
                 }
-                StageProj::Replacing { replacing, rejected } => {
+                StageProj::Replacing { replacing, generation, rejected } => {
                     let replaced = ready!(Pin::new(replacing).poll(cx));
                     let Some((response, kept)) = rejected.take() else {
                         return Poll::Pending;
                     };
                     let stage = match replaced {
-                        Ok(snapshot) => Stage::replay(response, snapshot, kept),
-                        Err(why) => Err(stands(response, NotReplaced::new(why))),
+                        Ok(snapshot) => Stage::replay(response, snapshot, kept, *generation),
+                        Err(why) => {
+                            let why = NotReplaced::new(why);
+                            telemetry::stands(*generation, &why);
+                            Err(stands(response, why))
+                        }
                     };
                     match stage {
                         Ok(stage) => stage,

@@ -1,4 +1,99 @@
-//! tower-oauth2-client-credentials
+//! A tower layer for services that call an API with OAuth2 client credentials (RFC 6749 section
+//! 4.4): every request carries a valid access token.
+//!
+//! ```
+//! # use tower_oauth2_client_credentials::BoxError;
+//! # use http_body_util::Full;
+//! # type Request = http::Request<Full<bytes::Bytes>>;
+//! # let http_client = tower::service_fn(|_: Request| async {
+//! #     Ok::<_, BoxError>(http::Response::new(Full::<bytes::Bytes>::default()))
+//! # });
+//! # let token_client = http_client.clone();
+//! # let secret = "s3cr3t";
+//! use tower::ServiceBuilder;
+//! use tower_oauth2_client_credentials::OAuthClientCredentialsLayer;
+//!
+//! let auth = OAuthClientCredentialsLayer::builder()
+//!     .token_url("https://auth.example.com/oauth/token")
+//!     .client_id("my-service")
+//!     .client_secret(secret)
+//!     .scope("read:reports")
+//!     .allowed_origin("https://api.example.com") // nobody else gets the token
+//! #   .transport(token_client)
+//!     .build()?; // checks the configuration; no I/O
+//!
+//! let client = ServiceBuilder::new().layer(auth).service(http_client);
+//! # Ok::<(), BoxError>(())
+//! ```
+//!
+//! - The token is asked for when the first request needs it, by one token request however many
+//!   requests wait for it, and is renewed in the background before it expires.
+//! - A 401 that a new token cures is never seen: the token is renewed once, and the request is sent
+//!   again once. An API that answers 401 to everything does not turn into a stream of token
+//!   requests.
+//! - While the authorization server fails, the token that is there is used to its end; without one,
+//!   calls fail at once, and say until when.
+//!
+//! # Where to find what
+//!
+//! | You want to | see |
+//! |---|---|
+//! | configure a layer, also from the environment | [`Builder`] |
+//! | ask a token endpoint in a provider's way | [`Dialect`] |
+//! | get tokens from elsewhere | [`TokenSource`], [`source_fn`] |
+//! | use the token without the layer | [`TokenCache`] |
+//! | know why there is no token | [`TokenError`], [`ErrorClass`] |
+//! | know why a 401 was not cured | [`NotReplaced`], in the response's extensions |
+//! | rotate secrets, or read them from elsewhere | [`credentials`] |
+//! | send requests with bodies of your own type | [`ReplayBody`] |
+//! | test your client | [`testing`](https://docs.rs/tower-oauth2-client-credentials/latest/tower_oauth2_client_credentials/testing/) (feature `testing`) |
+//!
+//! # A token's life
+//!
+//! With `L` the lifetime that the server announces, counted from the moment before it was asked:
+//!
+//! - `L − margin − window − jitter`, the soft point: requests go on with the token, and one renewal
+//!   is started in the background. The window is `L/5`, at most 5 minutes; the jitter is rolled once
+//!   for each token, at most half the window and a minute.
+//! - `L − margin`, the hard point: requests wait for the renewal. The margin is `L/4`, at most 30 s.
+//!   If the renewal fails, the token is used all the same, until
+//! - `L`, the end: an expired token is never sent.
+//!
+//! Both the monotonic and the wall clock count, so that a host that slept renews before its first
+//! request.
+//!
+//! A renewal makes up to three attempts in 30 s. When it fails, the failure is remembered for a time
+//! that depends on its [`ErrorClass`], and calls without a usable token fail with it, at once and
+//! without I/O.
+//!
+//! # Rejections
+//!
+//! A response rejects the token if its status is 401 and its `WWW-Authenticate` is absent, or has a
+//! `Bearer` challenge without an `error` or with `invalid_token` (RFC 6750 section 3.1); or if it is
+//! gRPC's `UNAUTHENTICATED` in the headers. Then a newer token is used, if there is one; or else one
+//! is asked for, and the request is sent again. If that does not help, no renewal is forced for
+//! 10 s, doubling, up to a minute where other requests are accepted and up to 5 minutes where none
+//! is. Until then the 401 goes to the caller as it came.
+//!
+//! # Features
+//!
+//! | Feature | Default | What it adds |
+//! |---|---|---|
+//! | `rustls` | yes | the default transport of token requests: hyper and rustls, with the platform's roots |
+//! | `ring` | yes | the crypto provider of that transport, if the process has installed none |
+//! | `aws-lc-rs` | | the same, with aws-lc-rs |
+//! | `tracing` | yes | a span for each renewal, an event for each decision about a 401 |
+//! | `testing` | | a scripted authorization server and API, in memory and on loopback |
+//! | `testing-tls` | | TLS for those |
+//!
+//! Without default features there is no HTTP client and no rustls in the tree: give
+//! [`Builder::transport`] any tower service.
+//!
+//! # What it does not do
+//!
+//! One token for each layer: what chooses among several (by tenant, scope, audience) stands outside.
+//! No JWT client assertions, mTLS, DPoP, discovery, token verification or shared store. Tokio is the
+//! only runtime, and its timer must be enabled.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(any(

@@ -61,13 +61,8 @@ impl Default for Rules {
 impl Rules {
     /// What `response` says about the token that its request carried.
     #[inline]
-    pub(crate) fn judge<R>(&self, response: Response<R>) -> (Response<R>, Verdict) {
-        let verdict =
-            self.challenges.judge(response.status(), response.version(), response.headers());
-        match &self.test {
-            None => (response, verdict),
-            Some(test) => test.judge(response, verdict),
-        }
+    pub(crate) fn judge<R>(&self, response: &Response<R>) -> Verdict {
+        self.challenges.judge(response.status(), response.version(), response.headers())
     }
 }
 
@@ -92,7 +87,13 @@ pub(crate) fn may_have_had_effect<R>(response: &Response<R>) -> bool {
 }
 
 impl Test {
-    fn judge<R>(&self, response: Response<R>, verdict: Verdict) -> (Response<R>, Verdict) {
+    /// The same by the user's test. `verdict` is what it would be without.
+    #[cold]
+    pub(crate) fn judge<R>(
+        &self,
+        response: Response<R>,
+        verdict: Verdict,
+    ) -> (Response<R>, Verdict) {
         let (parts, body) = response.into_parts();
         let verdict = match (self.0(&parts), verdict) {
             (true, Verdict::Invalid) => Verdict::Invalid,

@@ -10,20 +10,20 @@ use std::{
 };
 
 use http::{
-    HeaderValue, Request, Response,
+    HeaderMap, HeaderValue, Request, Response,
     header::{AUTHORIZATION, Entry},
 };
 use tower_service::Service;
 
 use crate::{
-    clock::Now,
+    clock::{Clock, Deadline},
     error::{BoxError, ErrorClass, TokenError},
     future::{Detour, ResponseFuture},
     mode::{self, Mode, Replay},
     origin::Admission,
     rules::{Existing, Rules},
     sync::{Mutex, lock},
-    token::{Acquiring, Answer, Hand, Sending, Shared, Snapshot, TokenCache},
+    token::{Acquiring, Answer, Hand, Sending, Shared, Snapshot, TokenCache, in_runtime},
 };
 
 /// Puts an access token on every request and renews it, in one flight, when it nears its end or is
@@ -65,9 +65,16 @@ impl<S: Clone> Handle<S> {
 #[derive(Clone)]
 struct Local {
     epoch: u64,
-    until: Now,
+    until: Deadline,
     tag: Tag,
     header: HeaderValue,
+}
+
+/// What becomes of a request while there is no token at hand.
+enum Instead {
+    Pass,
+    Wait(Acquiring),
+    Refuse(TokenError),
 }
 
 /// What the response future has to know of the token that its request carries, in one word.
@@ -116,17 +123,17 @@ impl Local {
         Self {
             // The shared epoch starts at one.
             epoch: 0,
-            until: Now::default(),
+            until: Deadline::past(),
             tag: Tag::NONE,
             header: HeaderValue::from_static(""),
         }
     }
 
-    fn new(hand: &Hand, epoch: u64) -> Self {
+    fn new(hand: &Hand, epoch: u64, clock: &Clock) -> Self {
         let tag = Tag::first(hand.snapshot.generation);
         Self {
             epoch,
-            until: hand.until,
+            until: clock.deadline(hand.until),
             tag: if hand.watched { tag.watched() } else { tag },
             header: hand.snapshot.header.clone(),
         }
@@ -134,7 +141,7 @@ impl Local {
 
     #[inline]
     fn is_current(&self, shared: &Shared) -> bool {
-        self.epoch == shared.epoch() && shared.clock.now().is_before(self.until)
+        self.epoch == shared.epoch() && shared.clock.is_before(&self.until)
     }
 }
 
@@ -191,43 +198,56 @@ where
             Admission::Refuse(error) => return self.refuse(error),
         }
         if !self.local.is_current(&self.handle.shared)
-            && let Err(answer) = self.refresh()
+            && let Err(instead) = self.refresh(request.headers())
         {
-            return self.call_later(request, answer);
+            return match instead {
+                Instead::Pass => self.pass(request),
+                Instead::Wait(acquiring) => self.call_later(request, acquiring),
+                Instead::Refuse(error) => self.refuse(error),
+            };
         }
         let rules = &self.handle.rules;
         // First kept, then changed: a copy of the map would have no room for one more header.
         let kept = M::keep(&mut request, rules.replay_limit);
-        let tag = match request.headers_mut().try_entry(AUTHORIZATION) {
-            Ok(Entry::Vacant(entry)) => match entry.try_insert(self.local.header.clone()) {
-                Ok(_) => self.local.tag,
-                Err(_) => return self.refuse(too_many_headers()),
-            },
-            Ok(Entry::Occupied(mut entry)) if rules.existing == Existing::Replace => {
-                entry.insert(self.local.header.clone());
-                self.local.tag
+        match request.headers_mut().try_append(AUTHORIZATION, self.local.header.clone()) {
+            Ok(false) => {}
+            Ok(true) if rules.existing == Existing::Replace => {
+                request.headers_mut().insert(AUTHORIZATION, self.local.header.clone());
             }
             // None of our business.
-            Ok(Entry::Occupied(_)) => return self.pass(request),
+            Ok(true) => return self.pass(without_ours(request)),
             Err(_) => return self.refuse(too_many_headers()),
-        };
+        }
+        let tag = self.local.tag;
         let future = self.inner.call(request);
         ResponseFuture::sent(future, Arc::clone(&self.handle), tag, kept)
     }
 }
 
 impl<S: Clone, M> OAuthClientCredentials<S, M> {
-    /// Brings the copy of the token up to date, if there is a token to be used at once.
+    /// Brings the copy of the token up to date, if there is a token to be used at once for a
+    /// request with `headers`.
     #[cold]
-    fn refresh(&mut self) -> Result<(), Answer> {
+    fn refresh(&mut self, headers: &HeaderMap) -> Result<(), Instead> {
+        // Before a token is asked for: such a request is no reason to.
+        if self.handle.rules.existing == Existing::Keep && headers.contains_key(AUTHORIZATION) {
+            return Err(Instead::Pass);
+        }
         let shared = &self.handle.shared;
-        let (answer, epoch) = shared.acquire(shared.clock.now());
+        let now = shared.clock.now();
+        // `runtime.block_on(service.call(request))` calls outside of the runtime and polls inside
+        // of it, where a renewal can be started.
+        if !in_runtime() && !shared.is_fresh(now) {
+            return Err(Instead::Wait(Acquiring::new()));
+        }
+        let (answer, epoch) = shared.acquire(now);
         match answer {
             Answer::Use(hand) => {
-                self.local = Local::new(&hand, epoch);
+                self.local = Local::new(&hand, epoch, &shared.clock);
                 Ok(())
             }
-            other => Err(other),
+            Answer::Wait(flight) => Err(Instead::Wait(Acquiring::waiting_for(&flight))),
+            Answer::Refuse(error) => Err(Instead::Refuse(error)),
         }
     }
 
@@ -236,23 +256,13 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
     fn call_later<B, R>(
         &mut self,
         request: Request<B>,
-        answer: Answer,
+        acquiring: Acquiring,
     ) -> ResponseFuture<S, B, R, M>
     where
         S: Service<Request<B>, Response = Response<R>>,
         S::Error: Into<BoxError>,
         M: Mode<B, R>,
     {
-        if self.handle.rules.existing == Existing::Keep
-            && request.headers().contains_key(AUTHORIZATION)
-        {
-            return self.pass(request);
-        }
-        let acquiring = match answer {
-            Answer::Wait(flight) => Acquiring::waiting_for(&flight),
-            Answer::Refuse(error) => return self.refuse(error),
-            Answer::Use(_) => Acquiring::new(),
-        };
         // A permit must not be held while a token is waited for.
         self.release();
         ResponseFuture::detour(Detour::for_token(Arc::clone(&self.handle), acquiring, request))
@@ -280,6 +290,22 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         self.release();
         ResponseFuture::failed(error)
     }
+}
+
+/// Takes back the header that was added to the `request`'s own.
+///
+/// To look first would cost every request; this costs those that the layer has nothing to do with.
+#[cold]
+fn without_ours<B>(mut request: Request<B>) -> Request<B> {
+    let headers = request.headers_mut();
+    if let Ok(Entry::Occupied(entry)) = headers.try_entry(AUTHORIZATION) {
+        let mut values: Vec<HeaderValue> = entry.remove_entry_mult().1.collect();
+        values.pop();
+        for value in values {
+            let _room_was_made = headers.try_append(AUTHORIZATION, value);
+        }
+    }
+    request
 }
 
 /// `HeaderMap` takes 32,768 headers.

@@ -3,18 +3,29 @@
 //!
 //! | span or event | level | fields |
 //! |---|---|---|
-//! | span `oauth2.renewal` | INFO | |
-//! | `token renewed` | INFO | `generation`, `forced`, `lifetime_s`, `duration_ms` |
-//! | `renewal failed` | WARN | `class`, `error`, `duration_ms` |
+//! | span `oauth2.renewal` | INFO | `attempt`, `class`, `duration_ms`, `lifetime_s` |
+//! | `token renewed` | INFO | `generation`, `forced`, `attempt`, `lifetime_s`, `duration_ms` |
+//! | `renewal failed` | WARN | `class`, `error`, `attempt`, `duration_ms` |
 //! | `attempt failed` | DEBUG | `attempt`, `class`, `error` |
 //! | `token rejected` | INFO | `generation`, `challenge`, `sending`, `decision`, `error` |
+//! | `rejection stands` | INFO | `generation`, `reason` |
+//! | `not a rejection` | DEBUG | `generation`, `verdict` |
+//!
+//! The span's fields are those of its end: `attempt` is how often the source was asked, `class`
+//! that of the failure, if it failed, and `lifetime_s` the token's, if there is one that expires.
+//!
+//! Of a 401 there is one event for each decision: that it says nothing of the token, or what is
+//! done about the token, and, where a replay seemed possible then, why there was none after all.
 //!
 //! The renewal's span has no parent: it outlives the request that set it off. No field ever holds
 //! a secret or a token.
 
+use std::time::Duration;
+
 use crate::{
+    challenge::Verdict,
     error::TokenError,
-    token::{Outcome, Rejection, Sending, Staleness, Standstill},
+    token::{NotReplaced, Outcome, Rejection, Sending, Staleness},
 };
 
 #[cfg(not(feature = "tracing"))]
@@ -22,16 +33,33 @@ pub(crate) use self::off::{RenewalSpan, within};
 #[cfg(feature = "tracing")]
 pub(crate) use self::on::{RenewalSpan, within};
 
-/// The span of a renewal.
-pub(crate) fn renewal_span() -> RenewalSpan {
-    RenewalSpan::new()
+/// A renewal has ended, after so many attempts.
+#[allow(unused_variables, reason = "without `tracing` nothing is said")]
+pub(crate) fn renewed(span: &RenewalSpan, outcome: &Outcome, attempts: u32, took: Duration) {
+    #[cfg(feature = "tracing")]
+    span.end(outcome, attempts, took);
 }
 
-/// A renewal has ended.
+/// The request of a rejected token is not sent again after all.
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
-pub(crate) fn renewed(outcome: &Outcome, took: std::time::Duration) {
+pub(crate) fn stands(generation: u64, why: &NotReplaced) {
     #[cfg(feature = "tracing")]
-    on::renewed(outcome, took);
+    tracing::info!(generation, reason = %why, "rejection stands");
+}
+
+/// A 401 says nothing of the token that its request carried.
+#[cold]
+#[allow(unused_variables, reason = "without `tracing` nothing is said")]
+pub(crate) fn not_a_rejection(generation: u64, verdict: Verdict) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(
+        generation,
+        verdict = match verdict {
+            Verdict::Unknown => "not about the token",
+            _ => "the token is accepted",
+        },
+        "not a rejection"
+    );
 }
 
 /// One attempt of a renewal has failed.
@@ -52,7 +80,7 @@ pub(crate) fn rejected(
     #[cfg(feature = "tracing")]
     {
         let error = match decision {
-            Rejection::Stand(Standstill::Failed(error)) => Some(error),
+            Rejection::Stand(crate::token::Standstill::Failed(error)) => Some(error),
             _ => None,
         };
         tracing::info!(
@@ -76,16 +104,53 @@ pub(crate) fn rejected(
 mod on {
     use std::{future::Future, time::Duration};
 
-    use tracing::{Instrument as _, Span};
+    use tracing::{Instrument as _, Span, field::Empty};
 
     use crate::token::Outcome;
 
-    #[derive(Debug)]
+    #[derive(Clone, Debug)]
     pub(crate) struct RenewalSpan(Span);
 
     impl RenewalSpan {
-        pub(super) fn new() -> Self {
-            Self(tracing::info_span!(parent: None, "oauth2.renewal"))
+        pub(crate) fn new() -> Self {
+            Self(tracing::info_span!(
+                parent: None,
+                "oauth2.renewal",
+                attempt = Empty,
+                class = Empty,
+                duration_ms = Empty,
+                lifetime_s = Empty,
+            ))
+        }
+
+        /// Once: a field that is recorded twice is shown twice.
+        pub(super) fn end(&self, outcome: &Outcome, attempt: u32, took: Duration) {
+            let Self(span) = self;
+            let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            span.record("attempt", attempt).record("duration_ms", duration_ms);
+            match outcome {
+                Ok(snapshot) => {
+                    let lifetime = snapshot.schedule.lifetime();
+                    let lifetime_s = (lifetime != Duration::MAX).then_some(lifetime.as_secs());
+                    span.record("lifetime_s", lifetime_s);
+                    tracing::info!(
+                        parent: span,
+                        generation = snapshot.generation,
+                        forced = snapshot.forced,
+                        attempt,
+                        lifetime_s,
+                        duration_ms,
+                        "token renewed"
+                    );
+                }
+                Err(error) => {
+                    let class = error.class().as_str();
+                    span.record("class", class);
+                    tracing::warn!(
+                        parent: span, class, %error, attempt, duration_ms, "renewal failed"
+                    );
+                }
+            }
         }
     }
 
@@ -96,33 +161,17 @@ mod on {
     ) -> impl Future<Output = F::Output> {
         future.instrument(span.0)
     }
-
-    pub(super) fn renewed(outcome: &Outcome, took: Duration) {
-        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        match outcome {
-            Ok(snapshot) => tracing::info!(
-                generation = snapshot.generation,
-                forced = snapshot.forced,
-                lifetime_s = snapshot.schedule.lifetime().as_secs(),
-                duration_ms,
-                "token renewed"
-            ),
-            Err(error) => {
-                tracing::warn!(class = error.class().as_str(), %error, duration_ms, "renewal failed");
-            }
-        }
-    }
 }
 
 #[cfg(not(feature = "tracing"))]
 mod off {
     use std::future::Future;
 
-    #[derive(Debug)]
+    #[derive(Clone, Debug)]
     pub(crate) struct RenewalSpan;
 
     impl RenewalSpan {
-        pub(super) fn new() -> Self {
+        pub(crate) fn new() -> Self {
             Self
         }
     }

@@ -202,8 +202,12 @@ fn parse(text: &str) -> Result<Origin, &'static str> {
 
 /// What was given for an origin, without what may be a secret in it.
 fn without_secrets(text: &str) -> Box<str> {
-    let start = text.find("://").map_or(0, |at| at + 3);
-    let (scheme, rest) = text.split_at(start);
+    // Only behind a scheme: a password may have the same characters.
+    let is_scheme = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b' ');
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, _)) if is_scheme(scheme) => text.split_at(scheme.len() + 3),
+        _ => ("", text),
+    };
     let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, rest)| ("***@", rest));
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     server_text(&format!("{scheme}{user}{rest}"))
@@ -246,6 +250,7 @@ mod tests {
             ("https://a#s3cr3t", "`https://a`", "query"),
             ("https://u:s3cr3t@a", "`https://***@a`", "user info"),
             ("https://u:s3c/r3t@a", "`https://***@a`", "without a slash"),
+            ("u:s3c://r3t@a", "`***@a`", "https or http"),
             ("https://a\\.b", "`https://a\\.b`", "without a slash"),
             ("https://a:", "`https://a:`", "1 to 65535"),
             ("https://a:0", "`https://a:0`", "1 to 65535"),

@@ -32,6 +32,10 @@ pub(crate) use self::{
 /// - with their features: the bodies of axum (as boxed ones), of reqwest (in memory: by reference; as
 ///   streams: as boxed ones) and of tonic (calls of one message, up to the limit).
 ///
+/// A body of none of these types shows in the compiler's error where the service is passed on, boxed
+/// or returned. Where a method of it is called, the compiler only says that there is no `call`, or
+/// that the bounds of `ready` or `oneshot` are not met.
+///
 /// A body of another type can be boxed (`http_body_util::BodyExt::boxed_unsync`), or implement the
 /// trait. For one that can be cloned:
 ///

@@ -183,9 +183,10 @@ impl Serving {
             }
         });
         // An error here is a closed connection, which the client sees as well.
-        let _ = auto::Builder::new(TokioExecutor::new())
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
+        let mut server = auto::Builder::new(TokioExecutor::new());
+        // hyper's limit of 200 would keep the rest of a crowd that is held from ever arriving.
+        server.http2().max_concurrent_streams(None);
+        let _ = server.serve_connection(TokioIo::new(stream), service).await;
     }
 }
 

@@ -10,43 +10,80 @@
 //! All are cheap handles: keep one, give a clone away, and change the server's mind, or read its
 //! journal, while requests are under way.
 //!
-//! # Example
+//! # A test of your own client
 //!
-//! A client of your own, which asks for a token and calls an API with it, meets a revoked token:
+//! Let your code take what a test replaces: where tokens come from, and the HTTP client. Here all
+//! is in memory, and hours pass in no time.
 //!
 //! ```
-//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//!
+//! use bytes::Bytes;
 //! use http::{Request, StatusCode};
 //! use http_body_util::Full;
-//! use tower::ServiceExt;
-//! use tower_oauth2_client_credentials::testing::{Answer, AuthorizationServer, ProtectedApi};
-//!
-//! let server = AuthorizationServer::new();
-//! let api = ProtectedApi::new(&server);
-//! api.reject_with(Answer::challenge(r#"Bearer error="invalid_token""#));
-//!
-//! let form = "grant_type=client_credentials&client_id=test-client&client_secret=test-secret";
-//! let request = Request::post(server.token_url())
-//!     .header("content-type", "application/x-www-form-urlencoded")
-//!     .body(Full::<bytes::Bytes>::from(form))?;
-//! assert_eq!(server.service().oneshot(request).await?.status(), StatusCode::OK);
-//!
-//! let token = server.last_token().expect("one was issued");
-//! let call = || {
-//!     Request::get("http://localhost/reports")
-//!         .header("authorization", format!("Bearer {token}"))
-//!         .body(Full::<bytes::Bytes>::default())
+//! use tower::{ServiceBuilder, ServiceExt};
+//! use tower_oauth2_client_credentials::{
+//!     Builder, ConfigError, OAuthClientCredentials, TokenError,
+//!     testing::{AuthorizationServer, ManualClock, ProtectedApi},
 //! };
-//! assert_eq!(api.service().oneshot(call()?).await?.status(), StatusCode::OK);
 //!
-//! server.revoke(&token);
-//! assert_eq!(api.service().oneshot(call()?).await?.status(), StatusCode::UNAUTHORIZED);
+//! // The code under test. In production: `reports_client(Builder::from_env(), http_client)`.
+//! fn reports_client<S: Clone>(
+//!     auth: Builder,
+//!     http_client: S,
+//! ) -> Result<OAuthClientCredentials<S>, ConfigError> {
+//!     let auth = auth.scope("read:reports").build()?;
+//!     Ok(ServiceBuilder::new().layer(auth).service(http_client))
+//! }
 //!
-//! assert_eq!((server.issued(), api.accepted(), api.rejected()), (1, 1, 1));
-//! assert_eq!(api.journal()[0].token_number(), Some(1));
-//! # Ok(())
-//! # }
+//! # use tower_oauth2_client_credentials::BoxError;
+//! # /*
+//! #[tokio::test(start_paused = true)]
+//! # */
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), BoxError> { reports_survive().await }
+//! async fn reports_survive() -> Result<(), BoxError> {
+//!     let clock = ManualClock::new();
+//!     let server = AuthorizationServer::builder()
+//!         .client("me", "s3cr3t")
+//!         .token_lifetime(Duration::from_secs(3600))
+//!         .clock(clock.clone())
+//!         .build();
+//!     let api = ProtectedApi::new(&server);
+//!     let auth = Builder::new()
+//!         .token_url(server.token_url())
+//!         .client_id("me")
+//!         .client_secret("s3cr3t")
+//!         .transport(server.service())
+//!         .clock(&clock);
+//!     let client = reports_client(auth, api.service())?;
+//!     let call = || {
+//!         let request = Request::get("https://api.example.com/reports");
+//!         client.clone().oneshot(request.body(Full::<Bytes>::default()).unwrap())
+//!     };
+//!
+//!     // A token is asked for, for the right scope.
+//!     assert_eq!(call().await?.status(), StatusCode::OK);
+//!     assert_eq!(server.journal()[0].parameter("scope"), Some("read:reports"));
+//!
+//!     // It is revoked: the API rejects a request, and the caller sees nothing of it.
+//!     server.revoke_all();
+//!     assert_eq!(call().await?.status(), StatusCode::OK);
+//!     assert_eq!((server.issued(), api.rejected()), (2, 1));
+//!
+//!     // It expires: it is renewed before the API sees it.
+//!     tokio::time::advance(Duration::from_secs(7200)).await;
+//!     assert_eq!(call().await?.status(), StatusCode::OK);
+//!     assert_eq!((server.issued(), api.rejected()), (3, 1));
+//!
+//!     // It expires while the authorization server is down: no request goes out.
+//!     server.down();
+//!     tokio::time::advance(Duration::from_secs(7200)).await;
+//!     let error = call().await.unwrap_err();
+//!     assert!(error.downcast_ref::<TokenError>().is_some_and(TokenError::is_unreachable));
+//!     assert_eq!(api.calls(), 4);
+//!     Ok(())
+//! }
 //! ```
 //!
 //! # Time

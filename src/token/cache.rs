@@ -328,6 +328,7 @@ impl fmt::Display for NotReplaced {
 
 impl std::error::Error for NotReplaced {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.error().map(|error| error as _)
+        // The error's own words are in ours.
+        self.error().and_then(std::error::Error::source)
     }
 }

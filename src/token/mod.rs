@@ -29,6 +29,7 @@ pub use self::{
 pub(crate) use self::{
     flight::Outcome,
     rejection::{Sending, Staleness},
+    renewal::in_runtime,
     shared::{Acquiring, Replacing, Settings, Shared, Warmth},
     snapshot::Snapshot,
     source::sensitive_header,

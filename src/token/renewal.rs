@@ -9,11 +9,12 @@ use std::{
 use tokio::{runtime::Handle, time};
 
 use super::{
-    flight::Flight,
+    flight::{Flight, Outcome},
     random::Random,
     schedule::{Next, next_attempt},
-    shared::{Renewing, Shared, interrupted},
-    source::{Attempt, TokenResponse, TokenSource},
+    shared::{Shared, interrupted},
+    source::{Attempt, Lifetime, TokenResponse, TokenSource},
+    state::Renewing,
 };
 use crate::{
     clock::{Clock, Now},
@@ -24,6 +25,15 @@ use crate::{
 /// The longest nap of the timer: after each it looks at both clocks.
 const NAP: Duration = Duration::from_secs(30);
 
+/// The least pause of the timer between two renewals: a source that panics every time, or tokens
+/// that live for milliseconds, must not keep it spinning.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Whether a renewal can be started here.
+pub(crate) fn in_runtime() -> bool {
+    Handle::try_current().is_ok()
+}
+
 /// Flies `flight` on a task of its own. Not under a lock: a runtime that is shutting down drops
 /// the task on the spot.
 pub(crate) fn launch(shared: &Arc<Shared>, flight: Arc<Flight>) {
@@ -31,8 +41,10 @@ pub(crate) fn launch(shared: &Arc<Shared>, flight: Arc<Flight>) {
         shared: Arc::downgrade(shared),
         flight,
         version: 0,
+        tally: Tally::default(),
         landed: false,
         since: shared.clock.now(),
+        span: telemetry::RenewalSpan::new(),
     };
     #[cfg(all(oauth2_loom, test))]
     return super::model::fly(shared, pilot);
@@ -56,7 +68,7 @@ fn spawn(shared: &Arc<Shared>, pilot: Pilot) {
     let source = Arc::clone(&shared.source);
     let clock = shared.clock.clone();
     let random = shared.seed();
-    let span = telemetry::renewal_span();
+    let span = pilot.span.clone();
     let task = runtime.spawn(telemetry::within(span, pilot.fly(source, clock, random, timeouts)));
     shared.renewal_runs(task.abort_handle());
 }
@@ -74,8 +86,19 @@ pub(crate) struct Pilot {
     shared: Weak<Shared>,
     flight: Arc<Flight>,
     version: u64,
+    tally: Tally,
     landed: bool,
     since: Now,
+    span: telemetry::RenewalSpan,
+}
+
+/// What a renewal has come to, whatever ends it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    /// How often the source was asked.
+    attempts: u32,
+    /// Tokens that it was given and that are of no use.
+    wasted: u32,
 }
 
 impl Pilot {
@@ -88,7 +111,7 @@ impl Pilot {
     ) {
         // Before the first attempt: a change during it must be noticed.
         self.version = source.credentials_version();
-        let result = renew(&*source, &clock, &mut random, timeouts).await;
+        let result = renew(&*source, &clock, &mut random, timeouts, &mut self.tally).await;
         self.finish(result);
     }
 
@@ -100,8 +123,9 @@ impl Pilot {
         self.landed = true;
         match self.shared.upgrade() {
             Some(shared) => {
-                let outcome = shared.finish(&self.flight, result, self.version);
-                telemetry::renewed(&outcome, shared.clock.now().since(self.since));
+                let outcome = shared.finish(&self.flight, result, self.version, self.tally.wasted);
+                let took = shared.clock.now().since(self.since);
+                telemetry::renewed(&self.span, &outcome, self.tally.attempts, took);
             }
             None => self.flight.land(Err(interrupted("the token's cache is gone"))),
         }
@@ -125,16 +149,32 @@ async fn renew(
     clock: &Clock,
     random: &mut Random,
     timeouts: Timeouts,
+    tally: &mut Tally,
 ) -> Result<(TokenResponse, Now), TokenError> {
     let mut last = None;
-    let attempts = async {
+    let asking = async {
         let mut attempt = Attempt::first();
         loop {
+            tally.attempts = attempt.number();
             let t0 = clock.now();
             let answer = time::timeout(timeouts.attempt, source.fetch(attempt)).await;
             let error = match answer {
-                Ok(Ok(response)) => return Ok((response, t0)),
-                Ok(Err(error)) => same_credentials(last.take(), error),
+                Ok(Ok(response)) if !has_expired(&response, clock.now().since(t0)) => {
+                    return Ok((response, t0));
+                }
+                Ok(Ok(_)) => {
+                    tally.wasted += 1;
+                    TokenError::new(
+                        ErrorClass::Transient,
+                        "the token had expired when it arrived: the answer took longer than it lives",
+                    )
+                }
+                Ok(Err(error)) => {
+                    if was_issued(&error) {
+                        tally.wasted += 1;
+                    }
+                    same_credentials(last.take(), error)
+                }
                 Err(_) => timed_out("the token endpoint did not answer within", timeouts.attempt),
             };
             telemetry::attempt_failed(attempt.number(), &error);
@@ -147,7 +187,7 @@ async fn renew(
             time::sleep(delay).await;
         }
     };
-    match time::timeout(timeouts.renewal, attempts).await {
+    match time::timeout(timeouts.renewal, asking).await {
         Ok(result) => result,
         Err(_) => {
             let error = timed_out("no attempt to get a token succeeded within", timeouts.renewal);
@@ -157,6 +197,18 @@ async fn renew(
             })
         }
     }
+}
+
+/// Nobody could use it; who waits would ask for the next one, and so on. (A host that was suspended
+/// meanwhile gets another at the next attempt.)
+fn has_expired(response: &TokenResponse, age: Duration) -> bool {
+    matches!(response.lifetime(), Lifetime::Of(lifetime) if !lifetime.is_zero() && lifetime <= age)
+}
+
+/// The answer could not be understood, but the server will have counted it.
+fn was_issued(error: &TokenError) -> bool {
+    error.class() == ErrorClass::Malformed
+        && error.status().is_some_and(|status| status.is_success())
 }
 
 /// The source had no other credentials to try: what the server said of them stands.
@@ -176,14 +228,21 @@ fn timed_out(what: &str, limit: Duration) -> TokenError {
 }
 
 /// Renews without a request to set it off, from now on. The timer sets off one renewal and ends;
-/// the end of that renewal starts the next timer.
-pub(crate) fn keep_warm(shared: &Arc<Shared>) {
+/// the end of that renewal, with `outcome`, starts the next timer.
+pub(crate) fn keep_warm(shared: &Arc<Shared>, outcome: &Outcome) {
     let Ok(runtime) = Handle::try_current() else {
         return;
     };
     let weak = Arc::downgrade(shared);
     let clock = shared.clock.clone();
+    // A failure that is not remembered leaves nothing to wait for: without a pause, a source that
+    // panics would be asked again and again.
+    let pause = match outcome {
+        Err(error) if error.retry_at().is_none() => NAP,
+        _ => PAUSE,
+    };
     let timer = async move {
+        time::sleep(pause).await;
         loop {
             let now = clock.now();
             let Some(shared) = weak.upgrade() else { return };

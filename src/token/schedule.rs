@@ -127,7 +127,9 @@ pub(crate) fn backoff(error: &TokenError, failures: u32, random: &mut Random) ->
     Some(match error.class() {
         ErrorClass::Transient => random.spread(doubled(1, 60)).min(secs(60)),
         ErrorClass::Throttled => {
-            error.retry_after().unwrap_or_else(|| doubled(5, 120)).min(secs(15 * 60))
+            // Zero, or a date that has passed: no leave to ask again at once, and again.
+            let asked = error.retry_after().filter(|delay| !delay.is_zero());
+            asked.unwrap_or_else(|| doubled(5, 120)).min(secs(15 * 60))
         }
         ErrorClass::Credentials => doubled(30, 600),
         ErrorClass::Request | ErrorClass::Origin => secs(60),

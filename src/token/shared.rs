@@ -18,10 +18,10 @@ use super::{
     random::Random,
     rejection::{Sending, Staleness},
     renewal,
-    schedule::{ATTEMPT_TIMEOUT, DEFAULT_LIFETIME, RENEWAL_TIMEOUT},
+    schedule::{ATTEMPT_TIMEOUT, DEFAULT_LIFETIME, RENEWAL_TIMEOUT, Standing},
     snapshot::Snapshot,
     source::{TokenResponse, TokenSource},
-    state::{Answer, Decision, Hand, Rejection, Standstill, State},
+    state::{Answer, Decision, Hand, Rejection, Renewing, Standstill, State},
 };
 use crate::{
     clock::{Clock, Now},
@@ -47,7 +47,9 @@ pub(crate) struct Shared {
 /// The tasks that end with the last handle.
 #[derive(Debug, Default)]
 struct Tasks {
-    renewal: Option<AbortHandle>,
+    /// The one in progress, and perhaps one that has just ended: which of two callers gets here
+    /// first is not said.
+    renewals: Vec<AbortHandle>,
     timer: Option<AbortHandle>,
 }
 
@@ -72,13 +74,6 @@ pub(crate) enum Warmth {
     OnDemand,
     /// A timer, too, once there has been a token.
     Kept,
-}
-
-/// Whether a renewal is in progress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Renewing {
-    Yes,
-    No,
 }
 
 impl Default for Settings {
@@ -196,10 +191,11 @@ impl Shared {
         flight: &Arc<Flight>,
         result: Result<(TokenResponse, Now), TokenError>,
         credentials_version: u64,
+        wasted: u32,
     ) -> Outcome {
         let now = self.clock.now();
         let mut state = lock(&self.state);
-        let outcome = state.finish(flight, result, credentials_version, now);
+        let outcome = state.finish(flight, result, credentials_version, wasted, now);
         if outcome.is_some() {
             self.next_epoch();
         }
@@ -207,15 +203,16 @@ impl Shared {
         let outcome = outcome.unwrap_or_else(|| Err(interrupted("the renewal came too late")));
         flight.land(outcome.clone());
         if self.settings.warmth == Warmth::Kept {
-            renewal::keep_warm(self);
+            renewal::keep_warm(self, &outcome);
         }
         outcome
     }
 
     /// Starts a renewal if one is due and nothing speaks against it.
     pub(crate) fn renew_in_background(self: &Arc<Self>, now: Now) -> Renewing {
-        drop(self.acquire(now));
-        if lock(&self.state).is_renewing() { Renewing::Yes } else { Renewing::No }
+        self.make_way(now);
+        let decision = lock(&self.state).renew_ahead(now);
+        self.carry_out(decision)
     }
 
     pub(crate) fn seed(&self) -> Random {
@@ -232,6 +229,11 @@ impl Shared {
         lock(&self.state).usable(now).cloned()
     }
 
+    /// There is a token that need not be renewed at `now`.
+    pub(crate) fn is_fresh(&self, now: Now) -> bool {
+        self.current().is_some_and(|current| current.schedule.standing(now) == Standing::Fresh)
+    }
+
     pub(crate) fn issued(&self) -> u64 {
         lock(&self.state).issued()
     }
@@ -246,7 +248,9 @@ impl Shared {
     }
 
     pub(crate) fn renewal_runs(&self, task: AbortHandle) {
-        lock(&self.tasks).renewal = Some(task);
+        let mut tasks = lock(&self.tasks);
+        tasks.renewals.retain(|task| !task.is_finished());
+        tasks.renewals.push(task);
     }
 
     pub(crate) fn timer_runs(&self, task: AbortHandle) {
@@ -260,7 +264,7 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let tasks = lock(&self.tasks);
-        for task in [&tasks.renewal, &tasks.timer].into_iter().flatten() {
+        for task in tasks.renewals.iter().chain(&tasks.timer) {
             task.abort();
         }
     }

@@ -57,6 +57,16 @@ impl Snapshot {
         Self { generation, first_seen, header, schedule, forced, scheme, scope }
     }
 
+    /// The same token, to be used to its end before another is asked for.
+    pub(crate) fn to_the_end(&self) -> Self {
+        Self {
+            header: self.header.clone(),
+            schedule: self.schedule.to_the_end(),
+            scope: self.scope.clone(),
+            ..*self
+        }
+    }
+
     /// May it go out at `now`? A token of no lifetime serves those who waited for it.
     pub(crate) fn is_usable(&self, now: Now) -> bool {
         self.schedule.is_for_once() || self.schedule.standing(now) != Standing::Expired

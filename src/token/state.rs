@@ -57,7 +57,8 @@ struct Aloft {
 #[derive(Debug)]
 struct Failure {
     error: TokenError,
-    until: Duration,
+    /// By both clocks, as the error says it to the caller: a host that has slept need not wait.
+    until: Now,
     credentials_version: u64,
 }
 
@@ -108,6 +109,13 @@ impl Rejection {
     }
 }
 
+/// Whether a renewal is in progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewing {
+    Yes,
+    No,
+}
+
 /// Why a rejection stands.
 #[derive(Clone, Debug)]
 pub(crate) enum Standstill {
@@ -154,10 +162,6 @@ impl State {
         }
     }
 
-    pub(crate) fn is_renewing(&self) -> bool {
-        self.aloft.is_some()
-    }
-
     /// Randomness for a renewal.
     pub(crate) fn seed(&mut self) -> Random {
         Random::seeded(self.random.next())
@@ -178,7 +182,7 @@ impl State {
 
     /// The failure that is remembered at `now`, and the version of the credentials it is about.
     pub(crate) fn refused_credentials(&self, now: Now) -> Option<u64> {
-        let failure = self.failure.as_ref().filter(|failure| now.mono < failure.until)?;
+        let failure = self.failure.as_ref().filter(|failure| now.is_before(failure.until))?;
         (failure.error.class() == ErrorClass::Credentials).then_some(failure.credentials_version)
     }
 
@@ -191,11 +195,23 @@ impl State {
     pub(crate) fn due(&self, now: Now) -> Option<Now> {
         let due = self.current.as_ref()?.schedule.soft_at();
         Some(match &self.failure {
-            Some(failure) if now.mono < failure.until => {
-                Now { mono: due.mono.max(failure.until), wall: due.wall }
+            Some(Failure { until, .. }) if now.is_before(*until) => {
+                Now { mono: due.mono.max(until.mono), wall: due.wall.max(until.wall) }
             }
             _ => due,
         })
+    }
+
+    /// A timer wants the token renewed. Nobody waits, whatever has become of the token.
+    pub(crate) fn renew_ahead(&mut self, now: Now) -> Decision<Renewing> {
+        let is_fresh = |current: &Arc<Snapshot>| current.schedule.standing(now) == Standing::Fresh;
+        if self.aloft.is_none() && self.current.as_ref().is_none_or(is_fresh) {
+            return Renewing::No.into();
+        }
+        match self.renewal(Purpose::Convenience, now) {
+            Ok((_, launch)) => Decision::from(Renewing::Yes).and(launch),
+            Err(_) => Renewing::No.into(),
+        }
     }
 
     /// A caller needs a token.
@@ -225,7 +241,8 @@ impl State {
 
     /// A caller waits for a newer token, or does with `spare` if there is none to be had.
     fn acquire_new(&mut self, now: Now, spare: Option<Arc<Snapshot>>) -> Decision<Answer> {
-        match (self.renewal(Purpose::Needed, now), spare) {
+        let purpose = if spare.is_some() { Purpose::Convenience } else { Purpose::Needed };
+        match (self.renewal(purpose, now), spare) {
             (Ok((flight, launch)), _) => Decision::from(Answer::Wait(flight)).and(launch),
             (Err((_, retry)), Some(spare)) => {
                 let until = retry.before(spare.schedule.expires_at());
@@ -249,7 +266,8 @@ impl State {
         if let Some(aloft) = &self.aloft {
             return Ok((Arc::clone(&aloft.flight), None));
         }
-        if let Some(failure) = self.failure.as_ref().filter(|failure| now.mono < failure.until) {
+        if let Some(failure) = self.failure.as_ref().filter(|failure| now.is_before(failure.until))
+        {
             return Err((failure.error.clone(), Retry(failure.until)));
         }
         if let Some(budget) = &mut self.budget
@@ -263,7 +281,8 @@ impl State {
                 ),
             )
             .with_retry_at(now.plus(wait).system_time());
-            return Err((error, Retry(next)));
+            // By the monotonic clock alone: a wall clock that is set must not cost tokens.
+            return Err((error, Retry(Now { mono: next, wall: Duration::MAX })));
         }
         let flight = Flight::new();
         self.aloft = Some(Aloft {
@@ -368,6 +387,7 @@ impl State {
     }
 
     /// The renewal has ended. What comes back is for everybody who waits for it.
+    /// `wasted` tokens were issued to it that are of no use.
     ///
     /// `None`: the flight was not the one in progress, and nothing has changed.
     pub(crate) fn finish(
@@ -375,8 +395,10 @@ impl State {
         flight: &Arc<Flight>,
         result: Result<(TokenResponse, Now), TokenError>,
         credentials_version: u64,
+        wasted: u32,
         now: Now,
     ) -> Option<Outcome> {
+        (0..wasted).for_each(|_| self.count(now));
         let aloft = self.aloft.take_if(|aloft| Arc::ptr_eq(&aloft.flight, flight))?;
         Some(match result {
             Ok((response, t0)) => Ok(self.publish(response, t0, aloft.forced, now)),
@@ -404,7 +426,15 @@ impl State {
             forced,
             self.current.as_deref(),
         ));
-        if !schedule.is_for_once() {
+        if schedule.is_for_once() {
+            // The server has nothing to give that could be kept: until the end of the token at hand
+            // it need not be asked again.
+            self.current = self
+                .current
+                .take()
+                .filter(|current| current.is_usable(now))
+                .map(|current| Arc::new(current.to_the_end()));
+        } else {
             self.rejections.published(forced, now.mono);
             if forced && snapshot.first_seen != snapshot.generation {
                 self.rejections.same_token(now.mono);
@@ -415,12 +445,6 @@ impl State {
     }
 
     fn remember(&mut self, error: TokenError, credentials_version: u64, now: Now) -> TokenError {
-        if error.class() == ErrorClass::Malformed
-            && error.status().is_some_and(|status| status.is_success())
-        {
-            // The server will have counted it.
-            self.count(now);
-        }
         let failures = if self.failures.0 == error.class() { self.failures.1 } else { 0 };
         self.failures = (error.class(), failures.saturating_add(1));
         let Some(delay) = schedule::backoff(&error, self.failures.1, &mut self.random) else {
@@ -428,13 +452,10 @@ impl State {
             self.last_error = Some(error.clone());
             return error;
         };
-        let error = error.with_retry_at(now.plus(delay).system_time());
+        let until = now.plus(delay);
+        let error = error.with_retry_at(until.system_time());
         self.last_error = Some(error.clone());
-        self.failure = Some(Failure {
-            error: error.clone(),
-            until: now.mono.saturating_add(delay),
-            credentials_version,
-        });
+        self.failure = Some(Failure { error: error.clone(), until, credentials_version });
         error
     }
 
@@ -459,14 +480,14 @@ impl State {
     }
 }
 
-/// When a renewal may be tried again, by the monotonic clock.
+/// When a renewal may be tried again: when either clock has come so far.
 #[derive(Debug)]
-struct Retry(Duration);
+struct Retry(Now);
 
 impl Retry {
     /// This moment or `deadline`, whichever comes first.
     fn before(&self, deadline: Now) -> Now {
-        Now { mono: deadline.mono.min(self.0), wall: deadline.wall }
+        Now { mono: deadline.mono.min(self.0.mono), wall: deadline.wall.min(self.0.wall) }
     }
 }
 

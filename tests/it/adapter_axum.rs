@@ -1,5 +1,3 @@
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
-
 use axum::{
     Router,
     body::Body,

@@ -1,5 +1,4 @@
 //! An authorization server and an API on real sockets, and a layer that knows them.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use tower_oauth2_client_credentials::{
     Builder, OAuthClientCredentialsLayer,

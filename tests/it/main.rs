@@ -1,5 +1,12 @@
 //! What the crate does, as its users see it. One binary, a module for each subject.
-#![allow(missing_docs)]
+#![allow(
+    missing_docs,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "tests"
+)]
 
 #[cfg(all(feature = "testing", feature = "rustls", feature = "axum"))]
 mod adapter_axum;
@@ -13,4 +20,24 @@ mod adapter_reqwest_middleware;
 mod adapter_support;
 #[cfg(all(feature = "testing", feature = "rustls", feature = "tonic"))]
 mod adapter_tonic;
+mod bad_answers;
+mod contract;
+mod failure;
+mod flight;
+mod fuzz;
+mod http;
+mod kit;
+mod life;
+mod month;
+mod orders;
+mod origins;
+mod readme;
+mod rejection;
+mod replays;
+mod secrets;
 mod smoke;
+mod stacks;
+mod tap;
+#[cfg(feature = "tracing")]
+mod telemetry;
+mod ui;

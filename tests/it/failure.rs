@@ -1,0 +1,356 @@
+//! What a failed renewal leads to, class by class: how often it is tried, what is remembered, and
+//! for how long. And the budget.
+
+use http::StatusCode;
+use tower_oauth2_client_credentials::{
+    ErrorClass, TokenError, credentials::RotatingSecret, testing::Answer,
+};
+
+use crate::kit::{World, millis, pass, secs, settle};
+
+/// Until `error` says, no call leads to a token request; then one does.
+async fn is_left_alone_until_retry_at(world: &World, error: &TokenError) {
+    let requests = world.token_requests();
+    let wait = error.retry_at().unwrap().duration_since(world.clock.wall()).unwrap();
+    pass(wait - millis(1)).await;
+    for _ in 0..10 {
+        assert_eq!(world.error("/").await.retry_at(), error.retry_at());
+    }
+    assert_eq!(world.token_requests(), requests, "without I/O");
+    pass(millis(1)).await;
+    let _ = world.call("/").await;
+    assert!(world.token_requests() > requests);
+}
+
+fn waits(world: &World, error: &TokenError) -> std::time::Duration {
+    error.retry_at().unwrap().duration_since(world.clock.wall()).unwrap()
+}
+
+/// Row 12.
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_kept_in_seconds_and_as_a_date() {
+    for as_date in [false, true] {
+        let world = World::new();
+        let value = if as_date { "Wed, 01 Jan 2025 00:00:20 GMT" } else { "20" };
+        world.server.respond_once(Answer::too_many_requests(value));
+        let error = world.error("/").await;
+        assert_eq!(error.class(), ErrorClass::Throttled);
+        assert!(error.is_throttled());
+        assert_eq!(error.retry_after(), Some(secs(20)));
+        assert_eq!(waits(&world, &error), secs(20));
+        is_left_alone_until_retry_at(&world, &error).await;
+        assert_eq!(world.status("/").await, StatusCode::OK);
+        assert_eq!(world.server.requests(), 2);
+    }
+}
+
+/// Row 12: who is told to wait still has a token.
+#[tokio::test(start_paused = true)]
+async fn while_the_server_asks_for_patience_a_valid_token_is_served() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    pass(secs(3280)).await;
+    world.server.respond_once(Answer::too_many_requests("20"));
+    for _ in 0..19 {
+        assert_eq!(world.status("/").await, StatusCode::OK);
+        pass(secs(1)).await;
+        assert_eq!(world.server.requests(), 2);
+    }
+    // Also where it was rejected: the 401 stands, and nobody asks.
+    world.server.revoke_all();
+    assert_eq!(world.status("/").await, StatusCode::UNAUTHORIZED);
+    assert_eq!(world.server.requests(), 2);
+    pass(secs(2)).await;
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    assert_eq!(world.server.requests(), 3);
+}
+
+/// Row 12.
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_of_a_day_is_capped_at_a_quarter_of_an_hour() {
+    for value in ["86400", "Thu, 02 Jan 2025 00:00:00 GMT", "99999999999999999999"] {
+        let world = World::new();
+        world.server.respond_once(Answer::too_many_requests(value));
+        let error = world.error("/").await;
+        assert_eq!(waits(&world, &error), secs(900), "{value}");
+        is_left_alone_until_retry_at(&world, &error).await;
+    }
+    // 503 with Retry-After is the same; without one it is like any other 5xx.
+    let world = World::new();
+    world.server.respond_once(Answer::unavailable().with_header("retry-after", "30"));
+    let error = world.error("/").await;
+    assert_eq!((error.class(), waits(&world, &error)), (ErrorClass::Throttled, secs(30)));
+}
+
+/// Pins the error that names a time that has passed: the monotonic clock sleeps with its host.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_slept_through_the_backoff_asks_at_once() {
+    let world = World::new();
+    world.server.respond_once(Answer::too_many_requests("900"));
+    assert_eq!(waits(&world, &world.error("/").await), secs(900));
+    world.clock.suspend(secs(899));
+    world.error("/").await;
+    assert_eq!(world.server.requests(), 1);
+    world.clock.suspend(secs(1));
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    // And a token in its soft window is renewed again.
+    pass(secs(3280)).await;
+    world.server.respond_once(Answer::too_many_requests("100"));
+    let mut client = world.client.clone();
+    for (slept, requests) in [(0, 3), (0, 3), (99, 3), (1, 4)] {
+        world.clock.suspend(secs(slept));
+        let call = tower::ServiceExt::oneshot(&mut client, crate::kit::get("/"));
+        assert_eq!(call.await.unwrap().status(), StatusCode::OK);
+        settle().await;
+        assert_eq!(world.server.requests(), requests);
+    }
+}
+
+/// A short one is waited for within the renewal.
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_of_up_to_five_seconds_is_waited_for() {
+    let world = World::new();
+    world.server.respond_once(Answer::too_many_requests("5"));
+    let before = world.clock.wall();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    assert_eq!(world.clock.wall().duration_since(before).unwrap(), secs(5));
+    assert_eq!(world.server.requests(), 2);
+    let world = World::new();
+    world.server.respond_once(Answer::too_many_requests("6"));
+    assert_eq!(waits(&world, &world.error("/").await), secs(6));
+}
+
+/// Pins the stream of requests to a server that throttles with `Retry-After: 0`, or with a date of
+/// its own clock that has passed on ours.
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_that_has_passed_is_no_leave_to_ask_at_every_call() {
+    for value in ["0", "Tue, 31 Dec 2024 23:59:59 GMT"] {
+        let world = World::new();
+        world.server.script((0..1000).map(|_| Answer::too_many_requests(value)));
+        for _ in 0..600 {
+            world.error("/").await;
+            pass(millis(100)).await;
+        }
+        let requests = world.server.requests();
+        // Renewals at 0, 5, 15, 35 s, of three attempts each.
+        assert!(requests <= 12, "{requests} requests in a minute, {value}");
+    }
+}
+
+/// Without a Retry-After: 5 s, doubling, at most 120 s.
+#[tokio::test(start_paused = true)]
+async fn without_retry_after_a_429_is_remembered_for_five_seconds_and_doubling() {
+    let world = World::new();
+    world.server.script((0..100).map(|_| Answer::status(StatusCode::TOO_MANY_REQUESTS)));
+    for (round, expected) in [5, 10, 20, 40, 80, 120, 120].into_iter().enumerate() {
+        let error = world.error("/").await;
+        assert_eq!(waits(&world, &error), secs(expected));
+        assert_eq!(world.server.requests(), round + 1, "one attempt");
+        pass(secs(expected)).await;
+    }
+}
+
+/// Row 13. Pins the lockout of a client whose secret is wrong.
+#[tokio::test(start_paused = true)]
+async fn an_invalid_client_is_asked_for_once_until_its_secret_changes() {
+    let secret = RotatingSecret::new("test-client", "wrong");
+    let world = World::with_credentials(secret.clone());
+    let error = world.error("/").await;
+    assert_eq!(error.class(), ErrorClass::Credentials);
+    assert!(error.is_rejected());
+    assert_eq!(error.oauth_error(), Some("invalid_client"));
+    assert_eq!(waits(&world, &error), secs(30));
+    for result in world.crowd(1000).await {
+        assert_eq!(result.unwrap_err().retry_at(), error.retry_at());
+    }
+    assert_eq!(world.server.requests(), 1, "one request");
+    secret.set("test-secret");
+    assert_eq!(world.status("/").await, StatusCode::OK, "forgotten at once");
+    assert_eq!(world.server.requests(), 2);
+}
+
+/// Row 13: 30 s, doubling, at most ten minutes; one request each.
+#[tokio::test(start_paused = true)]
+async fn an_invalid_client_is_remembered_ever_longer() {
+    let world = World::with_credentials(RotatingSecret::new("test-client", "wrong"));
+    for (round, expected) in [30, 60, 120, 240, 480, 600, 600].into_iter().enumerate() {
+        let error = world.error("/").await;
+        assert_eq!(waits(&world, &error), secs(expected));
+        assert_eq!(world.server.requests(), round + 1);
+        is_quiet(&world, expected).await;
+    }
+}
+
+async fn is_quiet(world: &World, seconds: u64) {
+    let requests = world.token_requests();
+    pass(secs(seconds) - millis(1)).await;
+    world.error("/").await;
+    assert_eq!(world.token_requests(), requests);
+    pass(millis(1)).await;
+}
+
+/// Row 13: a secret that is rotated while it is refused is tried within the same renewal.
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_changes_during_the_refusal_is_tried_at_once() {
+    let secret = RotatingSecret::new("test-client", "old");
+    let world = World::with_credentials(secret.clone());
+    world.server.delay_answers(secs(1));
+    let call = tokio::spawn(world.call("/"));
+    pass(millis(500)).await;
+    secret.set("test-secret");
+    assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+    assert_eq!(world.server.requests(), 2);
+}
+
+/// Row 13.
+#[tokio::test(start_paused = true)]
+async fn a_refused_request_is_sent_once_a_minute() {
+    for answer in [
+        Answer::oauth_error(StatusCode::BAD_REQUEST, "invalid_scope", "unknown scope"),
+        Answer::oauth_error(StatusCode::BAD_REQUEST, "invalid_target", "?"),
+        Answer::status(StatusCode::NOT_FOUND),
+        Answer::status(StatusCode::FOUND).with_header("location", "https://elsewhere.example/"),
+    ] {
+        let world = World::new();
+        world.server.script((0..3).map(|_| answer.clone()));
+        for round in 1..=3 {
+            let error = world.error("/").await;
+            assert_eq!(error.class(), ErrorClass::Request, "{error}");
+            assert_eq!(waits(&world, &error), secs(60));
+            assert_eq!(world.server.requests(), round);
+            is_quiet(&world, 60).await;
+        }
+        assert_eq!(world.status("/").await, StatusCode::OK);
+    }
+}
+
+/// Two attempts at an answer that cannot be read, then 5 s, doubling, at most 60 s.
+#[tokio::test(start_paused = true)]
+async fn a_malformed_answer_is_asked_for_twice() {
+    let world = World::new();
+    world.server.script((0..100).map(|_| Answer::html(StatusCode::OK)));
+    for (round, expected) in [5, 10, 20, 40, 60, 60].into_iter().enumerate() {
+        let error = world.error("/").await;
+        assert_eq!(error.class(), ErrorClass::Malformed, "{error}");
+        assert_eq!(waits(&world, &error), secs(expected));
+        assert_eq!(world.server.requests(), 2 * (round + 1));
+        // The server may well have counted them.
+        assert_eq!(world.cache().issued(), 2 * (round as u64 + 1));
+        is_quiet(&world, expected).await;
+    }
+    let world = World::new();
+    world.server.respond_once(Answer::json(StatusCode::OK, "{}"));
+    assert_eq!(world.status("/").await, StatusCode::OK, "the second attempt");
+}
+
+/// Three attempts with up to 200 ms and 800 ms between them, then 1 s ±20 %, doubling, at most 60 s.
+#[tokio::test(start_paused = true)]
+async fn a_transient_failure_is_tried_three_times_and_remembered_ever_longer() {
+    let world = World::new();
+    world.server.script((0..100).map(|_| Answer::unavailable()));
+    for (round, base) in [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0].into_iter().enumerate() {
+        let before = world.clock.wall();
+        let error = world.error("/").await;
+        assert!(error.is_unreachable());
+        assert_eq!(error.status(), Some(StatusCode::SERVICE_UNAVAILABLE));
+        let took = world.clock.wall().duration_since(before).unwrap();
+        assert!(took <= secs(1) + millis(10), "{took:?}");
+        let wait = waits(&world, &error).as_secs_f64();
+        assert!(wait >= base * 0.8 - 1e-6 && wait <= (base * 1.2_f64).min(60.0), "{round}: {wait}");
+        assert_eq!(world.server.requests(), 3 * (round + 1));
+        pass(waits(&world, &error)).await;
+    }
+}
+
+/// Pins the failures of one kind that are held against another, and those that are never forgotten.
+#[tokio::test(start_paused = true)]
+async fn the_backoff_starts_again_after_a_token_and_for_another_class() {
+    let world = World::new();
+    world.server.issue_for(secs(10));
+    let too_many = || Answer::status(StatusCode::TOO_MANY_REQUESTS);
+    world.server.script([too_many(), too_many(), Answer::html(StatusCode::NOT_FOUND), too_many()]);
+    for expected in [5, 10, 60, 5] {
+        let error = world.error("/").await;
+        assert_eq!(waits(&world, &error), secs(expected));
+        pass(secs(expected)).await;
+    }
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    pass(secs(10)).await;
+    world.server.respond_once(too_many());
+    assert_eq!(waits(&world, &world.error("/").await), secs(5));
+    assert!(world.cache().last_error().is_some());
+    pass(secs(5)).await;
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    assert!(world.cache().last_error().is_none());
+}
+
+/// The budget: renewals in the background and after a 401 give way first.
+#[tokio::test(start_paused = true)]
+async fn a_fifth_of_the_budget_is_kept_for_calls_that_have_no_token() {
+    let world = World::with(|builder| builder.issuance_budget(10, secs(86_400)));
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    for issued in 2..=8 {
+        world.server.revoke_all();
+        assert_eq!(world.status("/").await, StatusCode::OK);
+        assert_eq!(world.cache().issued(), issued);
+    }
+    // Eight of ten: no more for convenience, neither after a 401,
+    world.server.revoke_all();
+    let response = world.call("/").await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    let reason = response.extensions().get::<tower_oauth2_client_credentials::NotReplaced>();
+    let error = reason.unwrap().error().unwrap().clone();
+    assert_eq!(error.class(), ErrorClass::Budget);
+    assert_eq!(waits(&world, &error), secs(86_400));
+    // nor in the soft window, nor in the margin: the token is usable.
+    for _ in 0..3_599 {
+        assert!(world.cache().token().await.is_ok());
+        pass(secs(1)).await;
+    }
+    assert_eq!(world.cache().issued(), 8, "the reserve is for calls that have no token at all");
+    pass(secs(1)).await;
+    // Two for those without any.
+    for issued in [9, 10] {
+        assert_eq!(world.status("/").await, StatusCode::OK);
+        assert_eq!(world.cache().issued(), issued);
+        pass(secs(3600)).await;
+    }
+    let error = world.error("/").await;
+    assert_eq!(error.class(), ErrorClass::Budget);
+    assert!(error.is_throttled());
+    let left = secs(86_400 - 3 * 3600);
+    assert_eq!(waits(&world, &error), left, "when the next token may be asked for");
+    assert_eq!(world.server.requests(), 10);
+    pass(left).await;
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    assert_eq!((world.cache().issued(), world.server.issued()), (11, 11));
+}
+
+/// A timer has no call to serve: the reserve is not for it.
+#[tokio::test(start_paused = true)]
+async fn a_warm_cache_leaves_the_reserve_of_the_budget_alone() {
+    let world = World::with(|builder| builder.keep_warm().issuance_budget(10, secs(86_400)));
+    world.server.issue_for(secs(600));
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    pass(secs(80_000)).await;
+    assert_eq!(world.server.requests(), 8);
+    // A call gets one of the two that are left.
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    assert_eq!(world.server.requests(), 9);
+    pass(secs(20_000)).await;
+    assert!(world.server.requests() > 9, "a new day: the timer goes on");
+    settle().await;
+}
+
+/// The count is there without a budget, too.
+#[tokio::test(start_paused = true)]
+async fn tokens_are_counted_and_without_a_budget_not_limited() {
+    let world = World::new();
+    world.server.issue_for(secs(60));
+    for issued in 1..=200 {
+        assert_eq!(world.status("/").await, StatusCode::OK);
+        assert_eq!(world.cache().issued(), issued);
+        pass(secs(60)).await;
+    }
+    assert_eq!(world.server.issued(), 200);
+}

@@ -1,0 +1,498 @@
+//! One renewal at a time, which no caller can cancel, and which leaves nothing behind.
+
+use std::{
+    panic,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+use tokio::{runtime::Runtime, sync::Semaphore};
+use tower::{Layer, ServiceExt};
+use tower_oauth2_client_credentials::{
+    BoxError, ErrorClass, OAuthClientCredentialsLayer, TokenCache, TokenError, TokenResponse,
+    source_fn,
+    testing::{Answer, AuthorizationServer, ManualClock, ProtectedApi},
+    token::Attempt,
+};
+
+use crate::kit::{Watchdog, World, get, millis, pass, poll_once, secs, settle, within};
+
+/// Row 1. Pins the refresh storm: a token request for each caller.
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_callers_make_one_token_request_cold_at_expiry_and_when_it_fails() {
+    let world = World::new();
+    world.server.delay_answers(secs(1));
+    for round in 1..=2 {
+        let results = world.crowd(10_000).await;
+        assert!(results.iter().all(|result| matches!(result, Ok(StatusCode::OK))));
+        assert_eq!(world.server.requests(), round);
+        pass(secs(3600)).await;
+    }
+
+    world.server.down();
+    let failed = world.crowd(10_000).await;
+    assert_eq!(world.server.refused_connections(), 3, "one renewal with its attempts");
+    let first = failed[0].as_ref().unwrap_err().clone();
+    assert_eq!(first.class(), ErrorClass::Transient);
+    let text = format!("{first:?}");
+    for result in failed {
+        assert_eq!(format!("{:?}", result.unwrap_err()), text, "all see the same error");
+    }
+
+    // Until the backoff ends nobody asks, and everybody is told at once.
+    let clock = world.clock.wall();
+    assert!(first.retry_at().unwrap() > clock);
+    for result in world.crowd(10_000).await {
+        assert_eq!(result.unwrap_err().retry_at(), first.retry_at());
+    }
+    assert_eq!(world.clock.wall(), clock, "answered without waiting");
+    assert_eq!(world.server.refused_connections(), 3);
+
+    world.server.up();
+    pass(first.retry_at().unwrap().duration_since(clock).unwrap()).await;
+    let results = world.crowd(10_000).await;
+    assert!(results.iter().all(Result::is_ok));
+    assert_eq!(world.server.requests(), 3);
+    world.assert_no_expired_token_went_out();
+}
+
+/// Row 1, with threads: lost wake-ups and double flights do not show on one thread.
+#[test]
+fn ten_thousand_callers_on_many_threads_make_one_token_request() {
+    let _limit = Watchdog::start(secs(60));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    for round in 0..5 {
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let gate = Arc::new(Semaphore::new(0));
+        let source = {
+            let (fetches, gate) = (Arc::clone(&fetches), Arc::clone(&gate));
+            source_fn(move |_| {
+                let (fetches, gate) = (Arc::clone(&fetches), Arc::clone(&gate));
+                async move {
+                    fetches.fetch_add(1, Ordering::SeqCst);
+                    let _permit = gate.acquire().await;
+                    Ok(TokenResponse::bearer("t")?.expires_in(secs(3600)))
+                }
+            })
+        };
+        let cache = TokenCache::new(source);
+        runtime.block_on(async {
+            let callers: Vec<_> = (0..10_000)
+                .map(|caller| {
+                    let (cache, gate) = (cache.clone(), Arc::clone(&gate));
+                    tokio::spawn(async move {
+                        if caller == 1000 * (round + 1) {
+                            gate.add_permits(1);
+                        }
+                        cache.token().await.map(|token| token.expose_secret().to_owned())
+                    })
+                })
+                .collect();
+            for caller in callers {
+                assert_eq!(caller.await.unwrap().unwrap(), "t");
+            }
+        });
+        assert_eq!(fetches.load(Ordering::SeqCst), 1);
+    }
+}
+
+/// Row 2. Pins the renewal that is a caller's future and goes with it.
+#[tokio::test(start_paused = true)]
+async fn the_caller_that_set_off_the_renewal_may_leave() {
+    let world = World::new();
+    world.server.delay_answers(secs(5));
+    let leader = tokio::spawn(world.call("/"));
+    settle().await;
+    let follower = tokio::spawn(world.call("/"));
+    pass(secs(2)).await;
+    leader.abort();
+    assert!(leader.await.unwrap_err().is_cancelled());
+    let response = within(secs(10), follower).await.unwrap().unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(world.server.requests(), 1);
+}
+
+/// Row 2.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_nobody_waits_for_completes_and_the_next_call_has_its_token() {
+    let world = World::new();
+    world.server.delay_answers(secs(5));
+    let callers: Vec<_> = (0..10).map(|_| tokio::spawn(world.call("/"))).collect();
+    pass(secs(1)).await;
+    callers.iter().for_each(tokio::task::JoinHandle::abort);
+    pass(secs(5)).await;
+    let before = world.clock.wall();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    assert_eq!(world.clock.wall(), before, "the token was there");
+    assert_eq!(world.server.requests(), 1);
+}
+
+/// Row 2. 10 s an attempt, 30 s in all.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_nobody_waits_for_ends_at_its_deadline_and_the_next_call_is_right() {
+    let world = World::new();
+    world.server.script((0..9).map(|_| Answer::never()));
+    let caller = tokio::spawn(world.call("/"));
+    settle().await;
+    caller.abort();
+    pass(millis(9_900)).await;
+    assert_eq!(world.server.requests(), 1, "an attempt may take ten seconds");
+    pass(millis(600)).await;
+    assert_eq!(world.server.requests(), 2, "and not more");
+    // The task is the test's own and the renewal's.
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    assert_eq!(tasks(), 1);
+    pass(millis(19_600)).await;
+    assert_eq!(tasks(), 0, "thirty seconds in all");
+    assert_eq!(world.server.requests(), 3);
+    let error = world.error("/").await;
+    assert!(error.is_unreachable(), "{error}");
+    pass(secs(2)).await;
+    let called = world.clock.wall();
+    let error = world.error("/").await;
+    assert_eq!(world.clock.wall().duration_since(called).unwrap(), secs(30));
+    assert!(error.is_unreachable(), "{error}");
+}
+
+/// Row 3. Pins the renewal that runs only while the caller who set it off is polled.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_is_no_longer_polled_starves_nobody() {
+    let world = World::new();
+    world.server.delay_answers(secs(1));
+    let cache = world.cache();
+    let mut leader = Box::pin(cache.token());
+    let mut call = Box::pin(world.call("/"));
+    assert!(poll_once(&mut leader).is_pending());
+    assert!(poll_once(&mut call).is_pending());
+    // Both are alive, and nobody polls them.
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    let token = within(secs(1), cache.token()).await.unwrap();
+    world.server.revoke_all();
+    let mut replacement = Box::pin(cache.rejected(&token));
+    assert!(poll_once(&mut replacement).is_pending());
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    assert_eq!(world.server.requests(), 2);
+    // They find what they waited for, also this late.
+    assert!(leader.await.is_ok() && replacement.await.is_ok());
+    assert_eq!(call.await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.server.requests(), 2);
+}
+
+/// Row 3: a token that has come and gone since its caller was polled is not handed out.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_is_polled_too_late_gets_no_expired_token() {
+    let world = World::new();
+    world.server.delay_answers(secs(1));
+    let cache = world.cache();
+    let mut late = Box::pin(cache.token());
+    let mut late_call = Box::pin(world.call("/"));
+    assert!(poll_once(&mut late).is_pending() && poll_once(&mut late_call).is_pending());
+    pass(secs(3602)).await;
+    let token = within(secs(10), late).await.unwrap();
+    assert!(token.expires_at().unwrap() > world.clock.wall());
+    assert_eq!(within(secs(10), late_call).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.server.requests(), 2);
+    world.assert_no_expired_token_went_out();
+}
+
+/// Row 4. Pins the cache that no caller ever fills, because each gives up before the answer.
+#[tokio::test(start_paused = true)]
+async fn callers_with_less_patience_than_the_server_takes_make_progress() {
+    let world = World::new();
+    world.server.delay_answers(secs(3));
+    let mut served_after = None;
+    for second in 0..10 {
+        match tokio::time::timeout(secs(1), world.call("/")).await {
+            Ok(response) => {
+                assert_eq!(response.unwrap().status(), StatusCode::OK);
+                served_after.get_or_insert(second);
+            }
+            Err(_) => assert!(second < 3, "no progress"),
+        }
+    }
+    assert!(served_after.unwrap() <= 3);
+    assert_eq!(world.server.requests(), 1);
+}
+
+/// Row 9. Pins the cooldown that starts although no renewal has proved futile.
+#[tokio::test(start_paused = true)]
+async fn a_401_recovers_at_once_after_a_forced_renewal_that_its_caller_left() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.server.revoke_all();
+    world.server.delay_answers(secs(3));
+    assert!(tokio::time::timeout(secs(1), world.call("/")).await.is_err());
+    // The next 401 joins the renewal, which goes on.
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    assert_eq!(world.server.requests(), 2);
+    // And with the caller gone, the one after the renewal finds its token.
+    pass(secs(100)).await;
+    world.server.revoke_all();
+    assert!(tokio::time::timeout(secs(1), world.call("/")).await.is_err());
+    pass(secs(5)).await;
+    let calls = world.api.calls();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    assert_eq!(world.api.calls(), calls + 1, "no replay was needed");
+    assert_eq!(world.server.requests(), 3);
+}
+
+/// Row 9: the renewal itself failed, or its time was up: neither cure nor futile.
+#[tokio::test(start_paused = true)]
+async fn a_forced_renewal_that_failed_is_not_held_against_the_next() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.server.revoke_all();
+    world.server.script((0..3).map(|_| Answer::never()));
+    assert_eq!(world.status("/").await, StatusCode::UNAUTHORIZED, "the 401 as it came");
+    pass(millis(1_300)).await;
+    assert_eq!(world.status("/").await, StatusCode::OK, "after the backoff, and no cooldown");
+}
+
+/// A source that does what its script says, once each, and then gives tokens.
+fn scripted(script: Vec<fn() -> Result<TokenResponse, TokenError>>) -> (TokenCache, ManualClock) {
+    let script = Mutex::new(script.into_iter());
+    let source = source_fn(move |_: Attempt| {
+        let next = script.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
+        async move { next.map_or_else(a_token, |step| step()) }
+    });
+    let clock = ManualClock::new();
+    let builder = tower_oauth2_client_credentials::Builder::from_source(source).clock(&clock);
+    (builder.build_cache().unwrap(), clock)
+}
+
+fn a_token() -> Result<TokenResponse, TokenError> {
+    Ok(TokenResponse::bearer("t")?.expires_in(secs(3600)))
+}
+
+/// Row 15. Pins the cache that stays locked, or waits for ever, after a panic of a user's code.
+#[tokio::test(start_paused = true)]
+async fn after_a_panic_in_the_source_there_is_one_error_and_then_a_token() {
+    let _limit = Watchdog::start(secs(60));
+    let (mut cache, _clock) = scripted(vec![|| panic!("on purpose"), || panic!("again")]);
+    for _ in 0..2 {
+        let waiting: Vec<_> = (0..100).map(|_| tokio::spawn(cache.token())).collect();
+        for caller in waiting {
+            let error = within(secs(1), caller).await.unwrap().unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Interrupted);
+            assert_eq!(error.retry_at(), None, "the next call starts afresh");
+        }
+    }
+    assert!(within(secs(1), cache.token()).await.is_ok());
+    assert!(cache.peek().is_some());
+}
+
+/// Row 15: while a token is usable, nobody notices.
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_a_renewal_in_the_background_is_not_noticed() {
+    let _limit = Watchdog::start(secs(60));
+    let (cache, _clock) = scripted(vec![a_token, || panic!("on purpose")]);
+    assert!(cache.token().await.is_ok());
+    pass(secs(3300)).await;
+    for _ in 0..3 {
+        assert!(within(secs(1), cache.token()).await.is_ok());
+        settle().await;
+    }
+    assert_eq!(cache.issued(), 2);
+}
+
+/// Row 15.
+#[tokio::test(start_paused = true)]
+async fn after_a_panic_in_the_transport_there_is_one_error_and_then_a_token() {
+    let _limit = Watchdog::start(secs(60));
+    let server = AuthorizationServer::new();
+    let api = ProtectedApi::new(&server);
+    let healthy = Arc::new(AtomicBool::new(false));
+    let transport = {
+        let (healthy, service) = (Arc::clone(&healthy), server.service());
+        tower::service_fn(move |request| {
+            assert!(healthy.load(Ordering::SeqCst), "on purpose");
+            service.clone().oneshot(request)
+        })
+    };
+    let layer = OAuthClientCredentialsLayer::builder()
+        .token_url(server.token_url())
+        .client_id("test-client")
+        .client_secret("test-secret")
+        .transport(transport)
+        .build()
+        .unwrap();
+    let client = layer.layer(api.service());
+    let error: BoxError = client.clone().oneshot(get("/")).await.unwrap_err();
+    assert_eq!(error.downcast_ref::<TokenError>().unwrap().class(), ErrorClass::Interrupted);
+    healthy.store(true, Ordering::SeqCst);
+    let response = client.clone().oneshot(get("/")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+/// Row 15: a panic while a rejected request waits leaves the 401 whole.
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_a_forced_renewal_returns_the_401_and_counts_for_nothing() {
+    let _limit = Watchdog::start(secs(60));
+    let (cache, _clock) = scripted(vec![a_token, || panic!("on purpose")]);
+    let token = cache.token().await.unwrap();
+    let kept = within(secs(1), cache.rejected(&token)).await.unwrap_err();
+    assert_eq!(kept.error().unwrap().class(), ErrorClass::Interrupted);
+    let replaced = within(secs(1), cache.rejected(&token)).await;
+    // The very same token: the source has no other. But it was asked.
+    assert!(replaced.unwrap_err().is_futile());
+    assert_eq!(cache.issued(), 2);
+}
+
+/// Row 15. Pins the renewal that is forever under way, because its runtime is gone.
+#[test]
+fn a_renewal_whose_runtime_was_dropped_is_done_again_on_another() {
+    let _limit = Watchdog::start(secs(60));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let source = {
+        let asked = Arc::clone(&asked);
+        source_fn(move |_| {
+            let first = asked.fetch_add(1, Ordering::SeqCst) == 0;
+            async move { if first { std::future::pending().await } else { a_token() } }
+        })
+    };
+    let cache = TokenCache::new(source);
+    let new_runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let (first, second): (Runtime, Runtime) = (new_runtime().unwrap(), new_runtime().unwrap());
+    let leader = first.spawn(cache.token());
+    while asked.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    let follower = second.spawn(cache.token());
+    first.shutdown_background();
+    second.block_on(async {
+        // The leader went with its runtime, or was told in time.
+        let _ = leader.await;
+        match follower.await.unwrap() {
+            // It came after the renewal was given up, and started the next.
+            Ok(token) => assert_eq!(token.expose_secret(), "t"),
+            Err(error) => assert_eq!(error.class(), ErrorClass::Interrupted),
+        }
+        assert_eq!(cache.token().await.unwrap().expose_secret(), "t");
+    });
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+/// Row 15: not even without a runtime does it panic or hang.
+#[test]
+fn without_a_runtime_there_is_an_error_and_with_one_a_token() {
+    let _limit = Watchdog::start(secs(60));
+    let (cache, _clock) = {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _inside = runtime.enter();
+        scripted(vec![])
+    };
+    let std::task::Poll::Ready(Err(error)) = poll_once(&mut cache.token()) else {
+        panic!("what is there to wait for?");
+    };
+    assert_eq!(error.class(), ErrorClass::Interrupted);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    assert!(runtime.block_on(cache.token()).is_ok());
+}
+
+/// A future of a source that never answers, and says when it is dropped.
+struct Noted(Arc<AtomicUsize>);
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn never_answering(dropped: &Arc<AtomicUsize>) -> TokenCache {
+    let dropped = Arc::clone(dropped);
+    TokenCache::new(source_fn(move |_| {
+        let noted = Noted(Arc::clone(&dropped));
+        async move {
+            let _noted = noted;
+            std::future::pending().await
+        }
+    }))
+}
+
+/// Row 16. Pins the renewal that outlives its cache for as long as the server likes.
+#[tokio::test(start_paused = true)]
+async fn with_the_last_handle_goes_the_renewal() {
+    let _limit = Watchdog::start(secs(60));
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let cache = never_answering(&dropped);
+    let other = cache.clone();
+    let mut waiting = Box::pin(cache.token());
+    assert!(poll_once(&mut waiting).is_pending());
+    settle().await;
+    drop(cache);
+    drop(waiting);
+    settle().await;
+    assert_eq!(dropped.load(Ordering::SeqCst), 0, "a handle is left");
+    drop(other);
+    settle().await;
+    assert_eq!(dropped.load(Ordering::SeqCst), 1);
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+}
+
+/// Row 16.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_caches_leave_no_task_and_no_memory() {
+    let _limit = Watchdog::start(secs(60));
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let fetched = Arc::new(AtomicUsize::new(0));
+    let sources = Arc::new(());
+    for round in 0..1000_usize {
+        let alive = Arc::clone(&sources);
+        let (noted, fetched) = (Arc::clone(&dropped), Arc::clone(&fetched));
+        let source = source_fn(move |_| {
+            fetched.fetch_add(1, Ordering::SeqCst);
+            let alive = Arc::clone(&alive);
+            let noted = Noted(Arc::clone(&noted));
+            async move {
+                let _held = (alive, noted);
+                // One in three answers, one fails, one takes for ever.
+                match round % 3 {
+                    0 => a_token(),
+                    1 => Err(TokenError::new(ErrorClass::Request, "no")),
+                    _ => std::future::pending().await,
+                }
+            }
+        });
+        let clock = ManualClock::new();
+        let builder = tower_oauth2_client_credentials::Builder::from_source(source).clock(&clock);
+        let cache = builder.keep_warm().build_cache().unwrap();
+        let server = AuthorizationServer::new();
+        let client = OAuthClientCredentialsLayer::from_cache(&cache)
+            .layer(ProtectedApi::new(&server).service());
+        let call = tokio::spawn(client.oneshot(get("/")));
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        call.abort();
+        assert!(tasks() > 0 || call.is_finished());
+    }
+    settle().await;
+    assert_eq!(tasks(), 0, "no task");
+    assert!(fetched.load(Ordering::SeqCst) >= 1000);
+    assert_eq!(dropped.load(Ordering::SeqCst), fetched.load(Ordering::SeqCst), "no future");
+    assert_eq!(Arc::strong_count(&sources), 1, "no source, and so no cache: it owns it");
+}
+
+/// Row 16: the timer of `keep_warm` goes, too, in the middle of a token's life.
+#[tokio::test(start_paused = true)]
+async fn with_the_last_handle_goes_the_timer() {
+    let world = World::with(|builder| builder.keep_warm());
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    settle().await;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    assert_eq!(tasks(), 1);
+    let World { server, api: _, layer, client, .. } = world;
+    drop(layer);
+    assert_eq!(tasks(), 1);
+    drop(client);
+    settle().await;
+    assert_eq!(tasks(), 0);
+    pass(Duration::from_secs(86_400)).await;
+    assert_eq!(server.requests(), 1);
+}

@@ -1,0 +1,87 @@
+//! Whose certificate a token endpoint may have.
+
+use std::{error::Error, path::PathBuf};
+
+use http::StatusCode;
+use tower::{Layer, ServiceExt};
+use tower_oauth2_client_credentials::{
+    Builder, ErrorClass, TokenError,
+    testing::{AuthorizationServer, ProtectedApi, RunningServer, TestCa},
+};
+
+use super::{get, http1, limited, test_client};
+
+/// A file that is gone with the test.
+struct TempFile(PathBuf);
+
+impl TempFile {
+    fn new(name: &str, content: &str) -> Self {
+        let name = format!("oauth2-it-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, content).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+async fn served_by(ca: &TestCa) -> (AuthorizationServer, RunningServer) {
+    let server = AuthorizationServer::new();
+    let running = server.serve_tls(ca).await.unwrap();
+    assert!(running.url("/").starts_with("https://localhost:"));
+    (server, running)
+}
+
+#[tokio::test]
+async fn a_private_ca_is_trusted_when_it_is_given_as_pem_or_as_a_file() {
+    let ca = TestCa::new().unwrap();
+    let file = TempFile::new("ca.pem", ca.pem());
+    limited(async {
+        for trust_it in [
+            &(|builder: Builder| builder.ca_pem(ca.pem())) as &dyn Fn(Builder) -> Builder,
+            &|builder: Builder| builder.ca_file(&file.0),
+        ] {
+            let (server, auth_server) = served_by(&ca).await;
+            let api = ProtectedApi::new(&server);
+            let api_server = api.serve().await.unwrap();
+            let builder = test_client(auth_server.url("/token"));
+            let client = trust_it(builder).build().unwrap().layer(http1());
+            let response = client.oneshot(get(&api_server.url("/"))).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(server.journal()[0].uri().path(), "/token");
+        }
+    })
+    .await;
+}
+
+/// Pins: the secret sent to whoever answers, or an error that does not say why it was not.
+#[tokio::test]
+async fn a_certificate_of_another_ca_is_refused_and_the_error_says_why() {
+    let (ours, theirs) = (TestCa::new().unwrap(), TestCa::new().unwrap());
+    limited(async {
+        let (server, auth_server) = served_by(&theirs).await;
+        let api = ProtectedApi::new(&server);
+        let api_server = api.serve().await.unwrap();
+        let builder = test_client(auth_server.url("/token")).ca_pem(ours.pem());
+        let client = builder.build().unwrap().layer(http1());
+        let error = client.oneshot(get(&api_server.url("/"))).await.unwrap_err();
+
+        let error = error.downcast_ref::<TokenError>().unwrap();
+        assert_eq!(error.class(), ErrorClass::Transient);
+        assert!(error.is_unreachable());
+        let mut causes = error.to_string();
+        let mut next = error.source();
+        while let Some(cause) = next {
+            causes += &format!(": {cause}");
+            next = cause.source();
+        }
+        assert!(causes.starts_with("the token endpoint could not be reached: "), "{causes}");
+        assert!(causes.contains("invalid peer certificate: "), "{causes}");
+        assert_eq!((server.requests(), api.calls()), (0, 0), "nothing was sent");
+    })
+    .await;
+}

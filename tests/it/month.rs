@@ -1,0 +1,237 @@
+//! A month in the life of a client: outages, slow answers, 429s, revocations, rotated secrets, clock
+//! steps and suspends, on a schedule that follows from a seed.
+//!
+//! One seed again: `MONTH_SEED=7 cargo test --all-features --test it month`.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::StatusCode;
+use tower::{Layer, ServiceExt};
+use tower_oauth2_client_credentials::{
+    BoxError, NotReplaced, OAuthClientCredentialsLayer, TokenError,
+    credentials::RotatingSecret,
+    endpoint::TransportRequestBody,
+    testing::{AuthorizationServer, InMemory, ManualClock, ProtectedApi},
+};
+
+use crate::kit::{Dice, Watchdog, from_env, get, secs};
+
+const SEEDS: std::ops::RangeInclusive<u64> = 1..=5;
+const MONTH: Duration = Duration::from_secs(30 * 86_400);
+
+/// One call a minute, some 40,000 in all.
+const PACE: Duration = Duration::from_secs(60);
+
+/// Tokens that no lifetime, revocation, suspend or step of the wall clock accounts for: the first,
+/// and the one at the end that is not used up.
+const SMALL_CONSTANT: u64 = 2;
+
+/// What is the matter with the token endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    None,
+    Down,
+    /// Slower, but within what an attempt may take.
+    Slow(u64),
+    /// Slower than that.
+    TooSlow,
+    /// 429 with this `Retry-After`.
+    Throttled(u64),
+}
+
+impl Trouble {
+    /// A token cannot be had, nor for so long after it is over: the longest backoff.
+    fn lasts(self) -> Option<Duration> {
+        match self {
+            Self::None | Self::Slow(_) => None,
+            Self::Down | Self::TooSlow => Some(secs(60)),
+            Self::Throttled(seconds) => Some(secs(seconds.max(60))),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Road {
+    trouble: Arc<Mutex<Trouble>>,
+    server: InMemory,
+}
+
+impl Road {
+    async fn carry(
+        self,
+        request: http::Request<TransportRequestBody>,
+    ) -> Result<http::Response<tower_oauth2_client_credentials::testing::ResponseBody>, BoxError>
+    {
+        let trouble = *self.trouble.lock().unwrap();
+        match trouble {
+            Trouble::None => {}
+            Trouble::Down => return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into()),
+            Trouble::Slow(seconds) => tokio::time::sleep(secs(seconds)).await,
+            // The request is lost as well: what the server issues to nobody would count.
+            Trouble::TooSlow => std::future::pending().await,
+            Trouble::Throttled(seconds) => {
+                let throttling = AuthorizationServer::new();
+                throttling.respond_once(
+                    tower_oauth2_client_credentials::testing::Answer::too_many_requests(
+                        &seconds.to_string(),
+                    ),
+                );
+                return Ok(throttling.service().oneshot(request).await?);
+            }
+        }
+        Ok(self.server.oneshot(request).await?)
+    }
+}
+
+async fn live_through(seed: u64, lifetime: Duration) {
+    let mut dice = Dice::seeded(seed);
+    let clock = ManualClock::new();
+    let server = AuthorizationServer::builder().clock(clock.clone()).build();
+    server.issue_for(lifetime);
+    let api = ProtectedApi::new(&server);
+    let secret = RotatingSecret::new("test-client", "test-secret");
+    let trouble = Arc::new(Mutex::new(Trouble::None));
+    let road = Road { trouble: Arc::clone(&trouble), server: server.service() };
+    let layer = OAuthClientCredentialsLayer::builder()
+        .token_url(server.token_url())
+        .credentials(secret.clone())
+        .transport(tower::service_fn(move |request| road.clone().carry(request)))
+        .clock(&clock)
+        .jitter_seed(seed)
+        .build()
+        .unwrap();
+    let mut cache = layer.cache();
+    let mut client = layer.layer(api.service());
+
+    let (mut revocations, mut steps) = (0, 0);
+    let mut trouble_until = Duration::ZERO;
+    let mut next_event = secs(3600);
+    let mut new_secret: Option<(Duration, String)> = None;
+    // Until then a token may be impossible to have.
+    let mut excused_until = Duration::ZERO;
+    let (mut calls, mut failed) = (0_u64, 0_u64);
+
+    while clock.elapsed() < MONTH {
+        let now = clock.elapsed();
+        if now >= trouble_until {
+            let over = std::mem::replace(&mut *trouble.lock().unwrap(), Trouble::None);
+            if let Some(lasts) = over.lasts() {
+                excused_until = excused_until.max(now + lasts);
+            }
+        }
+        if new_secret.as_ref().is_some_and(|(at, _)| now >= *at) {
+            secret.set(new_secret.take().unwrap().1);
+        }
+        if now >= next_event {
+            next_event = now + secs(dice.between(600, 4 * 3600));
+            // What was the matter is over when something else comes.
+            if let Some(lasts) =
+                std::mem::replace(&mut *trouble.lock().unwrap(), Trouble::None).lasts()
+            {
+                excused_until = excused_until.max(now + lasts);
+            }
+            match dice.between(0, 9) {
+                0 | 1 => *trouble.lock().unwrap() = Trouble::Down,
+                2 => *trouble.lock().unwrap() = Trouble::Slow(dice.between(1, 9)),
+                3 => *trouble.lock().unwrap() = Trouble::TooSlow,
+                4 => {
+                    let seconds = *dice.one_of(&[1, 5, 20, 300, 86_400]);
+                    *trouble.lock().unwrap() = Trouble::Throttled(seconds.min(900));
+                }
+                5 => {
+                    server.revoke_all();
+                    revocations += 1;
+                }
+                6 => {
+                    // The server knows the new secret first; the client hears of it a little later.
+                    let text = format!("secret-{}", dice.roll());
+                    server.change_secret("test-client", text.clone());
+                    new_secret = Some((now + secs(dice.between(0, 600)), text));
+                }
+                7 => {
+                    let by = secs(dice.between(1, 5 * 3600));
+                    if dice.roll().is_multiple_of(2) {
+                        clock.step_wall_forward(by);
+                    } else {
+                        clock.step_wall_back(by);
+                    }
+                    steps += 1;
+                }
+                _ => {
+                    clock.suspend(secs(dice.between(600, 8 * 3600)));
+                    steps += 1;
+                }
+            }
+            let trouble = *trouble.lock().unwrap();
+            if trouble != Trouble::None {
+                trouble_until = now + secs(*dice.one_of(&[20, 120, 600, 3 * 3600]));
+            }
+        }
+
+        let excused = trouble.lock().unwrap().lasts().is_some()
+            || new_secret.is_some()
+            || clock.elapsed() <= excused_until;
+        calls += 1;
+        let started = clock.wall();
+        match (&mut client).oneshot(get("/")).await {
+            Ok(response) if response.status() == StatusCode::OK => {}
+            Ok(response) => {
+                failed += 1;
+                let reason = response.extensions().get::<NotReplaced>();
+                assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+                assert!(excused, "401, and a token could have been had: {reason:?}");
+            }
+            Err(error) => {
+                failed += 1;
+                let error = error.downcast_ref::<TokenError>().expect("about the token").clone();
+                assert!(cache.peek().is_none(), "an error in spite of a token: {error:?}");
+                assert!(excused, "an error, and a token could have been had: {error:?}");
+            }
+        }
+        let took = clock.wall().duration_since(started).unwrap_or_default();
+        assert!(took <= secs(31), "a call took {took:?}");
+        tokio::time::sleep(PACE).await;
+    }
+
+    // Renewed at the earliest: the margin, the window and the most of the jitter before the end.
+    let least = lifetime - secs(30) - secs(300) - secs(60);
+    let lifetimes = clock.elapsed().as_secs() / least.as_secs();
+    let most = lifetimes + revocations + steps + SMALL_CONSTANT;
+    let issued = cache.issued();
+    assert!(issued <= most, "{issued} tokens, {lifetimes} lifetimes, {revocations} revocations");
+    assert!(calls > 10_000 && failed < calls / 4, "{failed} of {calls} calls failed");
+}
+
+fn month(lifetime: Duration) {
+    let _limit = Watchdog::start(secs(600));
+    let seeds: Vec<u64> = from_env("MONTH_SEED").map_or_else(|| SEEDS.collect(), |seed| vec![seed]);
+    for seed in seeds {
+        let lived = catch_unwind(AssertUnwindSafe(|| {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap()
+                .block_on(live_through(seed, lifetime));
+        }));
+        if let Err(panic) = lived {
+            eprintln!("again: MONTH_SEED={seed} cargo test --all-features --test it month");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn a_month_with_tokens_of_an_hour() {
+    month(secs(3600));
+}
+
+#[test]
+fn a_month_with_tokens_of_a_day() {
+    month(secs(86_400));
+}

@@ -1,0 +1,495 @@
+//! A 401: when it forces a renewal, when it joins one, when it stands.
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
+use http_body_util::{Empty, Full};
+use tower::{Layer, Service, ServiceExt};
+use tower_oauth2_client_credentials::{
+    Builder, NotReplaced, TokenResponse, source_fn,
+    testing::{Answer, ManualClock},
+};
+
+use crate::kit::{
+    ApiResponse, INVALID_TOKEN, Watchdog, World, get, millis, pass, poll_once, secs, settle, within,
+};
+
+/// Row 7. Pins a renewal for each 401, and the replay that a newer token is held against.
+#[tokio::test(start_paused = true)]
+async fn a_token_revoked_with_500_calls_in_flight_costs_one_renewal_and_no_failure() {
+    for challenge in [Answer::status(StatusCode::UNAUTHORIZED), Answer::challenge(INVALID_TOKEN)] {
+        let world = World::new();
+        world.api.reject_with(challenge);
+        assert_eq!(world.status("/").await, StatusCode::OK);
+        world.server.delay_answers(millis(200));
+        world.api.hold();
+        let calls: Vec<_> = (0..500).map(|_| tokio::spawn(world.call("/"))).collect();
+        world.api.held(500).await;
+        world.server.revoke_all();
+        world.api.release();
+        for call in calls {
+            assert_eq!(within(secs(5), call).await.unwrap().unwrap().status(), StatusCode::OK);
+        }
+        assert_eq!(world.server.requests(), 2);
+        assert_eq!(world.api.calls(), 1 + 500 + 500);
+    }
+}
+
+/// Row 8. Pins the good token that is thrown away because of an answer to an older one.
+#[tokio::test(start_paused = true)]
+async fn a_late_401_for_an_older_token_is_replayed_with_the_current_one_without_a_renewal() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.api.hold();
+    let late = tokio::spawn(world.call("/late"));
+    world.api.held(1).await;
+    world.server.revoke_all();
+    // Others have it renewed in the meantime.
+    let mut cache = world.cache();
+    let token = cache.peek().unwrap().clone();
+    assert!(cache.rejected(&token).await.is_ok());
+    pass(secs(1)).await;
+    world.api.release();
+    assert_eq!(late.await.unwrap().unwrap().status(), StatusCode::OK);
+    assert_eq!(world.server.requests(), 2);
+    let journal = world.api.journal();
+    let numbers: Vec<_> = journal.iter().map(|call| call.token_number().unwrap()).collect();
+    assert_eq!(numbers, [1, 1, 2]);
+}
+
+/// Row 8: a renewal that was under way when its predecessor was rejected is joined.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_began_before_the_rejection_counts() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    pass(secs(3280)).await;
+    world.server.delay_answers(secs(2));
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    pass(secs(1)).await;
+    assert_eq!(world.server.requests(), 2, "the soft renewal is under way");
+    world.server.revoke(&{
+        let token = world.cache().peek().unwrap().clone();
+        token.expose_secret().to_owned()
+    });
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    assert_eq!(world.server.requests(), 2);
+}
+
+/// Row 8: but a renewal whose token is itself rejected is no cure.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_whose_own_token_is_rejected_does_not_count() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    pass(secs(3280)).await;
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    settle().await;
+    assert_eq!(world.server.requests(), 2, "the soft renewal is done");
+    world.server.revoke_all();
+    assert_eq!(world.status("/").await, StatusCode::OK, "its token was rejected: another renewal");
+    assert_eq!(world.server.requests(), 3);
+}
+
+/// How often an API was called, and with how many tokens it was. Whether it accepts is asked of
+/// a function: a journal of millions of calls would be too long.
+struct Api {
+    calls: Arc<AtomicU64>,
+}
+
+type Call = Request<Empty<Bytes>>;
+
+impl Api {
+    fn new() -> Self {
+        Self { calls: Arc::default() }
+    }
+
+    /// Counts, and answers as `accepts` says: 200, or a 401 with `challenge`.
+    fn service<F>(&self, challenge: Option<&'static str>, accepts: F) -> Answering<F>
+    where
+        F: Fn(&Call) -> bool + Clone,
+    {
+        Answering { calls: Arc::clone(&self.calls), challenge, accepts }
+    }
+
+    fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Clone)]
+struct Answering<F> {
+    calls: Arc<AtomicU64>,
+    challenge: Option<&'static str>,
+    accepts: F,
+}
+
+impl<F: Fn(&Call) -> bool> Service<Call> for Answering<F> {
+    type Response = Response<Empty<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<Empty<Bytes>>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Call) -> Self::Future {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let mut response = Response::new(Empty::new());
+        if !(self.accepts)(&request) {
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+            if let Some(challenge) = self.challenge {
+                let value = HeaderValue::from_static(challenge);
+                response.headers_mut().insert("www-authenticate", value);
+            }
+        }
+        ready(Ok(response))
+    }
+}
+
+/// A layer with tokens `t1`, `t2` and so on, each good for an hour.
+fn numbered(
+    clock: &ManualClock,
+) -> (tower_oauth2_client_credentials::OAuthClientCredentialsLayer, Arc<AtomicU64>) {
+    let issued = Arc::new(AtomicU64::new(0));
+    let source = {
+        let issued = Arc::clone(&issued);
+        source_fn(move |_| {
+            let number = issued.fetch_add(1, Ordering::Relaxed) + 1;
+            async move { Ok(TokenResponse::bearer(format!("t{number}"))?.expires_in(secs(3600))) }
+        })
+    };
+    (Builder::from_source(source).clock(clock).jitter_seed(7).build().unwrap(), issued)
+}
+
+fn number_of(call: &Call) -> u64 {
+    call.headers()[AUTHORIZATION]
+        .to_str()
+        .unwrap()
+        .strip_prefix("Bearer t")
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+fn to(path: &'static str) -> Call {
+    Request::get(path).body(Empty::new()).unwrap()
+}
+
+/// How many calls stand for the 10,000 of each second, one after the other. With
+/// `CALLS_PER_SECOND=10000` none is left out: 6 million a case, some minutes in all. Whatever the
+/// number, a second has its 10,000 concurrent calls where a renewal may be forced: see `stampede`.
+fn calls_per_second() -> u64 {
+    std::env::var("CALLS_PER_SECOND").map_or(200, |text| text.parse().unwrap())
+}
+
+/// Row 10. Pins the API outage that becomes an outage of the authorization server.
+#[tokio::test(start_paused = true)]
+async fn an_api_that_rejects_everything_costs_eight_tokens_in_ten_minutes() {
+    for challenge in [None, Some("Bearer"), Some(INVALID_TOKEN)] {
+        let _limit = Watchdog::start(secs(600));
+        let clock = ManualClock::new();
+        let (layer, issued) = numbered(&clock);
+        let api = Api::new();
+        let mut client = layer.layer(api.service(challenge, |_| false));
+        let per_second = calls_per_second();
+        let mut quiet = 0;
+        for second in 0..600 {
+            for _ in 0..per_second {
+                let (calls, tokens) = (api.calls(), issued.load(Ordering::Relaxed));
+                let response = (&mut client).oneshot(to("/")).await.unwrap();
+                assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "the 401 as it came");
+                let reason = response.extensions().get::<NotReplaced>().unwrap();
+                let requests = api.calls() - calls;
+                if issued.load(Ordering::Relaxed) > tokens {
+                    assert!(requests <= 2, "no more than one replay");
+                    assert!(reason.is_futile());
+                } else {
+                    assert_eq!(requests, 1, "one request in the cooldown");
+                    assert!(reason.is_cooling_down() && reason.retry_at().is_some());
+                    quiet += 1;
+                }
+                tokio::time::advance(secs(1) / u32::try_from(per_second).unwrap()).await;
+            }
+            let tokens = issued.load(Ordering::Relaxed);
+            assert!(tokens <= 8, "{tokens} tokens after {second} s, {challenge:?}");
+        }
+        assert!(issued.load(Ordering::Relaxed) >= 6, "it is tried now and then");
+        assert!(quiet >= 600 * per_second - 8);
+    }
+}
+
+/// Row 10: all 10,000 calls of a second at once, in every second in which a renewal may be forced.
+#[tokio::test(start_paused = true)]
+async fn a_stampede_against_an_api_that_rejects_everything_costs_no_more() {
+    let _limit = Watchdog::start(secs(100));
+    let clock = ManualClock::new();
+    let (layer, issued) = numbered(&clock);
+    let api = Api::new();
+    let client = layer.layer(api.service(Some(INVALID_TOKEN), |_| false));
+    // Renewals are due at 0, 10, 30, 70, 150 and 310 s.
+    for (at, until) in [(0, 10), (10, 30), (30, 70), (70, 150), (150, 310), (310, 600)] {
+        let (calls, tokens) = (api.calls(), issued.load(Ordering::Relaxed));
+        let crowd: Vec<_> =
+            (0..10_000).map(|_| tokio::spawn(client.clone().oneshot(to("/")))).collect();
+        for call in crowd {
+            assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::UNAUTHORIZED);
+        }
+        assert!(api.calls() - calls <= 20_000, "no more than one replay per call");
+        let tokens = issued.load(Ordering::Relaxed) - tokens;
+        assert_eq!(tokens, if at == 0 { 2 } else { 1 }, "at {at} s");
+        tokio::time::advance(millis(10)).await;
+        let calls = api.calls();
+        for _ in 0..100 {
+            client.clone().oneshot(to("/")).await.unwrap();
+        }
+        assert_eq!(api.calls() - calls, 100, "one request in the cooldown");
+        tokio::time::advance(secs(until - at)).await;
+    }
+    assert_eq!(issued.load(Ordering::Relaxed), 7);
+}
+
+/// Row 10: where nothing is replayed, nothing but the next call can tell that a renewal was futile.
+#[tokio::test(start_paused = true)]
+async fn without_replays_an_api_that_rejects_everything_costs_no_more() {
+    let _limit = Watchdog::start(secs(600));
+    let clock = ManualClock::new();
+    let (layer, issued) = numbered(&clock);
+    let api = Api::new();
+    let mut client = layer.never_replay().layer(api.service(Some(INVALID_TOKEN), |_| false));
+    let per_second = calls_per_second();
+    for _ in 0..600 * per_second {
+        let response = (&mut client).oneshot(to("/")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        tokio::time::advance(secs(1) / u32::try_from(per_second).unwrap()).await;
+    }
+    assert_eq!(api.calls(), 600 * per_second, "nothing is sent twice");
+    let tokens = issued.load(Ordering::Relaxed);
+    assert!((6..=8).contains(&tokens), "{tokens}");
+}
+
+/// Row 10.
+#[tokio::test(start_paused = true)]
+async fn one_path_that_misuses_401_costs_fifteen_tokens_and_troubles_no_other() {
+    for challenge in [None, Some(INVALID_TOKEN)] {
+        let _limit = Watchdog::start(secs(600));
+        let clock = ManualClock::new();
+        let (layer, issued) = numbered(&clock);
+        let api = Api::new();
+        let service = api.service(challenge, |call| call.uri().path() != "/misuses");
+        let mut others = layer.layer(service.clone());
+        let mut misusing = layer.layer(service);
+        let per_second = calls_per_second();
+        for n in 0..600 * per_second {
+            let response = (&mut misusing).oneshot(to("/misuses")).await.unwrap();
+            assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+            let (calls, at) = (api.calls(), clock.wall());
+            let mut call = (&mut others).oneshot(to("/works"));
+            let response = match poll_once(&mut call) {
+                Poll::Ready(response) => response.unwrap(),
+                Poll::Pending => panic!("call {n} was made to wait"),
+            };
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!((api.calls(), clock.wall()), (calls + 1, at), "call {n} was replayed");
+            tokio::time::advance(secs(1) / u32::try_from(per_second).unwrap()).await;
+        }
+        let tokens = issued.load(Ordering::Relaxed);
+        assert!((10..=15).contains(&tokens), "{tokens}, {challenge:?}");
+    }
+}
+
+/// Row 10: also while the renewal that the misuse forces is under way. A bare 401 makes nobody
+/// wait; `invalid_token` does, for as long as such words have proved true.
+#[tokio::test(start_paused = true)]
+async fn a_bare_401_makes_no_other_request_wait_and_invalid_token_does_so_while_it_is_true() {
+    for (challenge, waits) in [
+        (Answer::status(StatusCode::UNAUTHORIZED), false),
+        (Answer::challenge("Bearer"), false),
+        (Answer::challenge(INVALID_TOKEN), true),
+    ] {
+        let world = World::new();
+        world.api.reject_with(challenge);
+        world.api.misuse_401("/misuses");
+        assert_eq!(world.status("/works").await, StatusCode::OK);
+        world.server.delay_answers(secs(1));
+        for round in 0..3 {
+            let misusing = tokio::spawn(world.call("/misuses"));
+            settle().await;
+            assert_eq!(world.server.requests(), 2 + round, "a renewal is forced");
+            let before = world.clock.wall();
+            assert_eq!(world.status("/works").await, StatusCode::OK);
+            let waited = world.clock.wall().duration_since(before).unwrap();
+            assert_eq!(waited > secs(0), waits && round == 0, "waited {waited:?} in round {round}");
+            assert_eq!(misusing.await.unwrap().unwrap().status(), StatusCode::UNAUTHORIZED);
+            pass(secs(61)).await;
+        }
+    }
+}
+
+/// Row 10. Pins the cooldown that a cure sets off.
+#[tokio::test(start_paused = true)]
+async fn a_token_revoked_again_two_seconds_after_a_cure_is_cured_again_at_once() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    for _ in 0..20 {
+        world.server.revoke_all();
+        let before = world.clock.wall();
+        assert_eq!(world.status("/").await, StatusCode::OK);
+        assert_eq!(world.clock.wall(), before, "at once");
+        pass(secs(2)).await;
+    }
+    assert_eq!(world.server.requests(), 21);
+}
+
+/// Row 10. At the worst moments: the misuse has just brought about a futile renewal.
+#[tokio::test(start_paused = true)]
+async fn a_revocation_while_one_path_misuses_401_is_cured_within_a_minute() {
+    for (challenge, revoked_at) in [(None, 5), (None, 31), (Some(INVALID_TOKEN), 71), (None, 312)] {
+        let _limit = Watchdog::start(secs(600));
+        let clock = ManualClock::new();
+        let (layer, issued) = numbered(&clock);
+        let api = Api::new();
+        let revoked = Arc::new(AtomicU64::new(0));
+        let service = {
+            let revoked = Arc::clone(&revoked);
+            api.service(challenge, move |call| {
+                call.uri().path() != "/misuses" && number_of(call) > revoked.load(Ordering::Relaxed)
+            })
+        };
+        let mut others = layer.layer(service.clone());
+        let mut misusing = layer.layer(service);
+        let mut failing = 0;
+        for tick in 0..6000 {
+            if tick == revoked_at * 10 {
+                revoked.store(issued.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            (&mut misusing).oneshot(to("/misuses")).await.unwrap();
+            let response = (&mut others).oneshot(to("/works")).await.unwrap();
+            if response.status() == StatusCode::UNAUTHORIZED {
+                failing += 1;
+            }
+            tokio::time::advance(millis(100)).await;
+        }
+        assert!(failing > 0, "it was not the worst moment");
+        assert!(failing <= 600, "not cured after {failing} tenths of a second");
+        let tokens = issued.load(Ordering::Relaxed);
+        assert!(tokens <= 15 + 3, "one cure, and the pauses begin anew: {tokens}");
+    }
+}
+
+/// Row 10: an API that rejected everything for a while, and then a token of which that is true.
+#[tokio::test(start_paused = true)]
+async fn after_an_api_has_come_to_its_senses_a_revocation_is_cured_within_a_minute() {
+    let world = World::new();
+    world.api.reject_everything();
+    for _ in 0..320 {
+        assert_eq!(world.status("/").await, StatusCode::UNAUTHORIZED);
+        pass(secs(1)).await;
+    }
+    world.api.accept_valid_tokens();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.server.revoke_all();
+    let mut waited = 0;
+    while world.status("/").await != StatusCode::OK {
+        waited += 1;
+        assert!(waited <= 60, "not cured within a minute");
+        pass(secs(1)).await;
+    }
+    // The pauses are forgotten.
+    world.server.revoke_all();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+}
+
+fn reason(response: &ApiResponse) -> &NotReplaced {
+    response.extensions().get::<NotReplaced>().expect("the reason, in the extensions")
+}
+
+/// Row 11.
+#[tokio::test(start_paused = true)]
+async fn the_same_token_from_a_forced_renewal_is_not_replayed_and_starts_a_cooldown() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.server.revoke_all();
+    world.server.repeat_token();
+    let response = world.call("/").await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert!(reason(&response).is_futile() && !reason(&response).is_cooling_down());
+    assert_eq!((world.server.requests(), world.api.calls()), (2, 2), "no replay");
+    for _ in 0..9 {
+        let response = world.call("/").await.unwrap();
+        assert!(reason(&response).is_cooling_down());
+        pass(secs(1)).await;
+    }
+    assert_eq!((world.server.requests(), world.api.calls()), (2, 11), "a cooldown");
+    world.server.issue_new_tokens();
+    pass(secs(2)).await;
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    assert_eq!(world.server.requests(), 3);
+}
+
+/// Row 11: 500 at once, and the late ones: none is sent again with the token that was rejected.
+#[tokio::test(start_paused = true)]
+async fn the_same_token_is_not_replayed_by_anyone() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.api.hold();
+    let calls: Vec<_> = (0..500).map(|_| tokio::spawn(world.call("/"))).collect();
+    world.api.held(500).await;
+    world.server.revoke_all();
+    world.server.repeat_token();
+    let mut cache = world.cache();
+    let token = cache.peek().unwrap().clone();
+    assert!(cache.rejected(&token).await.unwrap_err().is_futile());
+    world.api.release();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!((world.server.requests(), world.api.calls()), (2, 501));
+}
+
+/// A renewal that fails never turns a response into an error.
+#[tokio::test(start_paused = true)]
+async fn when_the_renewal_fails_the_401_comes_whole_with_the_cause() {
+    use http_body_util::BodyExt;
+
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.api.reject_with(
+        Answer::challenge(INVALID_TOKEN).with_header("x-trace", "42").with_body("why not"),
+    );
+    world.server.revoke_all();
+    world.server.down();
+    let response = world.call("/").await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(response.headers()["x-trace"], "42");
+    assert!(reason(&response).error().unwrap().is_unreachable());
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "why not");
+    world.server.up();
+    pass(secs(2)).await;
+    assert_eq!(world.status("/").await, StatusCode::OK);
+}
+
+/// A request that cannot be sent again gets its 401, and the next call works.
+#[tokio::test(start_paused = true)]
+async fn without_a_replay_the_token_is_rejected_all_the_same() {
+    let world = World::new();
+    let client = world.layer.clone().never_replay().layer(world.api.service());
+    assert_eq!(client.clone().oneshot(get("/")).await.unwrap().status(), StatusCode::OK);
+    world.server.revoke_all();
+    let response = client.clone().oneshot(get("/")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert!(reason(&response).is_not_replayable());
+    settle().await;
+    let response: Response<_> = client.clone().oneshot(get("/")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let _: Request<Full<Bytes>> = get("/");
+    assert_eq!(world.server.requests(), 2);
+}

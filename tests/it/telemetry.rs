@@ -1,0 +1,322 @@
+//! Spans and events, as a subscriber sees them.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::StatusCode;
+use tokio_test::{assert_ready_ok, task};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_oauth2_client_credentials::{
+    Builder, ErrorClass, NotReplaced, TokenError, TokenResponse, source_fn,
+    testing::{Answer, AuthorizationServer, ManualClock, ProtectedApi},
+};
+use tracing::{
+    Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id, Record},
+    subscriber::DefaultGuard,
+};
+use tracing_subscriber::{layer::Context, prelude::*, registry::LookupSpan};
+
+use crate::tap::{Body, Tap, get, settle};
+
+type Fields = BTreeMap<String, String>;
+
+/// What was said so far, in order.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Said>>);
+
+#[derive(Default)]
+struct Said {
+    /// By their ids; a field that is recorded twice has both values.
+    spans: Vec<(Id, String, Fields)>,
+    events: Vec<(Option<String>, Fields)>,
+}
+
+impl Log {
+    /// From now on, on this thread, everything there is.
+    pub(crate) fn here() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let subscriber = tracing_subscriber::registry().with(log.clone());
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    fn spans(&self, name: &str) -> Vec<Fields> {
+        let said = self.0.lock().unwrap();
+        said.spans.iter().filter(|span| span.1 == name).map(|span| span.2.clone()).collect()
+    }
+
+    fn events(&self, message: &str) -> Vec<Fields> {
+        let said = self.0.lock().unwrap();
+        let is = |fields: &&Fields| fields.get("message").is_some_and(|text| text == message);
+        said.events.iter().map(|event| &event.1).filter(is).cloned().collect()
+    }
+
+    /// Events and the spans they are in.
+    fn contexts(&self) -> Vec<(Option<String>, String)> {
+        let said = self.0.lock().unwrap();
+        said.events.iter().map(|(span, fields)| (span.clone(), fields["message"].clone())).collect()
+    }
+
+    /// All of it.
+    pub(crate) fn text(&self) -> String {
+        let said = self.0.lock().unwrap();
+        format!("{:?} {:?}", said.spans, said.events)
+    }
+}
+
+struct Visitor<'a>(&'a mut Fields);
+
+impl Visit for Visitor<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let known = self.0.entry(field.name().to_owned()).or_default();
+        known.push_str(&format!("{value:?}"));
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Log {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = Fields::new();
+        if let Some(parent) = context.span(id).and_then(|span| span.parent()) {
+            fields.insert("parent".to_owned(), parent.name().to_owned());
+        }
+        attributes.record(&mut Visitor(&mut fields));
+        let name = attributes.metadata().name().to_owned();
+        self.0.lock().unwrap().spans.push((id.clone(), name, fields));
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, _: Context<'_, S>) {
+        let mut said = self.0.lock().unwrap();
+        // The last one: ids are used again.
+        if let Some((_, _, fields)) = said.spans.iter_mut().rev().find(|span| span.0 == *id) {
+            values.record(&mut Visitor(fields));
+        }
+    }
+
+    fn on_event(&self, event: &tracing::Event<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::new();
+        event.record(&mut Visitor(&mut fields));
+        let span = context.event_span(event).map(|span| span.name().to_owned());
+        self.0.lock().unwrap().events.push((span, fields));
+    }
+}
+
+fn fields<const N: usize>(fields: [(&str, &str); N]) -> Fields {
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// A span for each waiter is a log of a thousand lines for one renewal.
+#[tokio::test(start_paused = true)]
+async fn a_hundred_waiters_make_one_span_with_what_came_of_it() {
+    let (log, _guard) = Log::here();
+    let server = AuthorizationServer::new();
+    server.delay_answers(Duration::from_millis(1500));
+    server.respond_once(Answer::unavailable());
+    let api = ProtectedApi::new(&server);
+    let layer = Builder::new()
+        .token_url(server.token_url())
+        .client_id("test-client")
+        .client_secret("test-secret")
+        .transport(server.service())
+        .clock(&ManualClock::new())
+        .build()
+        .unwrap();
+    let client = layer.layer(api.service());
+    let calls: Vec<_> =
+        (0..100).map(|_| tokio::spawn(client.clone().oneshot(get::<Body>()))).collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    let spans = log.spans("oauth2.renewal");
+    assert_eq!(spans.len(), 1);
+    assert_eq!(spans[0]["attempt"], "2");
+    assert_eq!(spans[0]["lifetime_s"], "3600");
+    assert!(!spans[0].contains_key("class"));
+    let took: u64 = spans[0]["duration_ms"].parse().unwrap();
+    assert!((3000..3500).contains(&took), "two answers and a pause: {took}");
+
+    let renewed = log.events("token renewed");
+    assert_eq!(renewed.len(), 1);
+    for (name, value) in [("generation", "1"), ("forced", "false"), ("attempt", "2")] {
+        assert_eq!(renewed[0][name], value, "{name}");
+    }
+    let failed = log.events("attempt failed");
+    assert_eq!(failed.len(), 1);
+    assert_eq!((&*failed[0]["attempt"], &*failed[0]["class"]), ("1", "\"transient\""));
+    assert!(failed[0]["error"].contains("503"), "{failed:?}");
+    assert!(log.contexts().iter().all(|(span, _)| span.as_deref() == Some("oauth2.renewal")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_fails_says_so_once_with_its_class() {
+    let (log, _guard) = Log::here();
+    let tap = Tap::open();
+    tap.fail(TokenError::new(ErrorClass::Transient, "unreachable"));
+    let cache = tap.layer().cache();
+    for _ in 0..10 {
+        cache.token().await.unwrap_err();
+    }
+    let spans = log.spans("oauth2.renewal");
+    assert_eq!(spans.len(), 1);
+    assert_eq!((&*spans[0]["attempt"], &*spans[0]["class"]), ("3", "\"transient\""));
+    assert!(!spans[0].contains_key("lifetime_s"));
+    let failed = log.events("renewal failed");
+    assert_eq!(failed.len(), 1);
+    assert_eq!((&*failed[0]["error"], &*failed[0]["attempt"]), ("unreachable", "3"));
+    assert_eq!(log.events("attempt failed").len(), 3);
+}
+
+/// The end that nobody reports is the one that one looks for in the logs.
+#[tokio::test]
+async fn a_renewal_that_is_cut_short_says_so_too() {
+    let (log, _guard) = Log::here();
+    let source = source_fn(|_| async { std::panic::resume_unwind(Box::new("by the source")) });
+    let cache = Builder::from_source(source).build_cache().unwrap();
+    cache.token().await.unwrap_err();
+    let spans = log.spans("oauth2.renewal");
+    assert_eq!((&*spans[0]["attempt"], &*spans[0]["class"]), ("1", "\"interrupted\""));
+    assert_eq!(log.events("renewal failed").len(), 1);
+}
+
+#[tokio::test]
+async fn a_credential_that_never_expires_has_no_lifetime() {
+    let (log, _guard) = Log::here();
+    let source = source_fn(|_| async { TokenResponse::basic("id", "secret") });
+    Builder::from_source(source).build_cache().unwrap().token().await.unwrap();
+    assert!(!log.spans("oauth2.renewal")[0].contains_key("lifetime_s"));
+}
+
+/// The renewal outlives the request that set it off, and must not be shown as a part of it.
+#[tokio::test]
+async fn a_renewal_is_no_part_of_the_callers_span() {
+    let (log, _guard) = Log::here();
+    let cache = Tap::open().layer().cache();
+    let span = tracing::info_span!("caller");
+    tracing::Instrument::instrument(cache.token(), span).await.unwrap();
+    assert!(!log.spans("oauth2.renewal")[0].contains_key("parent"));
+    assert_eq!(log.contexts(), [(Some("oauth2.renewal".to_owned()), "token renewed".to_owned())]);
+}
+
+// Decisions about a 401
+
+/// What is said about one call, with the API's answer to each sending.
+async fn about(
+    answers: &'static [Answer401],
+    prepare: impl FnOnce(&Tap),
+) -> (Log, Option<NotReplaced>) {
+    let tap = Tap::open();
+    let layer = tap.builder().replay_limit(1).build().unwrap();
+    layer.cache().token().await.unwrap();
+    prepare(&tap);
+    let (log, _guard) = Log::here();
+    let sent = std::sync::atomic::AtomicUsize::new(0);
+    let mut client = layer.layer(service_fn(|_: http::Request<String>| {
+        let n = sent.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let answer = answers.get(n).copied();
+        async move {
+            let mut response = http::Response::new(Body::default());
+            if let Some(challenge) = answer {
+                *response.status_mut() = StatusCode::UNAUTHORIZED;
+                response.headers_mut().insert("www-authenticate", challenge.parse().unwrap());
+            }
+            Ok::<_, std::io::Error>(response)
+        }
+    }));
+    let body = if answers.len() == 3 { "past the limit" } else { "" };
+    let mut call = task::spawn(tower::Service::call(
+        &mut client,
+        http::Request::post("https://a.example/").body(body.to_owned()).unwrap(),
+    ));
+    let mut response = None;
+    for _ in 0..5 {
+        settle().await;
+        if response.is_none()
+            && let std::task::Poll::Ready(done) = call.poll()
+        {
+            response = Some(done.unwrap());
+        }
+    }
+    let why = response.unwrap().extensions().get::<NotReplaced>().cloned();
+    (log, why)
+}
+
+type Answer401 = &'static str;
+
+const INVALID: Answer401 = r#"Bearer error="invalid_token""#;
+
+#[tokio::test]
+async fn a_401_is_one_event_for_each_decision_about_it() {
+    let event = |challenge, sending, decision, generation| {
+        fields([
+            ("message", "token rejected"),
+            ("challenge", challenge),
+            ("sending", sending),
+            ("decision", decision),
+            ("generation", generation),
+        ])
+    };
+    let (log, _) = about(&["Bearer"], |_| {}).await;
+    assert_eq!(log.events("token rejected"), [event("\"bare\"", "\"first\"", "\"renew\"", "1")]);
+    assert!(log.events("rejection stands").is_empty());
+
+    let (log, _) = about(&[INVALID, INVALID], |_| {}).await;
+    let expected = [
+        event("\"invalid_token\"", "\"first\"", "\"renew\"", "1"),
+        event("\"invalid_token\"", "\"replay\"", "\"replay rejected\"", "2"),
+    ];
+    assert_eq!(log.events("token rejected"), expected);
+    assert_eq!(log.spans("oauth2.renewal").len(), 1);
+    assert_eq!(log.events("token renewed")[0]["forced"], "true");
+}
+
+/// Where a renewal was waited for in vain, or there was nothing to send, that is a decision, too.
+#[tokio::test]
+async fn why_a_rejection_stands_is_said_in_the_words_of_the_response() {
+    let failing = |tap: &Tap| tap.fail(TokenError::new(ErrorClass::Request, "no such scope"));
+    for (log, why) in [
+        about(&["Bearer"], failing).await,
+        about(&["Bearer"], |tap: &Tap| tap.repeat(1)).await,
+        // Three answers stand for a body past the limit.
+        about(&["Bearer", "", ""], |_: &Tap| {}).await,
+    ] {
+        let reason = why.unwrap().to_string();
+        let expected =
+            fields([("message", "rejection stands"), ("generation", "1"), ("reason", &reason)]);
+        assert_eq!(log.events("rejection stands"), [expected]);
+        assert_eq!(log.events("token rejected").len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_401_that_is_no_rejection_is_an_event_too() {
+    for (challenge, verdict) in [
+        (r#"Bearer error="insufficient_scope""#, "\"the token is accepted\""),
+        ("Negotiate", "\"not about the token\""),
+    ] {
+        let answers: &'static [Answer401] = Box::leak(Box::new([challenge]));
+        let (log, _) = about(answers, |_| {}).await;
+        let expected =
+            fields([("message", "not a rejection"), ("generation", "1"), ("verdict", verdict)]);
+        assert_eq!(log.events("not a rejection"), [expected]);
+        assert!(log.events("token rejected").is_empty());
+    }
+}
+
+/// Thousands of requests go by without a word.
+#[tokio::test]
+async fn a_request_with_a_token_at_hand_says_nothing() {
+    let layer = Tap::open().layer();
+    layer.cache().token().await.unwrap();
+    let (log, _guard) = Log::here();
+    let mut client =
+        tower_test::mock::Spawn::new(layer.layer(service_fn(|_: http::Request<Body>| async {
+            Ok::<_, std::io::Error>(http::Response::new(Body::default()))
+        })));
+    assert_ready_ok!(client.poll_ready::<http::Request<Body>>());
+    assert_ready_ok!(task::spawn(client.call(get::<Body>())).poll());
+    assert_eq!(log.text(), "[] []");
+}
