@@ -20,6 +20,7 @@ use crate::{
     challenge::Verdict,
     error::{BoxError, TokenError},
     mode::{Mode, Replay},
+    rules,
     service::{Handle, Tag, too_many_headers},
     telemetry,
     token::{Acquiring, NotReplaced, Rejection, Replacing, Sending, Snapshot, Staleness},
@@ -158,6 +159,11 @@ where
         else {
             return Err(response);
         };
+        if rules::is_from_elsewhere(&response) {
+            telemetry::not_a_rejection(tag.generation(), Verdict::Unknown);
+            return Err(response);
+        }
+        let kept = kept.filter(|_| !rules::may_have_had_effect(&response));
         let shared = &handle.shared;
         let now = shared.clock.now();
         let rejection = shared.reject(tag.generation(), staleness, tag.sending(), now);

@@ -96,6 +96,14 @@
 //! only runtime, and its timer must be enabled.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(any(
+    feature = "axum",
+    feature = "oauth2",
+    feature = "reqwest",
+    feature = "reqwest-middleware",
+    feature = "tonic"
+))]
+pub mod adapter;
 mod builder;
 mod challenge;
 mod clock;
@@ -106,6 +114,8 @@ pub mod endpoint;
 mod error;
 mod future;
 mod layer;
+#[cfg(any(doc, doctest))]
+pub mod layer_order;
 mod mode;
 mod origin;
 mod replay;

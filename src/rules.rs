@@ -34,6 +34,18 @@ pub(crate) enum Existing {
 #[derive(Clone)]
 pub(crate) struct Test(pub(crate) Arc<dyn Fn(&Parts) -> bool + Send + Sync>);
 
+/// Left in a response's extensions by an adapter whose client follows redirects itself. It is only
+/// looked for once a response rejects the token.
+#[cfg(feature = "reqwest")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Redirected {
+    /// Another origin has answered, which never saw the token.
+    Elsewhere,
+    /// The origin has answered, but to another request: this one may have had its effect, and must
+    /// not be sent again.
+    AfterEffect,
+}
+
 impl Default for Rules {
     fn default() -> Self {
         Self {
@@ -52,6 +64,26 @@ impl Rules {
     pub(crate) fn judge<R>(&self, response: &Response<R>) -> Verdict {
         self.challenges.judge(response.status(), response.version(), response.headers())
     }
+}
+
+/// Is the rejection another origin's, and so none?
+#[cold]
+#[cfg_attr(not(feature = "reqwest"), allow(unused_variables, reason = "nobody marks responses"))]
+pub(crate) fn is_from_elsewhere<R>(response: &Response<R>) -> bool {
+    #[cfg(feature = "reqwest")]
+    return response.extensions().get() == Some(&Redirected::Elsewhere);
+    #[cfg(not(feature = "reqwest"))]
+    false
+}
+
+/// May the request have had its effect, although the response says 401?
+#[cold]
+#[cfg_attr(not(feature = "reqwest"), allow(unused_variables, reason = "nobody marks responses"))]
+pub(crate) fn may_have_had_effect<R>(response: &Response<R>) -> bool {
+    #[cfg(feature = "reqwest")]
+    return response.extensions().get() == Some(&Redirected::AfterEffect);
+    #[cfg(not(feature = "reqwest"))]
+    false
 }
 
 impl Test {

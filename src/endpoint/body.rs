@@ -23,7 +23,7 @@ const FIRST_ROOM: usize = 4 * 1024;
 ///
 /// [`ErrorClass::Malformed`] if it is longer than 256 KiB, [`ErrorClass::Transient`] if it breaks
 /// off.
-pub(super) async fn read<B>(body: B) -> Result<Zeroizing<Vec<u8>>, TokenError>
+pub(crate) async fn read<B>(body: B) -> Result<Zeroizing<Vec<u8>>, TokenError>
 where
     B: Body<Data = Bytes, Error = BoxError>,
 {

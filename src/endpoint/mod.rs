@@ -45,6 +45,8 @@ pub(crate) mod url;
 
 use std::{fmt, sync::Arc};
 
+#[cfg(feature = "oauth2")]
+pub(crate) use self::body::read as read_body;
 #[cfg(feature = "rustls")]
 pub use self::rustls::RustlsTransport;
 pub(crate) use self::{dialect::Headers, request::TokenRequest};

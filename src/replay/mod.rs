@@ -28,7 +28,9 @@ pub(crate) use self::{
 /// - bodies that own their bytes (`String`, `Vec<u8>`): they are copied, up to the limit;
 /// - boxed bodies ([`BoxBody`] and [`UnsyncBoxBody`] of `Bytes`), which may be streams: their bytes
 ///   are copied while they pass, up to the limit. Past the limit the stream goes on untouched and
-///   the request is not sent again.
+///   the request is not sent again;
+/// - with their features: the bodies of axum (as boxed ones), of reqwest (in memory: by reference; as
+///   streams: as boxed ones) and of tonic (calls of one message, up to the limit).
 ///
 /// A body of none of these types shows in the compiler's error where the service is passed on, boxed
 /// or returned. Where a method of it is called, the compiler only says that there is no `call`, or
@@ -163,6 +165,9 @@ macro_rules! replay_by_tee {
         }
     )*};
 }
+
+#[cfg(feature = "axum")]
+pub(crate) use replay_by_tee;
 
 replay_by_tee! {
     (E: 'static) BoxBody<Bytes, E>, BoxBody::new;

@@ -8,7 +8,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::SystemTime,
 };
 
@@ -107,6 +107,22 @@ impl TokenCache {
     /// [`TokenError::retry_at`]).
     pub fn token(&self) -> Token {
         Token { shared: Arc::clone(&self.shared), acquiring: Acquiring::new() }
+    }
+
+    /// What [`token`](Self::token) has to say at once: for callers that cannot wait. It starts a
+    /// renewal where `token` would, and `None` is that there is no token yet.
+    ///
+    /// A token that nears its end is returned as long as it may go out.
+    ///
+    /// # Errors
+    ///
+    /// When there is no usable token, and none is asked for yet because the last renewal failed.
+    pub fn try_token(&mut self) -> Result<Option<AccessToken>, TokenError> {
+        let mut cx = Context::from_waker(Waker::noop());
+        match Pin::new(&mut self.token()).poll(&mut cx) {
+            Poll::Ready(token) => token.map(Some),
+            Poll::Pending => Ok(self.peek().cloned()),
+        }
     }
 
     /// An API rejected `token`, which a request carried. The future is of the token to send that

@@ -8,6 +8,18 @@
     reason = "tests"
 )]
 
+#[cfg(all(feature = "testing", feature = "rustls", feature = "axum"))]
+mod adapter_axum;
+#[cfg(all(feature = "testing", feature = "rustls", feature = "oauth2"))]
+mod adapter_oauth2;
+#[cfg(all(feature = "testing", feature = "rustls", feature = "reqwest"))]
+mod adapter_reqwest;
+#[cfg(all(feature = "testing", feature = "rustls", feature = "reqwest-middleware"))]
+mod adapter_reqwest_middleware;
+#[cfg(all(feature = "testing", feature = "rustls"))]
+mod adapter_support;
+#[cfg(all(feature = "testing", feature = "rustls", feature = "tonic"))]
+mod adapter_tonic;
 mod bad_answers;
 mod contract;
 mod failure;

@@ -1,0 +1,47 @@
+//! reqwest below the layer, and as the transport of token requests.
+//!
+//! Runs against servers of its own on loopback: `cargo run --example reqwest --features reqwest,testing`
+#![allow(clippy::print_stdout, reason = "a program that says what it does")]
+
+use std::{sync::Arc, time::Duration};
+
+use tower::{Service, ServiceBuilder, ServiceExt};
+use tower_oauth2_client_credentials::{
+    BoxError, OAuthClientCredentialsLayer,
+    adapter::reqwest::{ReqwestService, ReqwestTransport},
+    testing::{AuthorizationServer, ProtectedApi},
+};
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let server = AuthorizationServer::new();
+    let api = ProtectedApi::new(&server);
+    let (token_endpoint, running) = (server.serve().await?, api.serve().await?);
+
+    let transport = reqwest::Client::builder().connect_timeout(Duration::from_secs(5));
+    let auth = OAuthClientCredentialsLayer::builder()
+        .token_url(token_endpoint.url(server.token_path()))
+        .client_id("test-client")
+        .client_secret("test-secret")
+        .shared_transport(Arc::new(ReqwestTransport::new(transport)?))
+        .build()?;
+    let http = reqwest::Client::new();
+    let mut client = ServiceBuilder::new().layer(auth).service(ReqwestService::new(http.clone()));
+
+    for round in 1..=3 {
+        let request = http.post(running.url("/reports")).timeout(Duration::from_secs(5));
+        let request = request.body(format!("report {round}")).build()?;
+        let response = client.ready().await?.call(request.try_into()?).await?;
+        let response = reqwest::Response::from(response);
+        println!("{} {}", response.status(), response.text().await?);
+        // The next request meets a 401, which the caller never sees.
+        server.revoke_all();
+    }
+
+    let figures = (server.issued(), api.accepted(), api.rejected());
+    println!("tokens, accepted, rejected: {figures:?}");
+    if figures != (3, 3, 2) {
+        return Err(format!("expected (3, 3, 2), not {figures:?}").into());
+    }
+    Ok(())
+}

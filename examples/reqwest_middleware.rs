@@ -1,0 +1,58 @@
+//! A chain of reqwest-middleware: retries outside, then the token, then tracing.
+//!
+//! Runs against servers of its own on loopback:
+//! `cargo run --example reqwest_middleware --features reqwest-middleware,testing`
+#![allow(clippy::print_stdout, reason = "a program that says what it does")]
+
+use reqwest_middleware::ClientBuilder;
+use reqwest_retry::{RetryTransientMiddleware, policies::ExponentialBackoff};
+use reqwest_tracing::TracingMiddleware;
+use tower_oauth2_client_credentials::{
+    BoxError, OAuthClientCredentialsLayer,
+    adapter::reqwest_middleware::{OAuthMiddleware, token_error},
+    testing::{Answer, AuthorizationServer, ProtectedApi},
+};
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let server = AuthorizationServer::new();
+    let api = ProtectedApi::new(&server);
+    let (token_endpoint, running) = (server.serve().await?, api.serve().await?);
+
+    let builder = || {
+        OAuthClientCredentialsLayer::builder()
+            .token_url(token_endpoint.url(server.token_path()))
+            .client_id("test-client")
+            .client_secret("test-secret")
+    };
+    let chain = |auth: OAuthClientCredentialsLayer| {
+        let policy = ExponentialBackoff::builder().build_with_max_retries(2);
+        ClientBuilder::new(reqwest::Client::new())
+            .with(RetryTransientMiddleware::new_with_policy(policy))
+            .with(OAuthMiddleware::from(auth))
+            .with(TracingMiddleware::default())
+            .build()
+    };
+    let client = chain(builder().build()?);
+
+    client.get(running.url("/")).send().await?.error_for_status()?;
+    server.revoke_all();
+    // A 503, then a 401: the one is retried outside the layer, the other cured inside.
+    api.respond_once(Answer::unavailable());
+    let response = client.get(running.url("/")).send().await?.error_for_status()?;
+    println!("{} {}", response.status(), response.text().await?);
+
+    server.change_secret("test-client", "another secret");
+    let Err(error) = chain(builder().build()?).get(running.url("/")).send().await else {
+        return Err("there is no token to be had, and yet an answer".into());
+    };
+    let why = token_error(&error).ok_or("the error does not say that it is about the token")?;
+    println!("without a token: {why}");
+
+    let figures = (server.issued(), server.requests(), api.calls(), why.is_rejected());
+    println!("tokens, token requests, calls: {figures:?}");
+    if figures != (2, 3, 4, true) {
+        return Err(format!("expected (2, 3, 4, true), not {figures:?}").into());
+    }
+    Ok(())
+}

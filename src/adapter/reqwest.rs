@@ -1,0 +1,355 @@
+//! [`reqwest::Client`] below the layer, and as [`Transport`] of token requests.
+//!
+//! [`ReqwestService`] speaks `http::Request` on its upper side, so that the layer, and any other of
+//! tower's, goes onto a client as it is:
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! # use tower_oauth2_client_credentials::{TokenCache, TokenResponse, source_fn};
+//! use tower::{Service, ServiceBuilder, ServiceExt};
+//! use tower_oauth2_client_credentials::{
+//!     BoxError, OAuthClientCredentialsLayer, adapter::reqwest::ReqwestService,
+//! };
+//!
+//! # let cache = TokenCache::new(source_fn(|_| async { TokenResponse::bearer("t0k3n") }));
+//! # let auth = OAuthClientCredentialsLayer::from_cache(&cache);
+//! // `auth` is made by `OAuthClientCredentialsLayer::builder()`.
+//! let http = reqwest::Client::new();
+//! let mut client = ServiceBuilder::new().layer(auth).service(ReqwestService::new(http.clone()));
+//!
+//! // Built with reqwest, timeout and all, and sent through the stack.
+//! let request = http.get("http://localhost:1/").timeout(std::time::Duration::from_secs(1));
+//! let request = http::Request::<reqwest::Body>::try_from(request.build()?)?;
+//! let answer: Result<http::Response<reqwest::Body>, _> = client.ready().await?.call(request).await;
+//! # assert!(answer.unwrap_err().downcast::<reqwest::Error>().unwrap().is_connect());
+//! # Ok::<_, BoxError>(()) }).unwrap();
+//! ```
+//!
+//! Token requests go by reqwest with a [`ReqwestTransport`].
+//!
+//! # Redirects
+//!
+//! The client follows them itself, below the layer, and takes the token off when one leads to
+//! another origin. What such an origin answers says nothing about the token: its 401 is passed on
+//! and rejects nothing. A 401 at the end of redirects within the origin rejects the token; the
+//! request is sent again if its method is safe (RFC 9110 section 9.2.1), because a redirect often
+//! means that the request has had its effect.
+//!
+//! A chain that leaves the origin and comes back ends there without the token, which cannot be told
+//! from the outside. An API that does that costs a renewal now and then, within the layer's bounds.
+//!
+//! # Bodies
+//!
+//! A body in memory is kept by reference, however large; a stream is kept while it passes, up to
+//! the layer's limit. So that a redirect can be followed, a body in memory stays one.
+//!
+//! # What a deployment can break
+//!
+//! reqwest is built without TLS by this feature. Switch on the features you need in your own
+//! `Cargo.toml`.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::BodyExt;
+use pin_project_lite::pin_project;
+use reqwest::{Body, Client, ClientBuilder, ResponseBuilderExt, Url, redirect};
+use tower_service::Service;
+
+use crate::{
+    endpoint::{Transport, TransportRequestBody, TransportResponseBody},
+    error::BoxError,
+    replay::{ReplayBody, TeeHandle, keep_stream},
+    rules::Redirected,
+    token::BoxFuture,
+};
+
+/// A [`reqwest::Client`] as a tower service for `http::Request`s.
+///
+/// The per-request timeout of a request that was built with reqwest is kept. The final URL is in
+/// the response's extensions: `reqwest::Response::from(response).url()`.
+#[derive(Clone, Debug, Default)]
+pub struct ReqwestService {
+    client: Client,
+}
+
+impl ReqwestService {
+    /// A service that sends requests with `client`.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+}
+
+impl From<Client> for ReqwestService {
+    fn from(client: Client) -> Self {
+        Self::new(client)
+    }
+}
+
+impl Service<Request<Body>> for ReqwestService {
+    type Response = Response<Body>;
+    type Error = reqwest::Error;
+    type Future = ResponseFuture;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), reqwest::Error>> {
+        self.client.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+        let state = match reqwest::Request::try_from(request) {
+            Ok(request) => {
+                let target = Target::of(&request);
+                State::Sent { response: self.client.call(request), target }
+            }
+            Err(error) => State::Failed { error: Some(error) },
+        };
+        ResponseFuture { state }
+    }
+}
+
+pin_project! {
+    /// The future of [`ReqwestService`]'s responses.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture {
+        #[pin]
+        state: State,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State {
+        Sent {
+            #[pin]
+            response: <Client as Service<reqwest::Request>>::Future,
+            target: Target,
+        },
+        /// The request is none that reqwest can send: its URI is relative, for one.
+        Failed { error: Option<reqwest::Error> },
+    }
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<Body>, reqwest::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Sent { response, target } => {
+                let mut response = ready!(response.poll(cx))?;
+                target.mark(&mut response);
+                let url = response.url().clone();
+                let mut response = Response::<Body>::from(response);
+                if let Ok(with_url) = Response::builder().url(url).body(()) {
+                    response.extensions_mut().extend(with_url.into_parts().0.extensions);
+                }
+                Poll::Ready(Ok(response))
+            }
+            StateProj::Failed { error } => match error.take() {
+                Some(error) => Poll::Ready(Err(error)),
+                // Polled after it was ready.
+                None => Poll::Pending,
+            },
+        }
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+/// Where a request was sent, to be compared with where its response comes from.
+pub(super) struct Target {
+    url: Url,
+    is_safe: bool,
+}
+
+impl Target {
+    pub(super) fn of(request: &reqwest::Request) -> Self {
+        let is_safe = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+        Self { url: request.url().clone(), is_safe }
+    }
+
+    /// Tells the layer if `response` is not the target's own.
+    pub(super) fn mark(&self, response: &mut reqwest::Response) {
+        let end = response.url();
+        let redirected = if !is_same_origin(&self.url, end) {
+            Redirected::Elsewhere
+        } else if !self.is_safe && !is_same_resource(&self.url, end) {
+            Redirected::AfterEffect
+        } else {
+            return;
+        };
+        response.extensions_mut().insert(redirected);
+    }
+}
+
+fn is_same_origin(one: &Url, other: &Url) -> bool {
+    one.scheme() == other.scheme()
+        && one.host_str() == other.host_str()
+        && one.port_or_known_default() == other.port_or_known_default()
+}
+
+/// Of one origin. A fragment is never sent.
+fn is_same_resource(one: &Url, other: &Url) -> bool {
+    one.path() == other.path() && one.query() == other.query()
+}
+
+/// Carries token requests with a [`reqwest::Client`] that follows no redirects.
+///
+/// ```
+/// # use tower_oauth2_client_credentials::BoxError;
+/// use std::{sync::Arc, time::Duration};
+///
+/// use tower_oauth2_client_credentials::{
+///     OAuthClientCredentialsLayer, adapter::reqwest::ReqwestTransport,
+/// };
+///
+/// let client = reqwest::Client::builder().connect_timeout(Duration::from_secs(5));
+/// let auth = OAuthClientCredentialsLayer::builder()
+///     .token_url("https://auth.example.com/oauth/token")
+///     .client_id("my-service")
+///     .client_secret("s3cr3t")
+///     .shared_transport(Arc::new(ReqwestTransport::new(client)?))
+///     .build()?;
+/// # Ok::<(), BoxError>(())
+/// ```
+///
+/// Whether certificates are checked is up to the client, which checks them unless it is told
+/// otherwise.
+#[derive(Clone, Debug)]
+pub struct ReqwestTransport {
+    service: ReqwestService,
+}
+
+impl ReqwestTransport {
+    /// Builds the client, whose redirect policy becomes
+    /// [`Policy::none()`](redirect::Policy::none).
+    ///
+    /// # Errors
+    ///
+    /// If the client cannot be built: reqwest's TLS backend cannot be set up.
+    pub fn new(client: ClientBuilder) -> Result<Self, reqwest::Error> {
+        let client = client.redirect(redirect::Policy::none()).build()?;
+        Ok(Self { service: ReqwestService::new(client) })
+    }
+}
+
+impl Transport for ReqwestTransport {
+    fn send<'a>(
+        &'a self,
+        request: Request<TransportRequestBody>,
+    ) -> BoxFuture<'a, Result<Response<TransportResponseBody>, BoxError>> {
+        // In memory, so that reqwest can send it again on a connection that was closed meanwhile.
+        let answer = self.service.clone().call(request.map(|body| in_memory(body).into()));
+        Box::pin(
+            async move { Ok(answer.await?.map(|body| body.map_err(Into::into).boxed_unsync())) },
+        )
+    }
+}
+
+impl ReplayBody for Body {
+    type Kept = Kept;
+
+    fn keep(&mut self, limit: usize) -> Option<Kept> {
+        if self.as_bytes().is_none() {
+            return keep_stream(self, limit, Self::wrap).map(|tee| Kept(Keeping::Stream(tee)));
+        }
+        let bytes = in_memory(std::mem::take(self));
+        *self = Self::from(bytes.clone());
+        Some(Kept(Keeping::Bytes(bytes)))
+    }
+
+    fn restore(kept: Kept) -> Option<Self> {
+        match kept.0 {
+            Keeping::Bytes(bytes) => Some(Self::from(bytes)),
+            Keeping::Stream(tee) => tee.replay().map(Self::wrap),
+        }
+    }
+}
+
+/// What is kept of a [`reqwest::Body`].
+#[derive(Debug)]
+pub struct Kept(Keeping);
+
+#[derive(Debug)]
+enum Keeping {
+    Bytes(Bytes),
+    Stream(TeeHandle<Body>),
+}
+
+/// The bytes of a body that is one frame, ready at once, or empty. By reference: reqwest lets them
+/// be looked at, and only the frame gives them away.
+fn in_memory<B: http_body::Body<Data = Bytes> + Unpin>(mut body: B) -> Bytes {
+    let mut cx = Context::from_waker(Waker::noop());
+    match Pin::new(&mut body).poll_frame(&mut cx) {
+        Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+        _ => Bytes::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Body as _;
+
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        let api = url("https://api.example.com/a");
+        for same in ["https://api.example.com:443/b?c", "https://user@API.example.com/"] {
+            assert!(is_same_origin(&api, &url(same)), "{same}");
+        }
+        for other in
+            ["http://api.example.com/a", "https://api.example.com:8443/a", "https://example.com/a"]
+        {
+            assert!(!is_same_origin(&api, &url(other)), "{other}");
+        }
+        assert!(is_same_origin(&url("https://[::1]:443/"), &url("https://[0:0::1]/")));
+        assert!(is_same_origin(
+            &url("https://bücher.example"),
+            &url("https://xn--bcher-kva.example")
+        ));
+    }
+
+    /// Once teed, it would be a stream to reqwest, which follows no 307 with a stream.
+    #[tokio::test]
+    async fn a_body_in_memory_stays_one_and_is_shared() {
+        let mut body = Body::from("hello");
+        let at = body.as_bytes().unwrap().as_ptr();
+        let kept = body.keep(0).unwrap();
+        assert_eq!(body.as_bytes().map(<[u8]>::as_ptr), Some(at));
+        let again = Body::restore(kept).unwrap();
+        assert_eq!(
+            (again.as_bytes(), again.as_bytes().unwrap().as_ptr()),
+            (Some(&b"hello"[..]), at)
+        );
+
+        let mut empty = Body::default();
+        let kept = empty.keep(0).unwrap();
+        assert!(Body::restore(kept).unwrap().is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_teed_up_to_the_limit() {
+        let stream = || Body::wrap(http_body_util::Full::new(Bytes::from_static(b"hello")));
+        assert!(stream().keep(4).is_none());
+        let mut body = stream();
+        let kept = body.keep(5).unwrap();
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
+        assert_eq!(Body::restore(kept).unwrap().collect().await.unwrap().to_bytes(), "hello");
+    }
+}

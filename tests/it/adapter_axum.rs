@@ -1,0 +1,180 @@
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+    routing::{any, get},
+};
+use http::{StatusCode, Uri, header};
+use http_body_util::BodyExt;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use tower::{ServiceBuilder, ServiceExt};
+use tower_oauth2_client_credentials::{
+    OAuthClientCredentials, TokenCache, TokenError,
+    adapter::axum::{UpstreamError, forward, readiness, strip_response},
+    testing::Answer,
+};
+
+use crate::adapter_support::{World, failing_stream};
+
+type Http<B> = Client<HttpConnector, B>;
+
+fn http<B>() -> Http<B>
+where
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+{
+    Client::builder(TokioExecutor::new()).build_http()
+}
+
+#[derive(Clone)]
+struct Backend {
+    upstream: Uri,
+    client: OAuthClientCredentials<Http<Body>>,
+    cache: TokenCache,
+}
+
+async fn proxy(
+    State(backend): State<Backend>,
+    mut request: Request,
+) -> Result<Response, UpstreamError> {
+    forward(&mut request, &backend.upstream)?;
+    let mut response = backend.client.oneshot(request).await?.map(Body::new);
+    strip_response(response.headers_mut());
+    Ok(response)
+}
+
+/// A reverse proxy on a socket. Returns its URL.
+async fn serve(world: &World) -> String {
+    let layer = world.builder().replay_limit(16).build().unwrap();
+    let cache = layer.cache();
+    let client = ServiceBuilder::new().layer(layer).service(http());
+    let backend = Backend { upstream: world.running.url("").parse().unwrap(), client, cache };
+    let app = Router::new()
+        .route(
+            "/readyz",
+            get(|State(backend): State<Backend>| async move { readiness(&backend.cache) }),
+        )
+        .fallback(any(proxy))
+        .with_state(backend);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    url
+}
+
+fn incoming(url: &str, body: Body) -> Request {
+    Request::post(url).body(body).unwrap()
+}
+
+#[tokio::test]
+async fn an_incoming_request_is_forwarded_without_what_is_the_callers() {
+    let world = World::new().await;
+    let url = serve(&world).await;
+    let mut request = incoming(&format!("{url}/a%20b?c=d"), Body::from("hello"));
+    for (name, value) in [
+        ("authorization", "Bearer a"),
+        ("authorization", "Basic b"),
+        ("cookie", "session=1"),
+        ("connection", "x-hop"),
+        ("x-hop", "1"),
+        ("x-end-to-end", "1"),
+    ] {
+        request.headers_mut().append(name, value.parse().unwrap());
+    }
+    let response = http().request(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let call = &world.api.journal()[0];
+    assert_eq!(
+        (call.uri().to_string(), call.body().to_vec()),
+        ("/a%20b?c=d".into(), b"hello".to_vec())
+    );
+    assert!(call.is_authorized());
+    assert_eq!(call.headers().get_all(header::AUTHORIZATION).iter().count(), 1);
+    assert_eq!(call.headers()[header::HOST], world.running.addr().to_string());
+    for gone in ["cookie", "x-hop"] {
+        assert!(!call.headers().contains_key(gone));
+    }
+    assert!(call.headers().contains_key("x-end-to-end"));
+}
+
+/// What comes in from a socket is a stream.
+#[tokio::test]
+async fn a_forwarded_body_is_replayed_up_to_the_limit() {
+    let world = World::new().await;
+    let url = serve(&world).await;
+    for (body, status) in [("0123456789abcdef", 200), ("0123456789abcdefg", 401)] {
+        http().request(incoming(&url, Body::empty())).await.unwrap();
+        world.server.revoke_all();
+        let before = world.api.calls();
+        let response = http().request(incoming(&url, Body::from(body))).await.unwrap();
+        assert_eq!(response.status(), status);
+        let calls = &world.api.journal()[before..];
+        assert_eq!(calls.len(), if status == 200 { 2 } else { 1 });
+        assert!(calls.iter().all(|call| call.body() == body));
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_breaks_off_is_a_502_and_nothing_is_sent_twice() {
+    let world = World::new().await;
+    let url = serve(&world).await;
+    http().request(incoming(&url, Body::empty())).await.unwrap();
+    world.server.revoke_all();
+    // The caller's connection ends with its body, so that there is nobody to see the 502.
+    assert!(http().request(incoming(&url, Body::new(failing_stream()))).await.is_err());
+    let layer = world.layer();
+    let client = ServiceBuilder::new().layer(layer).service(http());
+    let error = client.oneshot(incoming(&world.running.url("/"), Body::new(failing_stream())));
+    let response =
+        axum::response::IntoResponse::into_response(UpstreamError::from(error.await.unwrap_err()));
+    assert_eq!((response.status(), world.api.calls()), (StatusCode::BAD_GATEWAY, 1));
+}
+
+#[tokio::test]
+async fn a_failure_to_get_a_token_is_502_or_503_without_details() {
+    for (answer, status, retry_after) in
+        [(Answer::invalid_client(), 502, None), (Answer::too_many_requests("42"), 503, Some("42"))]
+    {
+        let world = World::new().await;
+        let url = serve(&world).await;
+        world.server.respond_once(answer);
+        let response = http().request(incoming(&url, Body::empty())).await.unwrap();
+        assert_eq!(response.status(), status);
+        let header = response.headers().get(header::RETRY_AFTER);
+        assert_eq!(header.map(|value| value.to_str().unwrap()), retry_after);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(["Bad Gateway", "Service Unavailable"].iter().any(|text| body == text));
+        let ready =
+            http().request(Request::get(format!("{url}/readyz")).body(Body::empty()).unwrap());
+        assert_eq!(ready.await.unwrap().status(), 503);
+    }
+}
+
+#[tokio::test]
+async fn readiness_starts_the_renewal_that_it_waits_for() {
+    let world = World::new().await;
+    let cache = world.layer().cache();
+    assert_eq!(readiness(&cache), StatusCode::OK, "never tried");
+    cache.token().await.unwrap();
+    assert_eq!((readiness(&cache), world.server.requests()), (StatusCode::OK, 1));
+
+    let clock = tower_oauth2_client_credentials::testing::ManualClock::new();
+    let cache = world.builder().clock(&clock).build_cache().unwrap();
+    world.server.respond_once(Answer::invalid_client());
+    let error: TokenError = cache.token().await.unwrap_err();
+    assert!(error.is_rejected());
+    assert_eq!((readiness(&cache), world.server.requests()), (StatusCode::SERVICE_UNAVAILABLE, 2));
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(60)).await;
+    tokio::time::resume();
+    // Nobody calls it but the probe.
+    assert_eq!(readiness(&cache), StatusCode::SERVICE_UNAVAILABLE);
+    while cache.issued() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(readiness(&cache), StatusCode::OK);
+}
