@@ -1,6 +1,6 @@
 //! HTTP clients to call APIs with. Each is a tower service of one type, so that a test can take any.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -39,6 +39,8 @@ pub(crate) fn http(ca: Option<&Path>, versions: Versions) -> Http {
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .http2_only(versions == Versions::Http2)
+        // Before the servers, which close after 30 s, can do it under a request.
+        .pool_idle_timeout(Duration::from_secs(10))
         .build(connector)
 }
 
@@ -69,6 +71,7 @@ pub(crate) fn reqwest(layer: OAuthClientCredentialsLayer, ca: Option<&Path>) -> 
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(tls(ca))
         .no_proxy()
+        .pool_idle_timeout(Duration::from_secs(10))
         .build()
         .expect("a client");
     let service = service_fn(move |request: Request<Full<Bytes>>| {

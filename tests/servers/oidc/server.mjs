@@ -123,6 +123,6 @@ const observed = (handler, isApi) => (req, res) => {
 }
 for (const [port, handler, isApi] of [[env.API_PORT, api, true], [env.PORT, provider.callback(), false]]) {
   const server = http.createServer(observed(handler, isApi))
-  server.keepAliveTimeout = 30000
+  server.keepAliveTimeout = 75000
   server.listen(Number(port), '127.0.0.1')
 }
