@@ -26,6 +26,7 @@ pub(crate) fn add(tests: &mut Vec<Test>) {
     add("a_token_that_expires_unannounced_is_replaced", boxed(expires(json)));
     add("the_toolkits_views_answer_403_to_a_revoked_token", boxed(forbidding(json)));
     add("a_scope_too_few_is_the_callers_business", boxed(admin(json)));
+    add("a_server_that_hangs_fails_attempts_and_no_call_with_a_token", boxed(frozen(json)));
     add("a_rotated_secret_is_used_by_the_next_renewal", boxed(rotation(json)));
 }
 
@@ -101,6 +102,25 @@ async fn admin(plan: Plan) {
     }
     let stats = stand.server.stats().await;
     assert_eq!((stats.token_requests, stats.api_by_status["403"]), (1, 5), "{stats:?}");
+}
+
+/// Stopped by SIGSTOP: it accepts connections, and answers nothing.
+async fn frozen(plan: Plan) {
+    let stand = plan.start().await;
+    let attempts = |seconds| {
+        let (attempt, all) = (Duration::from_secs(seconds), Duration::from_secs(seconds + 1));
+        stand.builder().attempt_timeout(attempt).renewal_timeout(all).build_cache().unwrap()
+    };
+    let (warm, cold, patient) = (attempts(1), attempts(1), attempts(60));
+    warm.token().await.unwrap();
+    stand.server.freeze();
+    let error = cold.token().await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Transient, "{error:?}");
+    warm.token().await.expect("the token at hand");
+    let waiting = tokio::spawn(patient.token());
+    tokio::task::yield_now().await;
+    stand.server.thaw();
+    waiting.await.unwrap().expect("a late answer is an answer");
 }
 
 async fn rotation(plan: Plan) {

@@ -73,7 +73,8 @@ async fn unknown_resource(plan: Plan) {
 async fn raw(plan: Plan) {
     let stand = plan.start().await;
     let dialect = stand.dialect().basic_encoding(BasicEncoding::Raw);
-    let caller = stand.caller(stand.builder().dialect(dialect));
+    // An id without a colon, which raw Basic could not carry at all.
+    let caller = stand.caller(stand.builder().client_id("basic").dialect(dialect));
     let error = no_token(get(&caller, &stand.api_url()).await);
     assert_eq!(error.status(), Some(StatusCode::BAD_REQUEST), "{error:?}");
     // Not `invalid_client`, but the server says itself what it is.

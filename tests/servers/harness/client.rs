@@ -68,8 +68,10 @@ pub(crate) fn hyper(layer: OAuthClientCredentialsLayer, http: Http, limit: usize
 
 /// `layer` around a reqwest client that trusts the CA in `ca`.
 pub(crate) fn reqwest(layer: OAuthClientCredentialsLayer, ca: Option<&Path>) -> Caller {
+    let mut tls = tls(ca);
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls(ca))
+        .tls_backend_preconfigured(tls)
         .no_proxy()
         .pool_idle_timeout(Duration::from_secs(10))
         .build()
