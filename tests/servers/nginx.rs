@@ -1,0 +1,125 @@
+//! nginx's own ways: TLS with a private CA, redirects, a rate limit, and 502 while the server behind
+//! it restarts.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tower_oauth2_client_credentials::{Builder, ErrorClass};
+
+use crate::{
+    harness::{
+        cache,
+        client::get,
+        stand::{Plan, Provider, Stand},
+    },
+    runner::Test,
+    scenarios::{good, no_token},
+};
+
+pub(crate) fn add(tests: &mut Vec<Test>) {
+    for (name, provider) in [("django", Provider::DjangoJson), ("oidc", Provider::OidcJwt)] {
+        let plan = Plan::new(provider).behind_nginx();
+        let mut add =
+            |what: &str, body| tests.push(Test::new(format!("nginx_{name}::{what}"), body));
+        add("a_certificate_of_another_ca_is_refused", boxed(other_ca(plan)));
+        add("a_redirect_to_https_is_told_and_not_followed", boxed(to_https(plan)));
+        add("a_rate_limit_is_waited_for", boxed(rate_limit(plan)));
+        add("a_502_during_a_restart_is_not_seen_with_a_token_at_hand", boxed(bad_gateway(plan)));
+    }
+    let django = Plan::new(Provider::DjangoJson).behind_nginx();
+    tests.push(Test::new("nginx_django::a_missing_slash_is_named", missing_slash(django)));
+}
+
+type Boxed = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn boxed(body: impl Future<Output = ()> + Send + 'static) -> Boxed {
+    Box::pin(body)
+}
+
+/// The settings of `stand`, but for the CA.
+fn untrusting(stand: &Stand) -> Builder {
+    Builder::new()
+        .token_url(stand.token_url())
+        .dialect(stand.dialect())
+        .client_id(stand.plan.client_id())
+        .client_secret(crate::harness::stand::SECRET)
+}
+
+async fn other_ca(plan: Plan) {
+    let stand = plan.start().await;
+    let other = cache().join("keys/other-ca.pem");
+    for builder in [untrusting(&stand).ca_file(&other), untrusting(&stand)] {
+        let error = no_token(get(&stand.caller(builder), &stand.api_url()).await);
+        assert_eq!(error.class(), ErrorClass::Transient);
+        let debug = format!("{error:?}");
+        assert!(
+            debug.contains("invalid peer certificate: UnknownIssuer")
+                || debug.contains("UnknownIssuer"),
+            "{debug}"
+        );
+    }
+    let stats = stand.server.stats().await;
+    assert_eq!((stats.token_requests, stats.api_by_status.len()), (0, 0));
+}
+
+async fn to_https(plan: Plan) {
+    let stand = plan.start().await;
+    let url = format!("{}{}", stand.plain_origin, stand.token_path());
+    let error =
+        no_token(get(&stand.caller(stand.builder().token_url(url)), &stand.api_url()).await);
+    assert_eq!(error.status(), Some(StatusCode::MOVED_PERMANENTLY));
+    let text = error.to_string();
+    assert!(text.contains(&stand.token_url()), "{text}");
+    assert_eq!(stand.server.token_requests().await, 0);
+}
+
+async fn missing_slash(plan: Plan) {
+    let stand = plan.start().await;
+    let url = stand.token_url();
+    let caller = stand.caller(stand.builder().token_url(url.trim_end_matches('/')));
+    let error = no_token(get(&caller, &stand.api_url()).await);
+    assert_eq!(error.status(), Some(StatusCode::MOVED_PERMANENTLY));
+    let text = error.to_string();
+    assert!(text.contains("add the trailing slash to the token URL"), "{text}");
+    assert_eq!(stand.server.token_requests().await, 0);
+}
+
+/// Two clients, where one token request in two seconds is allowed: the second is told to wait for
+/// three, and does.
+async fn rate_limit(plan: Plan) {
+    let stand = plan.start().await;
+    let url = format!("{}/limited{}", stand.auth_origin, stand.token_path());
+    let caller = || stand.caller(stand.builder().token_url(url.clone()));
+    good(get(&caller(), &stand.api_url()).await);
+    good(get(&caller(), &stand.api_url()).await);
+    // nginx has sent the others away.
+    assert_eq!(stand.server.token_requests().await, 2);
+}
+
+/// The token expires on the way, and the API (here: behind another door) is up all the time.
+async fn bad_gateway(plan: Plan) {
+    let mut stand = plan.lifetime(8).start().await;
+    let cache = stand.builder().build_cache().unwrap();
+    cache.token().await.unwrap();
+    stand.server.kill();
+    // Past the soft point, at 4 to 5 seconds, renewals fail behind the scenes.
+    for _ in 0..60 {
+        cache.token().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if cache.last_error().is_some() {
+            break;
+        }
+    }
+    let error = cache.last_error().expect("a renewal has failed");
+    assert_eq!(error.to_string(), "the token endpoint failed: 502");
+    cache.token().await.expect("the token at hand");
+    stand.server.start_again().await;
+    for _ in 0..80 {
+        cache.token().await.expect("the token at hand, or the next one");
+        if cache.issued() > 1 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("not renewed");
+}
