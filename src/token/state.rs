@@ -325,9 +325,7 @@ impl State {
             let answer = Rejection::Stand(Standstill::ReplayRejected);
             return Decision { answer, launch: None, changed };
         }
-        if let Some(aloft) = &mut self.aloft {
-            aloft.forced = true;
-        } else {
+        if self.aloft.is_none() {
             self.rejections.rejected(now.mono);
             if let Some(until) = self.rejections.cooldown_until(now.mono) {
                 let changed = self.rejections.is_watching() != watching;

@@ -413,6 +413,66 @@ async fn after_an_api_has_come_to_its_senses_a_revocation_is_cured_within_a_minu
     assert_eq!(world.status("/").await, StatusCode::OK);
 }
 
+/// Pins the pauses that grow for ever, although tokens were revoked and cured in between.
+#[tokio::test(start_paused = true)]
+async fn after_a_cure_the_pauses_begin_anew() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    for _ in 0..2 {
+        world.api.reject_everything();
+        for pause in [10, 20, 40] {
+            assert_eq!(world.status("/").await, StatusCode::UNAUTHORIZED);
+            let response = world.call("/").await.unwrap();
+            let until = reason(&response).retry_at().unwrap();
+            assert_eq!(until, world.clock.wall() + secs(pause));
+            pass(secs(pause)).await;
+        }
+        world.api.accept_valid_tokens();
+        world.server.revoke_all();
+        assert_eq!(world.status("/").await, StatusCode::OK, "cured");
+    }
+}
+
+/// Pins the second renewal in a row for an API that rejects everything: the one in the background
+/// that its 401 has joined was the one that proved futile.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_in_the_background_that_a_401_joined_may_prove_futile() {
+    let world = World::new();
+    world.api.misuse_401("/misuses");
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    pass(secs(3280)).await;
+    world.server.delay_answers(secs(2));
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    settle().await;
+    let response = within(secs(5), world.call("/misuses")).await.unwrap();
+    assert!(reason(&response).is_futile(), "after one replay");
+    settle().await;
+    let response = world.call("/misuses").await.unwrap();
+    assert!(reason(&response).is_cooling_down());
+    assert_eq!(world.server.requests(), 2);
+}
+
+/// Row 8, in the cooldown: the current token is known to be of no use.
+#[tokio::test(start_paused = true)]
+async fn a_late_401_is_not_replayed_with_a_token_that_was_rejected_as_well() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.api.hold();
+    let late: Vec<_> = (0..100).map(|_| tokio::spawn(world.call("/late"))).collect();
+    world.api.held(100).await;
+    world.api.reject_everything();
+    let mut cache = world.cache();
+    let token = cache.peek().unwrap().clone();
+    let newer = cache.rejected(&token).await.unwrap();
+    cache.rejected_again(&newer);
+    world.api.release();
+    for call in late {
+        let response = call.await.unwrap().unwrap();
+        assert!(reason(&response).is_cooling_down());
+    }
+    assert_eq!((world.server.requests(), world.api.calls()), (2, 101), "no replay");
+}
+
 fn reason(response: &ApiResponse) -> &NotReplaced {
     response.extensions().get::<NotReplaced>().expect("the reason, in the extensions")
 }
@@ -428,14 +488,16 @@ async fn the_same_token_from_a_forced_renewal_is_not_replayed_and_starts_a_coold
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     assert!(reason(&response).is_futile() && !reason(&response).is_cooling_down());
     assert_eq!((world.server.requests(), world.api.calls()), (2, 2), "no replay");
-    for _ in 0..9 {
+    let ten_seconds_on = world.clock.wall() + secs(10);
+    for _ in 0..3 {
+        pass(secs(3)).await;
         let response = world.call("/").await.unwrap();
         assert!(reason(&response).is_cooling_down());
-        pass(secs(1)).await;
+        assert_eq!(reason(&response).retry_at(), Some(ten_seconds_on), "from the renewal on");
     }
-    assert_eq!((world.server.requests(), world.api.calls()), (2, 11), "a cooldown");
+    assert_eq!((world.server.requests(), world.api.calls()), (2, 5), "a cooldown");
     world.server.issue_new_tokens();
-    pass(secs(2)).await;
+    pass(secs(1)).await;
     assert_eq!(world.status("/").await, StatusCode::OK);
     assert_eq!(world.server.requests(), 3);
 }
