@@ -46,6 +46,8 @@
 //! | know why a 401 was not cured | [`NotReplaced`], in the response's extensions |
 //! | rotate secrets, or read them from elsewhere | [`credentials`] |
 //! | send requests with bodies of your own type | [`ReplayBody`] |
+//! | use it with reqwest, axum, tonic, oauth2 | the module `adapter`, by features |
+//! | know where timeouts, retries and the rest go | the page `layer_order` |
 //! | test your client | [`testing`](https://docs.rs/tower-oauth2-client-credentials/latest/tower_oauth2_client_credentials/testing/) (feature `testing`) |
 //!
 //! # A token's life
@@ -85,6 +87,11 @@
 //! | `tracing` | yes | a span for each renewal, an event for each decision about a 401 |
 //! | `testing` | | a scripted authorization server and API, in memory and on loopback |
 //! | `testing-tls` | | TLS for those |
+//! | `reqwest` | | `reqwest::Client` below the layer, and as transport of token requests |
+//! | `reqwest-middleware` | | the layer in a chain of reqwest-middleware |
+//! | `axum` | | failures as responses, readiness, forwarding of requests |
+//! | `tonic` | | gRPC calls that are sent again, failures as `Status`, an interceptor |
+//! | `oauth2` | | settings from an `oauth2::Client`, transports for both crates |
 //!
 //! Without default features there is no HTTP client and no rustls in the tree: give
 //! [`Builder::transport`] any tower service.
