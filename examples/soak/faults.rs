@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::HeaderValue;
 use tower_oauth2_client_credentials::{TokenCache, credentials::RotatingSecret};
 
 use crate::{
@@ -85,10 +86,17 @@ pub(crate) struct Bench {
     pub(crate) url: String,
     lifetime: Duration,
     caches: Vec<TokenCache>,
-    /// For each cache: how many tokens it has had, and when the last one came.
-    tokens: Mutex<Vec<(u64, Instant)>>,
+    /// For each cache.
+    tokens: Mutex<Vec<Seen>>,
     windows: Mutex<Vec<Window>>,
     over: AtomicBool,
+}
+
+/// The newest token of a cache, as seen from outside.
+struct Seen {
+    cache: TokenCache,
+    token: Option<HeaderValue>,
+    came: Instant,
 }
 
 /// From before a fault until all clients had got over it.
@@ -105,7 +113,11 @@ impl Bench {
         lifetime: u32,
         caches: Vec<TokenCache>,
     ) -> Self {
-        let tokens = Mutex::new(caches.iter().map(|_| (0, Instant::now())).collect());
+        let seen = |cache: &TokenCache| {
+            let cache = cache.clone();
+            Seen { cache, token: None, came: Instant::now() }
+        };
+        let tokens = Mutex::new(caches.iter().map(seen).collect());
         Self {
             name,
             url,
@@ -119,10 +131,12 @@ impl Bench {
 
     pub(crate) fn note_tokens(&self) {
         let mut tokens = self.tokens.lock().unwrap();
-        for (cache, noted) in self.caches.iter().zip(tokens.iter_mut()) {
-            let issued = cache.issued();
-            if issued != noted.0 {
-                *noted = (issued, Instant::now());
+        for seen in tokens.iter_mut() {
+            if let Some(token) = seen.cache.peek()
+                && seen.token.as_ref() != Some(token.header())
+            {
+                seen.token = Some(token.header().clone());
+                seen.came = Instant::now();
             }
         }
     }
@@ -152,7 +166,7 @@ impl Bench {
         end: Instant,
         cause: &Cause,
     ) -> Option<Fault> {
-        let came = self.tokens.lock().unwrap()[which].1;
+        let came = self.tokens.lock().unwrap()[which].came;
         // Half a second: issued in whole seconds, and noted late.
         let spent = end - came + Duration::from_millis(500) >= self.lifetime;
         self.faults(start, end).into_iter().find(|fault| fault.excuses(cause, spent))

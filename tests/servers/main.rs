@@ -24,7 +24,8 @@ fn main() -> std::process::ExitCode {
         Ok("1") => {}
         Ok("later") => return std::process::ExitCode::SUCCESS,
         _ => {
-            let features = if cfg!(feature = "testing-tls") { "" } else { ", what needs features" };
+            let features =
+                if cfg!(feature = "testing-tls") { "" } else { ", and what needs --all-features" };
             println!("\nnot run: real servers{features}. `tests/all` runs everything\n");
             return std::process::ExitCode::SUCCESS;
         }

@@ -84,16 +84,19 @@ async fn missing_slash(plan: Plan) {
     assert_eq!(stand.server.token_requests().await, 0);
 }
 
-/// Two clients, where one token request in two seconds is allowed: the second is told to wait for
-/// three, and does.
+/// Two clients at once, where one token request in two seconds is allowed: one of them is told to
+/// wait for three, and does.
 async fn rate_limit(plan: Plan) {
     let stand = plan.start().await;
     let url = format!("{}/limited{}", stand.auth_origin, stand.token_path());
     let caller = || stand.caller(stand.builder().token_url(url.clone()));
-    good(get(&caller(), &stand.api_url()).await);
-    good(get(&caller(), &stand.api_url()).await);
-    // nginx has sent the others away.
+    let (one, other, api) = (caller(), caller(), stand.api_url());
+    let (one, other) = tokio::join!(get(&one, &api), get(&other, &api));
+    good(one);
+    good(other);
     assert_eq!(stand.server.token_requests().await, 2);
+    let said = std::fs::read_to_string(&stand.front.as_ref().unwrap().log).unwrap();
+    assert!(said.contains("limiting requests"), "{said}");
 }
 
 /// The token expires on the way, and the API (here: behind another door) is up all the time.
