@@ -1,5 +1,9 @@
 //! Each HTTP client once, through the layer: with nginx's TLS and HTTP/2 between, and a revocation.
-//! To add one, write its `harness::client` function and a line here.
+//! To add one, write its `harness::client` function and a line here. tonic's is a test of its own:
+//! what it calls is a gRPC server, which asks the API whether a token is good.
+
+#[cfg(feature = "tonic")]
+mod grpc;
 
 use crate::{
     harness::{
@@ -16,6 +20,17 @@ pub(crate) fn add(tests: &mut Vec<Test>) {
         "client::reqwest",
         through(|stand| client::reqwest(stand.builder().build().unwrap(), Some(&ca()))),
     ));
+    #[cfg(feature = "reqwest-middleware")]
+    tests.push(Test::new(
+        "client::reqwest_middleware",
+        through(|stand| client::reqwest_middleware(stand.builder().build().unwrap(), Some(&ca()))),
+    ));
+    tests.push(Test::new(
+        "client::axum_backend",
+        through(|stand| client::axum_backend(stand.caller(stand.builder()))),
+    ));
+    #[cfg(feature = "tonic")]
+    tests.push(Test::new("client::tonic", grpc::through_a_channel()));
 }
 
 async fn through(caller: impl FnOnce(&Stand) -> Caller + Send) {

@@ -68,14 +68,7 @@ pub(crate) fn hyper(layer: OAuthClientCredentialsLayer, http: Http, limit: usize
 
 /// `layer` around a reqwest client that trusts the CA in `ca`.
 pub(crate) fn reqwest(layer: OAuthClientCredentialsLayer, ca: Option<&Path>) -> Caller {
-    let mut tls = tls(ca);
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .no_proxy()
-        .pool_idle_timeout(Duration::from_secs(10))
-        .build()
-        .expect("a client");
+    let client = reqwest_client(ca);
     let service = service_fn(move |request: Request<Full<Bytes>>| {
         let client = client.clone();
         async move {
@@ -85,6 +78,62 @@ pub(crate) fn reqwest(layer: OAuthClientCredentialsLayer, ca: Option<&Path>) -> 
     });
     let service = ServiceBuilder::new().layer(layer).service(service).and_then(whole);
     BoxCloneSyncService::new(service)
+}
+
+/// `layer` as a middleware of reqwest-middleware.
+#[cfg(feature = "reqwest-middleware")]
+pub(crate) fn reqwest_middleware(layer: OAuthClientCredentialsLayer, ca: Option<&Path>) -> Caller {
+    use tower_oauth2_client_credentials::adapter::reqwest_middleware::OAuthMiddleware;
+
+    let client = reqwest_middleware::ClientBuilder::new(reqwest_client(ca))
+        .with(OAuthMiddleware::from(layer))
+        .build();
+    BoxCloneSyncService::new(service_fn(move |request: Request<Full<Bytes>>| {
+        let client = client.clone();
+        async move {
+            let (parts, body) = request.into_parts();
+            // Bytes in memory, which reqwest can clone.
+            let body = reqwest::Body::from(body.collect().await?.to_bytes());
+            let request = reqwest::Request::try_from(Request::from_parts(parts, body))?;
+            whole(Response::from(client.execute(request).await?)).await
+        }
+    }))
+}
+
+/// A backend in axum, whose handler calls the API with `client` and passes the answer on.
+pub(crate) fn axum_backend(client: Caller) -> Caller {
+    use axum::{Router, body::Body, extract::State, http::header};
+
+    async fn handler(
+        State(client): State<Caller>,
+        request: axum::extract::Request,
+    ) -> Result<axum::response::Response, String> {
+        let target = request.headers().get(header::LOCATION).and_then(|url| url.to_str().ok());
+        let answer = get(&client, target.unwrap_or_default()).await;
+        Ok(answer.map_err(|error| error.to_string())?.map(Body::from))
+    }
+
+    let backend: Router = Router::new().fallback(handler).with_state(client);
+    BoxCloneSyncService::new(service_fn(move |request: Request<Full<Bytes>>| {
+        let backend = backend.clone();
+        async move {
+            let incoming = Request::get("/")
+                .header(header::LOCATION, request.uri().to_string())
+                .body(Body::empty())?;
+            whole(backend.oneshot(incoming).await?).await
+        }
+    }))
+}
+
+fn reqwest_client(ca: Option<&Path>) -> reqwest::Client {
+    let mut tls = tls(ca);
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .pool_idle_timeout(Duration::from_secs(10))
+        .build()
+        .expect("a client")
 }
 
 async fn whole<B>(response: Response<B>) -> Result<Response<Bytes>, BoxError>
