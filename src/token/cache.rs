@@ -134,6 +134,8 @@ impl TokenCache {
     /// [`accepted`](Self::accepted) and [`rejected_again`](Self::rejected_again) how the second
     /// request went.
     ///
+    /// To be called in a Tokio runtime: the renewal is started at once.
+    ///
     /// # Errors
     ///
     /// [`NotReplaced`], with the reason.
@@ -164,7 +166,8 @@ impl TokenCache {
         Replacement { _shared: Arc::clone(&self.shared), state }
     }
 
-    /// How many tokens have been issued to this cache.
+    /// How many tokens have been issued to this cache. Counts answers that were a success and yet
+    /// of no use, too: the server will have counted them.
     #[must_use]
     pub fn issued(&self) -> u64 {
         self.shared.issued()
@@ -277,7 +280,8 @@ impl NotReplaced {
         }
     }
 
-    /// The request could not be sent again: its body was not kept. The token has been rejected
+    /// The request could not be sent again: its body was not kept, or it has been redirected and
+    /// may have had its effect. The token has been rejected
     /// all the same, and the next call will have a newer one.
     #[must_use]
     pub fn is_not_replayable(&self) -> bool {
@@ -311,7 +315,7 @@ impl NotReplaced {
 impl fmt::Display for NotReplaced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.why {
-            Why::NotReplayable => f.write_str("the request's body was not kept for a replay"),
+            Why::NotReplayable => f.write_str("the request could not be sent again"),
             Why::Stands(Standstill::SameToken) => {
                 f.write_str("the authorization server has no newer token")
             }
