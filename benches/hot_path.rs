@@ -13,34 +13,23 @@
     reason = "a program that measures and prints"
 )]
 
+mod common;
+
 use std::{
     alloc::System,
-    convert::Infallible,
-    future::{Future, Ready, ready},
-    hint::black_box,
-    pin::pin,
+    collections::BTreeMap,
     process::{Command, ExitCode},
-    task::{Context, Poll, Waker},
-    time::Duration,
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::Full;
+use http::Request;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use tower::{
-    Layer, Service, ServiceBuilder, ServiceExt,
-    retry::{Policy, RetryLayer},
-};
+use tower::{Layer, Service, retry::RetryLayer};
 use tower_http::auth::AddAuthorizationLayer;
-use tower_oauth2_client_credentials::{
-    OAuthClientCredentialsLayer, TokenCache, TokenResponse, source_fn,
-};
+
+use common::{Body, Inner, On401, TOKEN_LENGTH, drive, drive_clones, layer, retry, token, warm};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
-
-type Body = Full<Bytes>;
 
 /// What is compared. The first is what all others are held against.
 const VARIANTS: [&str; 8] = [
@@ -77,7 +66,7 @@ fn report() -> ExitCode {
         return ExitCode::FAILURE;
     }
     println!("{:<20} {:>12} {:>12}", "over the bare service", "instructions", "allocations");
-    let mut rows = std::collections::BTreeMap::new();
+    let mut rows = BTreeMap::new();
     for variant in VARIANTS {
         let row = Row { instructions: instructions(variant), allocations: allocations(variant) };
         let base: &Row =
@@ -143,7 +132,7 @@ fn instructions(variant: &str) -> i64 {
 
 /// Allocations for one request.
 fn allocations(variant: &str) -> i64 {
-    let count = |rounds: u32| {
+    let count = |rounds: u64| {
         let region = Region::new(ALLOCATOR);
         run(variant, rounds);
         i64::try_from(region.change().allocations).unwrap_or(i64::MAX)
@@ -151,160 +140,20 @@ fn allocations(variant: &str) -> i64 {
     (count(300) - count(100)) / 200
 }
 
-fn run(variant: &str, rounds: u32) {
+fn run(variant: &str, rounds: u64) {
     match variant {
-        "bare" => drive(Inner, rounds),
-        "add-authorization" => drive(AddAuthorizationLayer::bearer(&token()).layer(Inner), rounds),
-        "watch" => drive(layer().never_replay().layer(Inner), rounds),
-        "retry" => drive(retry(), rounds),
-        "replay" => drive(layer().layer(Inner), rounds),
-        "oneshot-bare" => drive_clones(Inner, rounds),
-        "oneshot-retry" => drive_clones(retry(), rounds),
-        "oneshot-replay" => drive_clones(warm(layer().layer(Inner)), rounds),
+        "bare" => drive(&mut Inner, rounds),
+        "add-authorization" => {
+            drive(&mut AddAuthorizationLayer::bearer(&token(TOKEN_LENGTH)).layer(Inner), rounds);
+        }
+        "watch" => drive(&mut layer().never_replay().layer(Inner), rounds),
+        "retry" => drive(&mut retry(), rounds),
+        "replay" => drive(&mut layer().layer(Inner), rounds),
+        "oneshot-bare" => drive_clones(&Inner, rounds),
+        "oneshot-retry" => drive_clones(&retry(), rounds),
+        "oneshot-replay" => drive_clones(&warm(layer().layer(Inner)), rounds),
         other => panic!("no variant {other}"),
     }
-}
-
-/// Calls one service value again and again.
-fn drive<S, E>(mut service: S, rounds: u32)
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = E>,
-    E: std::fmt::Debug,
-{
-    for _ in 0..rounds {
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(service.poll_ready(&mut cx).is_ready());
-        let future = service.call(request());
-        finish(future);
-    }
-}
-
-/// Calls a clone for each request, as handlers with a client in their state do.
-fn drive_clones<S, E>(service: S, rounds: u32)
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = E> + Clone,
-    E: std::fmt::Debug,
-{
-    for _ in 0..rounds {
-        finish(service.clone().oneshot(request()));
-    }
-}
-
-fn finish<F, E>(future: F)
-where
-    F: Future<Output = Result<Response<Body>, E>>,
-    E: std::fmt::Debug,
-{
-    let mut cx = Context::from_waker(Waker::noop());
-    match pin!(future).poll(&mut cx) {
-        Poll::Ready(Ok(response)) => drop(black_box(response)),
-        other => panic!("not served at once: {:?}", other.map(|result| result.map(|_| ()))),
-    }
-}
-
-/// The service that a handler's state holds has seen requests before.
-fn warm<S>(mut service: S) -> S
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Error: std::fmt::Debug,
-{
-    let mut cx = Context::from_waker(Waker::noop());
-    assert!(service.poll_ready(&mut cx).is_ready());
-    finish(service.call(request()));
-    service
-}
-
-fn token() -> String {
-    "t".repeat(1200)
-}
-
-/// A layer whose token is at hand.
-fn layer() -> OAuthClientCredentialsLayer {
-    let cache = TokenCache::new(source_fn(|_| async {
-        Ok(TokenResponse::bearer(token())?.expires_in(Duration::from_secs(86_400)))
-    }));
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    runtime.block_on(cache.token()).expect("a token");
-    OAuthClientCredentialsLayer::from_cache(&cache)
-}
-
-/// tower's way to the same: a fixed header, and a clone of each request for a second try.
-fn retry() -> impl Service<
-    Request<Body>,
-    Response = Response<Body>,
-    Error = Infallible,
-    Future = impl Future<Output = Result<Response<Body>, Infallible>>,
-> + Clone {
-    let header = HeaderValue::from_str(&format!("Bearer {}", token())).expect("a header");
-    ServiceBuilder::new()
-        .layer(RetryLayer::new(On401))
-        .map_request(move |mut request: Request<Body>| {
-            request.headers_mut().insert(header::AUTHORIZATION, header.clone());
-            request
-        })
-        .service(Inner)
-}
-
-#[derive(Clone)]
-struct On401;
-
-impl<E> Policy<Request<Body>, Response<Body>, E> for On401 {
-    type Future = Ready<()>;
-
-    fn retry(
-        &mut self,
-        _: &mut Request<Body>,
-        result: &mut Result<Response<Body>, E>,
-    ) -> Option<Ready<()>> {
-        match result {
-            Ok(response) if response.status() == StatusCode::UNAUTHORIZED => Some(ready(())),
-            _ => None,
-        }
-    }
-
-    fn clone_request(&mut self, request: &Request<Body>) -> Option<Request<Body>> {
-        Some(request.clone())
-    }
-}
-
-/// Answers at once.
-#[derive(Clone)]
-struct Inner;
-
-impl Service<Request<Body>> for Inner {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        drop(black_box(request));
-        ready(Ok(Response::new(Body::default())))
-    }
-}
-
-/// A POST with eight headers, five of them static, as clients send them.
-fn request() -> Request<Body> {
-    let mut request = Request::new(Full::new(Bytes::from_static(b"{\"report\":1}")));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = Uri::from_static("https://api.example.com/v1/reports");
-    let headers: &mut HeaderMap = request.headers_mut();
-    headers.insert(header::HOST, HeaderValue::from_static("api.example.com"));
-    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::USER_AGENT, HeaderValue::from_static("reports/1.0"));
-    for (name, value) in
-        [("x-request-id", "7f3c1a"), ("traceparent", "00-4bf92f3577b34da6"), ("x-tenant", "acme")]
-    {
-        let value = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(value.as_bytes()));
-        headers.insert(name, value.expect("a header"));
-    }
-    black_box(request)
 }
 
 /// Bytes of a future over the inner one; with replay; tower's.
