@@ -3,9 +3,10 @@
 //!
 //! Instructions are counted by callgrind, as the difference between a long and a short run of the
 //! same loop, so they repeat. The figures are held to limits: a change that adds an allocation, or
-//! five per cent of instructions, is to fail. (The first limit is not reached yet.)
+//! five per cent of instructions, fails.
 #![allow(
     missing_docs,
+    clippy::cast_precision_loss,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
@@ -13,6 +14,7 @@
     reason = "a program that measures and prints"
 )]
 
+#[allow(dead_code, reason = "shared with the bench crate of the peers")]
 mod common;
 
 use std::{
@@ -25,17 +27,19 @@ use http::Request;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tower::{Layer, Service, retry::RetryLayer};
 use tower_http::auth::AddAuthorizationLayer;
+use tower_oauth2_client_credentials::Builder;
 
-use common::{Body, Inner, On401, TOKEN_LENGTH, drive, drive_clones, layer, retry, token, warm};
+use common::{Body, Inner, On401, TOKEN_LENGTH, cache, drive, drive_clones, layer, retry, token};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// What is compared. The first is what all others are held against.
-const VARIANTS: [&str; 8] = [
+const VARIANTS: [&str; 9] = [
     "bare",
     "add-authorization",
     "watch",
+    "watch-listed",
     "retry",
     "replay",
     "oneshot-bare",
@@ -53,6 +57,16 @@ fn main() -> ExitCode {
         _ => report(),
     }
 }
+
+/// Instructions over the base, as they were when they were last looked at. More than 5 % above is a
+/// failure: find out why, or say why it is worth it and write down the new number. A new compiler
+/// may move them, too.
+const KNOWN: [(&str, &str, i64); 4] = [
+    ("watch", "bare", 572),
+    ("watch-listed", "bare", 625),
+    ("replay", "bare", 4_126),
+    ("oneshot-replay", "oneshot-bare", 4_666),
+];
 
 /// One line of the report.
 struct Row {
@@ -100,7 +114,14 @@ fn report() -> ExitCode {
         println!("{} {what}: {value}, at most {limit}", if holds { "ok  " } else { "FAIL" });
     };
     println!();
-    hold("watch, instructions, 1.25 x add-authorization", watch, fixed * 5 / 4);
+    for (variant, base, instructions) in KNOWN {
+        let (now, _) = over(variant, base);
+        hold(
+            &format!("{variant}, instructions, {instructions} + 5 %"),
+            now,
+            instructions * 105 / 100,
+        );
+    }
     hold("watch, allocations", watch_allocations, 0);
     hold("replay, instructions, 1.00 x tower's retry", replay, retry);
     hold("replay, allocations, as tower's retry", replay_allocations, retry_allocations);
@@ -108,6 +129,7 @@ fn report() -> ExitCode {
     hold("oneshot replay, allocations", oneshot_allocations, replay_allocations);
     hold("watch, bytes of the future over the inner one", sizes().0, 16);
     hold("replay, bytes of the future, as tower's retry", sizes().1, sizes().2);
+    println!("     watch is {:.2} x add-authorization", watch as f64 / fixed as f64);
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
@@ -147,11 +169,16 @@ fn run(variant: &str, rounds: u64) {
             drive(&mut AddAuthorizationLayer::bearer(&token(TOKEN_LENGTH)).layer(Inner), rounds);
         }
         "watch" => drive(&mut layer().never_replay().layer(Inner), rounds),
+        "watch-listed" => {
+            let builder = Builder::from_cache(&cache(TOKEN_LENGTH));
+            let layer = builder.allowed_origin("https://api.example.com").build().expect("a layer");
+            drive(&mut layer.never_replay().layer(Inner), rounds);
+        }
         "retry" => drive(&mut retry(), rounds),
         "replay" => drive(&mut layer().layer(Inner), rounds),
         "oneshot-bare" => drive_clones(&Inner, rounds),
         "oneshot-retry" => drive_clones(&retry(), rounds),
-        "oneshot-replay" => drive_clones(&warm(layer().layer(Inner)), rounds),
+        "oneshot-replay" => drive_clones(&layer().layer(Inner), rounds),
         other => panic!("no variant {other}"),
     }
 }

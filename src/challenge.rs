@@ -43,8 +43,20 @@ impl Rules {
         self
     }
 
-    /// What the head of a response says about the token.
+    /// At a glance: it accepts the token, and there is nothing more to it. `false` says nothing.
     #[inline]
+    pub(crate) fn surely_accepts(
+        status: StatusCode,
+        version: Version,
+        headers: &HeaderMap,
+    ) -> bool {
+        let status = status.as_u16();
+        // gRPC needs HTTP/2, so HTTP/1.1 does not pay for the look-up.
+        status <= 400
+            && (status != 200 || version < Version::HTTP_2 || grpc(headers) == Verdict::Accepted)
+    }
+
+    /// What the head of a response says about the token.
     pub(crate) fn judge(
         self,
         status: StatusCode,
@@ -52,7 +64,6 @@ impl Rules {
         headers: &HeaderMap,
     ) -> Verdict {
         match status.as_u16() {
-            // gRPC needs HTTP/2, so HTTP/1.1 does not pay for the look-up.
             200 if version >= Version::HTTP_2 => grpc(headers),
             401 => challenged(headers),
             403 if self.forbidden => challenged(headers),

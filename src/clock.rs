@@ -20,8 +20,7 @@ pub(crate) struct Now {
 impl Now {
     /// The wall clock as the standard library has it.
     pub(crate) fn system_time(self) -> SystemTime {
-        let far = Duration::from_secs(10_000 * 365 * 24 * 3600);
-        UNIX_EPOCH.checked_add(self.wall.min(far)).unwrap_or(UNIX_EPOCH)
+        system_time(self.wall)
     }
 
     /// Both clocks moved on by `by`.
@@ -37,23 +36,49 @@ impl Now {
         mono.max(wall)
     }
 
+    fn second(self) -> Second {
+        let of = |clock: Duration| i64::try_from(clock.as_secs()).unwrap_or(i64::MAX);
+        Second(of(self.mono), of(self.wall))
+    }
+
     /// Neither clock has reached `deadline`.
     pub(crate) fn is_before(self, deadline: Self) -> bool {
         self.mono < deadline.mono && self.wall < deadline.wall
     }
 }
 
-/// A [`Now`] to come, in a form that is cheap to hold the clocks against: without arithmetic.
+/// A [`Now`] to come, and how long it need not be looked at closely.
+///
+/// To read a clock is dear beside all else that a request with a token at hand costs. So the exact
+/// ones are read once in a second: as long as both coarse ones show that second, it will do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     now: Now,
-    system: Option<(Instant, SystemTime)>,
+    /// All of this second, by both clocks, is before the deadline.
+    second: Second,
 }
 
+/// The seconds that the monotonic and the wall clock show, each since a beginning of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Second(i64, i64);
+
+impl Second {
+    /// No clock shows this.
+    const NONE: Self = Self(i64::MIN, i64::MIN);
+}
+
+/// Closer to the deadline than this, the exact clocks are read: the rest of a second, and the
+/// milliseconds by which a coarse clock is late.
+const CLOSE: Duration = Duration::from_secs(2);
+
 impl Deadline {
+    pub(crate) fn new(now: Now) -> Self {
+        Self { now, second: Second::NONE }
+    }
+
     /// Long past.
     pub(crate) fn past() -> Self {
-        Self { now: Now::default(), system: None }
+        Self::new(Now::default())
     }
 }
 
@@ -79,24 +104,29 @@ impl Clock {
         }
     }
 
-    /// `now` as a deadline.
-    pub(crate) fn deadline(&self, now: Now) -> Deadline {
-        // Longer than any program runs, and no overflow.
-        let century = Duration::from_secs(100 * 365 * 24 * 3600);
-        let mono = base().checked_add(now.mono.min(century));
-        Deadline { now, system: mono.map(|mono| (mono, now.system_time())) }
+    #[inline]
+    fn second(&self) -> Second {
+        match self {
+            Self::System => system_second(),
+            Self::Test(clock) => clock.now().second(),
+        }
     }
 
-    /// Neither clock has reached `deadline`.
+    /// Neither clock has reached `deadline`, at a glance. `false` says nothing.
     #[inline]
-    #[allow(clippy::disallowed_methods, reason = "this file reads the clocks")]
-    pub(crate) fn is_before(&self, deadline: &Deadline) -> bool {
-        match (self, &deadline.system) {
-            (Self::System, Some((mono, wall))) => {
-                Instant::now() < *mono && SystemTime::now() < *wall
-            }
-            _ => self.now().is_before(deadline.now),
-        }
+    pub(crate) fn is_surely_before(&self, deadline: &Deadline) -> bool {
+        self.second() == deadline.second
+    }
+
+    /// Neither clock has reached `deadline`. For the rest of this second a glance will do.
+    #[cold]
+    pub(crate) fn is_before(&self, deadline: &mut Deadline) -> bool {
+        // First, as it must not be later than what the exact clocks say.
+        let second = self.second();
+        let now = self.now();
+        let is_close = !now.plus(CLOSE).is_before(deadline.now);
+        deadline.second = if is_close { Second::NONE } else { second };
+        now.is_before(deadline.now)
     }
 }
 
@@ -116,17 +146,42 @@ fn base() -> Instant {
     *BASE
 }
 
+/// The wall clock first: were the thread to be held up in between, its reading would be too early,
+/// and what follows from it too strict, not too lax.
 #[allow(clippy::disallowed_methods, reason = "this file reads the clocks")]
 fn system_now() -> Now {
     let base = base();
-    Now {
-        mono: Instant::now().saturating_duration_since(base),
-        wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { mono: Instant::now().saturating_duration_since(base), wall }
+}
+
+/// By the coarse clocks where there are any: they are late by a tick of the system's (1 to 10 ms),
+/// and cost a sixth.
+#[inline]
+fn system_second() -> Second {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use nix::time::{ClockId, clock_gettime};
+        #[allow(clippy::useless_conversion, reason = "seconds have 32 bits elsewhere")]
+        let second = |clock| clock_gettime(clock).map_or(i64::MAX, |time| time.tv_sec().into());
+        Second(second(ClockId::CLOCK_MONOTONIC_COARSE), second(ClockId::CLOCK_REALTIME_COARSE))
     }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        system_now().second()
+    }
+}
+
+/// A time since the Unix epoch, as the standard library has it.
+fn system_time(since_epoch: Duration) -> SystemTime {
+    let far = Duration::from_secs(10_000 * 365 * 24 * 3600);
+    UNIX_EPOCH.checked_add(since_epoch.min(far)).unwrap_or(UNIX_EPOCH)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     fn at(mono: u64, wall: u64) -> Now {
@@ -144,12 +199,83 @@ mod tests {
     fn a_deadline_of_the_system_clocks_is_as_good_as_its_readings() {
         let clock = Clock::System;
         let now = clock.now();
-        assert!(clock.is_before(&clock.deadline(now.plus(Duration::from_secs(3600)))));
-        assert!(clock.is_before(&clock.deadline(now.plus(Duration::MAX))));
-        assert!(!clock.is_before(&clock.deadline(now)));
-        assert!(!clock.is_before(&Deadline::past()));
+        let is_before = |deadline| {
+            let mut deadline = Deadline::new(deadline);
+            let answers = [clock.is_before(&mut deadline), clock.is_before(&mut deadline)];
+            assert_eq!(answers[0], answers[1], "at a glance as well as by both clocks");
+            answers[0]
+        };
+        assert!(is_before(now.plus(Duration::from_secs(3600))));
+        assert!(is_before(now.plus(Duration::MAX)));
+        assert!(!is_before(now));
+        assert!(!is_before(Now::default()));
         let suspended = Now { mono: now.mono + Duration::from_secs(60), wall: now.wall };
-        assert!(!clock.is_before(&clock.deadline(suspended)), "the wall clock has reached it");
+        assert!(!is_before(suspended), "the wall clock has reached it");
+        let set_back = Now { mono: now.mono, wall: now.wall + Duration::from_secs(60) };
+        assert!(!is_before(set_back), "the monotonic clock has reached it");
+    }
+
+    /// Clocks that the test sets, in milliseconds.
+    #[derive(Default)]
+    struct Hands(Mutex<(u64, u64)>);
+
+    impl ReadClock for Hands {
+        fn now(&self) -> Now {
+            let (mono, wall) = *self.0.lock().unwrap();
+            Now { mono: Duration::from_millis(mono), wall: Duration::from_millis(wall) }
+        }
+    }
+
+    /// Whatever the clocks do between two calls: never past the deadline, and never short of it.
+    #[test]
+    fn a_glance_is_never_wrong() {
+        let mut random = 1_u64;
+        let mut chance = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % below
+        };
+        let mut glances = 0;
+        for _ in 0..2_000 {
+            let hands = Arc::new(Hands::default());
+            let clock = Clock::Test(Arc::clone(&hands) as Arc<dyn ReadClock>);
+            let deadline = Now {
+                mono: Duration::from_millis(chance(20_000)),
+                wall: Duration::from_millis(100_000 + chance(20_000)),
+            };
+            let mut own = Deadline::new(deadline);
+            let (mut mono, mut wall) = (0, 100_000);
+            for _ in 0..400 {
+                let passed = chance(150);
+                mono += passed;
+                wall += passed;
+                match chance(100) {
+                    0 => mono += chance(5_000),
+                    1 => wall += chance(5_000),
+                    2 => wall -= chance(5_000),
+                    3 => wall -= chance(500),
+                    _ => {}
+                }
+                *hands.0.lock().unwrap() = (mono, wall);
+                let exact = clock.now().is_before(deadline);
+                if clock.is_surely_before(&own) {
+                    assert!(exact, "at {mono}, {wall}: {own:?}");
+                    glances += 1;
+                } else {
+                    assert_eq!(clock.is_before(&mut own), exact, "at {mono}, {wall}: {own:?}");
+                }
+            }
+        }
+        assert!(glances > 100_000, "a glance is mostly enough, not {glances} times");
+    }
+
+    /// The coarse clocks are those that the exact ones are.
+    #[test]
+    fn the_coarse_clocks_go_with_the_exact_ones() {
+        let Second(_, wall) = system_second();
+        let exact = system_now().second().1;
+        assert!((0..=1).contains(&(exact - wall)), "{wall} and {exact}");
+        let Second(first, _) = system_second();
+        assert!(system_second().0 >= first);
     }
 
     #[test]

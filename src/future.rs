@@ -19,9 +19,10 @@ use tower_service::Service;
 use crate::{
     challenge::Verdict,
     error::{BoxError, TokenError},
+    local::Tag,
     mode::{Mode, Replay},
-    rules,
-    service::{Handle, Tag, too_many_headers},
+    rules::{self, Rules},
+    service::{Handle, too_many_headers},
     telemetry,
     token::{Acquiring, NotReplaced, Rejection, Replacing, Sending, Snapshot, Staleness},
 };
@@ -95,33 +96,16 @@ where
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
-                StateProj::Sent { future, handle, tag, .. } => {
-                    let mut response = ready!(future.poll(cx)).map_err(Into::into)?;
-                    if *tag == Tag::NONE {
+                StateProj::Sent { future, tag, .. } => match ready!(future.poll(cx)) {
+                    Ok(response) if tag.expects_nothing() && Rules::surely_accepts(&response) => {
                         return Poll::Ready(Ok(response));
                     }
-                    let mut verdict = handle.rules.judge(&response);
-                    if let Some(test) = &handle.rules.test {
-                        (response, verdict) = test.judge(response, verdict);
-                    }
-                    let staleness = match verdict {
-                        Verdict::Accepted | Verdict::Unknown => {
-                            if verdict == Verdict::Accepted && tag.is_watched() {
-                                handle.shared.accept(tag.generation(), tag.sending());
-                            }
-                            if response.status() == StatusCode::UNAUTHORIZED {
-                                telemetry::not_a_rejection(tag.generation(), verdict);
-                            }
-                            return Poll::Ready(Ok(response));
-                        }
-                        Verdict::Stale => Staleness::Unclear,
-                        Verdict::Invalid => Staleness::Invalid,
-                    };
-                    match state.as_mut().reject(response, staleness) {
-                        Ok(detour) => state.set(State::Detour { detour: Box::pin(detour) }),
+                    Ok(response) => match state.as_mut().answered(response) {
+                        Ok(detour) => state.set(State::Detour { detour }),
                         Err(response) => return Poll::Ready(Ok(response)),
-                    }
-                }
+                    },
+                    Err(error) => return Poll::Ready(Err(error.into())),
+                },
                 StateProj::Detour { detour } => match ready!(detour.as_mut().poll(cx)) {
                     Arrival::Sent { future, handle, tag, kept } => {
                         state.set(State::Sent { future, handle, tag, kept });
@@ -146,8 +130,38 @@ where
     S: Service<Request<B>>,
     M: Mode<B, R>,
 {
-    /// The response rejects the token: the way to a replay, or the response if there is none.
+    /// The response has to be looked at: the way to a replay, or the response if there is none.
     #[cold]
+    #[allow(clippy::type_complexity, reason = "what `State::Detour` holds")]
+    fn answered(
+        self: Pin<&mut Self>,
+        mut response: Response<R>,
+    ) -> Result<Pin<Box<Detour<S, B, R, M>>>, Response<R>> {
+        let (handle, tag) = match &*self {
+            Self::Sent { handle, tag, .. } if *tag != Tag::NONE => (handle, *tag),
+            _ => return Err(response),
+        };
+        let mut verdict = handle.rules.judge(&response);
+        if let Some(test) = &handle.rules.test {
+            (response, verdict) = test.judge(response, verdict);
+        }
+        let staleness = match verdict {
+            Verdict::Accepted | Verdict::Unknown => {
+                if verdict == Verdict::Accepted && tag.is_watched() {
+                    handle.shared.accept(tag.generation(), tag.sending());
+                }
+                if response.status() == StatusCode::UNAUTHORIZED {
+                    telemetry::not_a_rejection(tag.generation(), verdict);
+                }
+                return Err(response);
+            }
+            Verdict::Stale => Staleness::Unclear,
+            Verdict::Invalid => Staleness::Invalid,
+        };
+        self.reject(response, staleness).map(Box::pin)
+    }
+
+    /// The response rejects the token: the way to a replay, or the response if there is none.
     fn reject(
         self: Pin<&mut Self>,
         response: Response<R>,
@@ -310,7 +324,7 @@ where
                         let Some((request, sending)) = request.take() else {
                             return Poll::Pending;
                         };
-                        let tag = Tag::of(snapshot, sending);
+                        let tag = Tag::of(snapshot, sending, &handle.rules);
                         let call = send::<_, _, _, M>(service, handle, request, snapshot, tag);
                         *inner = None;
                         return Poll::Ready(match call {

@@ -123,6 +123,7 @@ mod future;
 mod layer;
 #[cfg(any(doc, doctest))]
 pub mod layer_order;
+mod local;
 mod mode;
 mod origin;
 mod replay;

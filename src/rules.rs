@@ -60,9 +60,15 @@ impl Default for Rules {
 
 impl Rules {
     /// What `response` says about the token that its request carried.
-    #[inline]
     pub(crate) fn judge<R>(&self, response: &Response<R>) -> Verdict {
         self.challenges.judge(response.status(), response.version(), response.headers())
+    }
+
+    /// At a glance: it accepts the token, whatever the rules. `false` says nothing. A user's own
+    /// test is not asked.
+    #[inline]
+    pub(crate) fn surely_accepts<R>(response: &Response<R>) -> bool {
+        challenge::Rules::surely_accepts(response.status(), response.version(), response.headers())
     }
 }
 

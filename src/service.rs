@@ -10,20 +10,20 @@ use std::{
 };
 
 use http::{
-    HeaderMap, HeaderValue, Request, Response,
+    HeaderMap, HeaderValue, Request, Response, Uri,
     header::{AUTHORIZATION, Entry},
 };
 use tower_service::Service;
 
 use crate::{
-    clock::{Clock, Deadline},
     error::{BoxError, ErrorClass, TokenError},
     future::{Detour, ResponseFuture},
+    local::{Local, Tag},
     mode::{self, Mode, Replay},
     origin::Admission,
     rules::{Existing, Rules},
     sync::{Mutex, lock},
-    token::{Acquiring, Answer, Hand, Sending, Shared, Snapshot, TokenCache, in_runtime},
+    token::{Acquiring, Answer, Shared, TokenCache, in_runtime},
 };
 
 /// Puts an access token on every request and renews it, in one flight, when it nears its end or is
@@ -41,6 +41,8 @@ use crate::{
 pub struct OAuthClientCredentials<S, M = Replay> {
     inner: S,
     handle: Arc<Handle<S>>,
+    /// No other value has the same handle.
+    is_own_handle: bool,
     local: Local,
     mode: PhantomData<fn() -> M>,
 }
@@ -51,109 +53,34 @@ pub(crate) struct Handle<S> {
     pub(crate) rules: Arc<Rules>,
     /// Cloned when a second call is to be made.
     template: Mutex<S>,
+    /// What the last of the values that share this has found: one that was cloned for a single
+    /// request need not ask the cache.
+    recent: Mutex<Local>,
 }
 
 impl<S: Clone> Handle<S> {
+    fn new(shared: Arc<Shared>, rules: Arc<Rules>, template: S, recent: Local) -> Arc<Self> {
+        let (template, recent) = (Mutex::new(template), Mutex::new(recent));
+        Arc::new(Self { shared, rules, template, recent })
+    }
+
     /// A clone of the inner service, to be made ready.
     pub(crate) fn fresh_inner(&self) -> S {
         lock(&self.template).clone()
     }
 }
 
-/// This service's own copy of the token's header. It is what `acquire` would answer as long as
-/// the epoch stands and neither clock has reached `until`.
-#[derive(Clone)]
-struct Local {
-    epoch: u64,
-    until: Deadline,
-    tag: Tag,
-    header: HeaderValue,
-}
-
-/// What becomes of a request while there is no token at hand.
+/// What becomes of a request that does not simply get the token at hand.
 enum Instead {
     Pass,
     Wait(Acquiring),
     Refuse(TokenError),
 }
 
-/// What the response future has to know of the token that its request carries, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tag(u64);
-
-impl Tag {
-    /// The request carries no token of ours.
-    pub(crate) const NONE: Self = Self(0);
-
-    const WATCHED: u64 = 1;
-    const REPLAY: u64 = 2;
-
-    pub(crate) fn first(generation: u64) -> Self {
-        Self(generation << 2)
-    }
-
-    pub(crate) fn of(snapshot: &Snapshot, sending: Sending) -> Self {
-        let tag = Self::first(snapshot.generation);
-        match sending {
-            Sending::First => tag.watched(),
-            Sending::Replay => Self(tag.0 | Self::WATCHED | Self::REPLAY),
-        }
-    }
-
-    /// It is of interest whether the request is accepted.
-    fn watched(self) -> Self {
-        Self(self.0 | Self::WATCHED)
-    }
-
-    pub(crate) fn is_watched(self) -> bool {
-        self.0 & Self::WATCHED != 0
-    }
-
-    pub(crate) fn generation(self) -> u64 {
-        self.0 >> 2
-    }
-
-    pub(crate) fn sending(self) -> Sending {
-        if self.0 & Self::REPLAY == 0 { Sending::First } else { Sending::Replay }
-    }
-}
-
-impl Local {
-    fn none() -> Self {
-        Self {
-            // The shared epoch starts at one.
-            epoch: 0,
-            until: Deadline::past(),
-            tag: Tag::NONE,
-            header: HeaderValue::from_static(""),
-        }
-    }
-
-    fn new(hand: &Hand, epoch: u64, clock: &Clock) -> Self {
-        let tag = Tag::first(hand.snapshot.generation);
-        Self {
-            epoch,
-            until: clock.deadline(hand.until),
-            tag: if hand.watched { tag.watched() } else { tag },
-            header: hand.snapshot.header.clone(),
-        }
-    }
-
-    #[inline]
-    fn is_current(&self, shared: &Shared) -> bool {
-        self.epoch == shared.epoch() && shared.clock.is_before(&self.until)
-    }
-}
-
 impl<S: Clone, M> OAuthClientCredentials<S, M> {
     pub(crate) fn new(inner: S, shared: Arc<Shared>, rules: Arc<Rules>) -> Self {
-        let template = Mutex::new(inner.clone());
-        Self {
-            inner,
-            handle: Arc::new(Handle { shared, rules, template }),
-            local: Local::none(),
-            mode: PhantomData,
-        }
+        let handle = Handle::new(shared, rules, inner.clone(), Local::none());
+        Self { inner, handle, is_own_handle: true, local: Local::none(), mode: PhantomData }
     }
 
     /// What `poll_ready` has reserved is given back: it will not be used.
@@ -191,15 +118,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let rules = &self.handle.rules;
-        match rules.origins.admit(request.uri()) {
-            Admission::Attach => {}
-            Admission::Without => return self.pass(request),
-            Admission::Refuse(error) => return self.refuse(error),
-        }
-        if !self.local.is_current(&self.handle.shared)
-            && let Err(instead) = self.refresh(request.headers())
-        {
+        let at_hand = self.handle.rules.origins.surely_admit(request.uri())
+            && self.local.is_surely_current(&self.handle.shared);
+        if !at_hand && let Err(instead) = self.prepare(request.uri(), request.headers()) {
             return match instead {
                 Instead::Pass => self.pass(request),
                 Instead::Wait(acquiring) => self.call_later(request, acquiring),
@@ -225,10 +146,19 @@ where
 }
 
 impl<S: Clone, M> OAuthClientCredentials<S, M> {
-    /// Brings the copy of the token up to date, if there is a token to be used at once for a
-    /// request with `headers`.
+    /// Brings the copy of the token up to date, if a request for `uri` with `headers` may have
+    /// one, and there is one to be used at once.
     #[cold]
-    fn refresh(&mut self, headers: &HeaderMap) -> Result<(), Instead> {
+    fn prepare(&mut self, uri: &Uri, headers: &HeaderMap) -> Result<(), Instead> {
+        match self.handle.rules.origins.admit(uri) {
+            Admission::Attach if self.local.is_surely_current(&self.handle.shared) => return Ok(()),
+            Admission::Attach => {}
+            Admission::Without => return Err(Instead::Pass),
+            Admission::Refuse(error) => return Err(Instead::Refuse(error)),
+        }
+        if self.follow() {
+            return Ok(());
+        }
         // Before a token is asked for: such a request is no reason to.
         if self.handle.rules.existing == Existing::Keep && headers.contains_key(AUTHORIZATION) {
             return Err(Instead::Pass);
@@ -243,12 +173,33 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         let (answer, epoch) = shared.acquire(now);
         match answer {
             Answer::Use(hand) => {
-                self.local = Local::new(&hand, epoch, &shared.clock);
+                self.local = Local::new(&hand, epoch, &self.handle.rules);
+                *lock(&self.handle.recent) = self.local.lend();
                 Ok(())
             }
             Answer::Wait(flight) => Err(Instead::Wait(Acquiring::waiting_for(&flight))),
             Answer::Refuse(error) => Err(Instead::Refuse(error)),
         }
+    }
+
+    /// Takes what another value of this service has found last, if it is still current.
+    ///
+    /// A value that lives on leaves what it shares with others behind: see `Tenure`.
+    fn follow(&mut self) -> bool {
+        let shared = &self.handle.shared;
+        let mut recent = lock(&self.handle.recent);
+        if !recent.is_surely_current(shared) && !recent.is_current(shared) {
+            return false;
+        }
+        let stays = self.local.follow(&recent);
+        drop(recent);
+        if stays && !self.is_own_handle {
+            let (shared, rules) = (Arc::clone(shared), Arc::clone(&self.handle.rules));
+            let template = self.handle.fresh_inner();
+            self.handle = Handle::new(shared, rules, template, self.local.lend());
+            self.is_own_handle = true;
+        }
+        true
     }
 
     /// There is no token at hand.
@@ -319,7 +270,8 @@ impl<S: Clone, M> Clone for OAuthClientCredentials<S, M> {
         Self {
             inner: self.inner.clone(),
             handle: Arc::clone(&self.handle),
-            local: self.local.clone(),
+            is_own_handle: false,
+            local: self.local.lend(),
             mode: PhantomData,
         }
     }
@@ -333,5 +285,78 @@ impl<S: fmt::Debug, M> fmt::Debug for OAuthClientCredentials<S, M> {
             .field("rules", &self.handle.rules)
             .field("mode", &mode::name::<M>())
             .finish()
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::{convert::Infallible, future::Ready, time::Duration};
+
+    use super::*;
+    use crate::{
+        OAuthClientCredentialsLayer,
+        testing::ManualClock,
+        token::{Settings, TokenResponse, source_fn},
+    };
+
+    /// Keeps where the bytes of the header were that it was sent.
+    #[derive(Clone, Default)]
+    struct Seen(Arc<Mutex<Option<usize>>>);
+
+    impl Service<Request<()>> for Seen {
+        type Response = Response<()>;
+        type Error = Infallible;
+        type Future = Ready<Result<Response<()>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<()>) -> Self::Future {
+            *lock(&self.0) = Some(request.headers()[AUTHORIZATION].as_bytes().as_ptr().addr());
+            std::future::ready(Ok(Response::new(())))
+        }
+    }
+
+    /// Pins the count of references that every thread writes to, which costs each of them more than
+    /// all else that the layer does.
+    #[tokio::test(start_paused = true)]
+    async fn a_value_that_lives_on_shares_nothing_that_it_writes_to() {
+        let clock = ManualClock::new();
+        let settings = Settings { clock: clock.to_clock(), ..Settings::default() };
+        let source = source_fn(|_| async { TokenResponse::bearer("t0k3n") });
+        let cache = TokenCache::with_settings(Arc::new(source), settings);
+        cache.token().await.unwrap();
+        let seen = Seen::default();
+        let layer = OAuthClientCredentialsLayer::from_cache(&cache).never_replay();
+        let original = tower_layer::Layer::layer(&layer, seen.clone());
+        let bytes = |service: &mut OAuthClientCredentials<_, _>| {
+            drop(service.call(Request::new(())));
+            lock(&seen.0).take().unwrap()
+        };
+        let mut first = original.clone();
+        let mut second = original.clone();
+        let shared = bytes(&mut first);
+        assert_eq!(bytes(&mut second), shared);
+        assert!(Arc::ptr_eq(&first.handle, &second.handle));
+
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let own = bytes(&mut first);
+        assert_ne!(own, shared);
+        assert_eq!(bytes(&mut first), own, "once");
+        assert!(!Arc::ptr_eq(&first.handle, &second.handle));
+        assert!(first.local.header.is_sensitive());
+        let mut third = original.clone();
+        assert_eq!(bytes(&mut third), shared, "one that has just been cloned copies nothing");
+        assert!(Arc::ptr_eq(&third.handle, &original.handle));
+
+        // A new token is shared at first.
+        let rejected = first.cache().peek().unwrap().clone();
+        cache.rejected(&rejected).await.unwrap_err();
+        bytes(&mut first);
+        let handle = Arc::clone(&first.handle);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        bytes(&mut first);
+        assert!(Arc::ptr_eq(&first.handle, &handle), "the handle is its own already");
     }
 }

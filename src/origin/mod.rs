@@ -21,6 +21,8 @@ pub use self::value::{Origin, OriginError};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OriginRules {
     allowed: Vec<Origin>,
+    /// The authorities of those that are https, as they are usually written.
+    usual: Vec<Box<str>>,
     plain_http: bool,
     pass_without: bool,
 }
@@ -40,6 +42,7 @@ impl OriginRules {
     /// Adds an origin that may have the token. With at least one, no other origin may. Listing an
     /// `http` origin is asking for plain HTTP by name.
     pub(crate) fn allow(&mut self, origin: Origin) {
+        self.usual.extend(origin.https_authority());
         self.allowed.push(origin);
     }
 
@@ -56,12 +59,21 @@ impl OriginRules {
     /// May a request for `uri` have the token?
     ///
     /// A URI without an authority is trusted: where it goes is fixed by what is below.
-    #[inline]
     pub(crate) fn admit(&self, uri: &Uri) -> Admission {
         if self.may_have_token(uri) { Admission::Attach } else { self.keep_from(uri) }
     }
 
+    /// The same at a glance, for what nearly all requests are: https, and an allowed origin as
+    /// it is usually written. `false` says nothing.
     #[inline]
+    pub(crate) fn surely_admit(&self, uri: &Uri) -> bool {
+        uri.scheme_str() == Some("https")
+            && (self.allowed.is_empty()
+                || uri.authority().is_some_and(|authority| {
+                    self.usual.iter().any(|usual| **usual == *authority.as_str())
+                }))
+    }
+
     fn may_have_token(&self, uri: &Uri) -> bool {
         if self.allowed.is_empty() {
             uri.scheme() == Some(&http::uri::Scheme::HTTPS)
@@ -158,7 +170,9 @@ mod tests {
     }
 
     fn attaches(rules: &OriginRules, text: &str) -> bool {
-        matches!(rules.admit(&uri(text)), Admission::Attach)
+        let attaches = matches!(rules.admit(&uri(text)), Admission::Attach);
+        assert!(attaches || !rules.surely_admit(&uri(text)), "{text} is not sure at all");
+        attaches
     }
 
     #[test]
@@ -238,6 +252,19 @@ mod tests {
         ] {
             assert_eq!(attaches(&rules, text), admitted, "{text}");
         }
+    }
+
+    #[test]
+    fn the_usual_ways_to_write_an_origin_are_seen_at_a_glance() {
+        let any = rules(&[]);
+        assert!(any.surely_admit(&uri("https://api.example.com/v1")));
+        assert!(!any.surely_admit(&uri("http://localhost/v1")), "is looked at closely");
+
+        let listed = rules(&["http://a.example", "https://b.example", "https://[0:0::1]:8443"]);
+        assert!(listed.surely_admit(&uri("https://b.example/v1")));
+        assert!(listed.surely_admit(&uri("https://[::1]:8443/v1")));
+        assert!(!listed.surely_admit(&uri("https://a.example/v1")), "another scheme");
+        assert!(!listed.surely_admit(&uri("https://b.example:8443/v1")), "another port");
     }
 
     #[test]

@@ -59,6 +59,13 @@ impl Origin {
             && uri.port_u16().unwrap_or(self.scheme.default_port()) == self.port
             && uri.host().is_some_and(|host| self.host.is(host))
     }
+
+    /// If it is https: what stands in its URIs between `https://` and the path.
+    pub(super) fn https_authority(&self) -> Option<Box<str>> {
+        (self.scheme == Scheme::Https)
+            .then(|| self.to_string())
+            .and_then(|text| text.strip_prefix("https://").map(Into::into))
+    }
 }
 
 impl FromStr for Origin {

@@ -19,7 +19,7 @@ use super::{
     source::TokenSource,
     state::{Rejection, Standstill},
 };
-use crate::{clock::Now, error::TokenError};
+use crate::{clock::Deadline, error::TokenError};
 
 /// One access token, fetched from a [`TokenSource`] when it is needed, renewed before it expires,
 /// shared by all clones.
@@ -56,8 +56,17 @@ pub struct TokenCache {
 #[derive(Clone)]
 struct Copy {
     epoch: u64,
-    until: Now,
+    until: Deadline,
     token: AccessToken,
+}
+
+impl Copy {
+    #[inline]
+    fn is_current(&mut self, shared: &Shared) -> bool {
+        let clock = &shared.clock;
+        self.epoch == shared.epoch()
+            && (clock.is_surely_before(&self.until) || clock.is_before(&mut self.until))
+    }
 }
 
 impl TokenCache {
@@ -84,17 +93,23 @@ impl TokenCache {
     ///
     /// Takes `&mut self` because every handle keeps a copy of its own: as long as it is current,
     /// this touches nothing that other threads write to. Clone the cache to get another handle.
+    #[inline]
     pub fn peek(&mut self) -> Option<&AccessToken> {
-        let now = self.shared.clock.now();
-        let epoch = self.shared.epoch();
-        if !self.local.as_ref().is_some_and(|own| own.epoch == epoch && now.is_before(own.until)) {
-            self.local = self.shared.usable(now).map(|snapshot| Copy {
-                epoch,
-                until: snapshot.schedule.expires_at(),
-                token: AccessToken::new(snapshot),
-            });
+        if !self.local.as_mut().is_some_and(|own| own.is_current(&self.shared)) {
+            self.look();
         }
         self.local.as_ref().map(|own| &own.token)
+    }
+
+    #[cold]
+    fn look(&mut self) {
+        let epoch = self.shared.epoch();
+        let now = self.shared.clock.now();
+        self.local = self.shared.usable(now).map(|snapshot| Copy {
+            epoch,
+            until: Deadline::new(snapshot.schedule.expires_at()),
+            token: AccessToken::new(snapshot),
+        });
     }
 
     /// A token that may go out: the one at hand, or else the one that the renewal brings.

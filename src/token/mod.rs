@@ -32,6 +32,6 @@ pub(crate) use self::{
     renewal::in_runtime,
     shared::{Acquiring, Replacing, Settings, Shared, Warmth},
     snapshot::Snapshot,
-    source::sensitive_header,
+    source::{sensitive_header, unshared},
     state::{Answer, Hand, Rejection},
 };

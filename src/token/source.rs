@@ -271,6 +271,11 @@ pub(crate) fn sensitive_header(line: Zeroizing<Vec<u8>>) -> Result<HeaderValue, 
     Ok(header)
 }
 
+/// The same value with bytes of its own.
+pub(crate) fn unshared(header: &HeaderValue) -> HeaderValue {
+    sensitive_header(Zeroizing::new(header.as_bytes().to_vec())).unwrap_or_else(|_| header.clone())
+}
+
 fn malformed(message: impl Into<std::borrow::Cow<'static, str>>) -> TokenError {
     TokenError::new(ErrorClass::Malformed, message)
 }

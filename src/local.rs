@@ -1,0 +1,143 @@
+//! [`Local`]: a service value's own copy of the token, and [`Tag`]: what a response future keeps of
+//! it.
+
+use http::HeaderValue;
+
+use crate::{
+    clock::Deadline,
+    rules::Rules,
+    token::{Hand, Sending, Shared, Snapshot, unshared},
+};
+
+/// A copy of the token's header. It is what `acquire` would answer as long as the epoch stands and
+/// neither clock has reached `until`.
+pub(crate) struct Local {
+    epoch: u64,
+    until: Deadline,
+    pub(crate) tag: Tag,
+    pub(crate) header: HeaderValue,
+    tenure: Tenure,
+}
+
+/// Whose the bytes of a copy are. Values that are cloned for one request leave it at the first;
+/// one that lives on comes to the last within two seconds, and then a request touches no count
+/// that other threads write to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tenure {
+    /// Of the value that this one was cloned from.
+    Borrowed,
+    /// Shared with others, but this value has called with them before.
+    Shared,
+    /// Its own.
+    Own,
+}
+
+impl Local {
+    pub(crate) fn none() -> Self {
+        Self {
+            // The shared epoch starts at one.
+            epoch: 0,
+            until: Deadline::past(),
+            tag: Tag::NONE,
+            header: HeaderValue::from_static(""),
+            tenure: Tenure::Borrowed,
+        }
+    }
+
+    pub(crate) fn new(hand: &Hand, epoch: u64, rules: &Rules) -> Self {
+        let tag = Tag::first(hand.snapshot.generation, rules);
+        Self {
+            epoch,
+            until: Deadline::new(hand.until),
+            tag: if hand.watched { tag.watched() } else { tag },
+            header: hand.snapshot.header.clone(),
+            tenure: Tenure::Shared,
+        }
+    }
+
+    /// The same for a value cloned from this one's.
+    pub(crate) fn lend(&self) -> Self {
+        Self { header: self.header.clone(), tenure: Tenure::Borrowed, ..*self }
+    }
+
+    /// Current beyond doubt, at the cost of a glance at the clock. `false` says nothing.
+    #[inline]
+    pub(crate) fn is_surely_current(&self, shared: &Shared) -> bool {
+        self.epoch == shared.epoch() && shared.clock.is_surely_before(&self.until)
+    }
+
+    pub(crate) fn is_current(&mut self, shared: &Shared) -> bool {
+        self.epoch == shared.epoch() && shared.clock.is_before(&mut self.until)
+    }
+
+    /// Becomes what `current` is. Says whether this value has been here before with this token:
+    /// then it is there to stay, and has its own copy of the bytes from now on.
+    pub(crate) fn follow(&mut self, current: &Self) -> bool {
+        if self.epoch != current.epoch {
+            *self = Self { tenure: Tenure::Shared, ..current.lend() };
+            return false;
+        }
+        self.until = current.until;
+        match self.tenure {
+            Tenure::Borrowed => {
+                self.tenure = Tenure::Shared;
+                false
+            }
+            Tenure::Shared => {
+                self.header = unshared(&self.header);
+                self.tenure = Tenure::Own;
+                true
+            }
+            Tenure::Own => true,
+        }
+    }
+}
+
+/// What the response future has to know of the token that its request carries, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tag(u64);
+
+impl Tag {
+    /// The request carries no token of ours.
+    pub(crate) const NONE: Self = Self(0);
+
+    const WATCHED: u64 = 1;
+    const REPLAY: u64 = 2;
+    const TESTED: u64 = 4;
+
+    fn first(generation: u64, rules: &Rules) -> Self {
+        let tested = if rules.test.is_some() { Self::TESTED } else { 0 };
+        Self(generation << 3 | tested)
+    }
+
+    pub(crate) fn of(snapshot: &Snapshot, sending: Sending, rules: &Rules) -> Self {
+        let tag = Self::first(snapshot.generation, rules);
+        match sending {
+            Sending::First => tag.watched(),
+            Sending::Replay => Self(tag.0 | Self::WATCHED | Self::REPLAY),
+        }
+    }
+
+    /// It is of interest whether the request is accepted.
+    fn watched(self) -> Self {
+        Self(self.0 | Self::WATCHED)
+    }
+
+    pub(crate) fn is_watched(self) -> bool {
+        self.0 & Self::WATCHED != 0
+    }
+
+    /// A response that accepts the token is no news, and no user's test is to see it.
+    #[inline]
+    pub(crate) fn expects_nothing(self) -> bool {
+        self.0 & (Self::WATCHED | Self::TESTED) == 0
+    }
+
+    pub(crate) fn generation(self) -> u64 {
+        self.0 >> 3
+    }
+
+    pub(crate) fn sending(self) -> Sending {
+        if self.0 & Self::REPLAY == 0 { Sending::First } else { Sending::Replay }
+    }
+}
