@@ -14,8 +14,9 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let name = arguments.next().expect("a name");
     let rounds = arguments.next().and_then(|rounds| rounds.parse().ok()).expect("rounds");
+    let mut worker = peers::hit::worker(&name);
     let region = Region::new(ALLOCATOR);
-    peers::hit::child(&name, rounds);
+    worker(rounds);
     let change = region.change();
     println!("{} {}", change.allocations, change.bytes_allocated);
 }
