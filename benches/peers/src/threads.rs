@@ -1,12 +1,16 @@
 //! What a request costs while other threads make requests with the same token: whatever they share
 //! moves from core to core.
 
-use std::{num::NonZero, thread, time::Duration};
-
-use crate::{
-    Contestant, entries,
-    measure::{Spread, on_threads},
+use std::{
+    num::NonZero,
+    sync::{Arc, Barrier},
+    thread,
+    time::{Duration, Instant},
 };
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::{Contestant, entries, measure::Spread};
 
 pub struct Threads {
     pub name: &'static str,
@@ -48,12 +52,39 @@ pub fn counts() -> impl Iterator<Item = usize> {
     std::iter::successors(Some(1), |threads| Some(threads * 2)).take_while(move |n| *n <= most)
 }
 
-/// Nanoseconds of processor time for one request. Threads that have a core each spend as much as
-/// passes; with more threads than cores, each has its part of what passes.
+/// Nanoseconds of processor time for one request. It is read from the threads' own clocks, not
+/// derived from what passes: other work on the machine, and more threads than cores, would count.
 pub fn turn(contestant: &Contestant, threads: usize) -> f64 {
-    let workers = (0..threads).map(|_| (contestant.worker)()).collect();
-    let busy = threads.min(cores());
-    on_threads(workers, TURN) * busy as f64 / threads as f64
+    const BATCH: u64 = 200;
+    let start = Arc::new(Barrier::new(threads));
+    let threads: Vec<_> = (0..threads)
+        .map(|_| {
+            let (mut worker, start) = ((contestant.worker)(), Arc::clone(&start));
+            thread::spawn(move || {
+                worker(BATCH);
+                start.wait();
+                let (began, spent) = (Instant::now(), processor_time());
+                let mut rounds = 0;
+                while began.elapsed() < TURN {
+                    worker(BATCH);
+                    rounds += BATCH;
+                }
+                (processor_time() - spent, rounds)
+            })
+        })
+        .collect();
+    let (mut spent, mut rounds) = (Duration::ZERO, 0);
+    for thread in threads {
+        let (own_spent, own_rounds) = thread.join().expect("a worker");
+        spent += own_spent;
+        rounds += own_rounds;
+    }
+    spent.as_nanos() as f64 / rounds as f64
+}
+
+/// What this thread has had of a core.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().expect("a time that has passed")
 }
 
 fn cores() -> usize {

@@ -15,6 +15,7 @@ mod middle;
 
 use std::{
     future::{Ready, ready},
+    hint,
     marker::PhantomData,
     pin::pin,
     sync::Arc,
@@ -47,15 +48,21 @@ pub fn entries() -> Vec<Entry> {
     .concat()
 }
 
-/// Runs `future` to its end. With a token at hand all peers here are ready when first polled; on
-/// more than one thread, those with an async lock may find it taken. Then the thread is given away
-/// and the future polled again, as a runtime with other tasks to run would do it: no thread sleeps.
+/// Runs `future` to its end. With a token at hand all peers here are ready when first polled. On
+/// more than one thread, those with an async lock may find it taken. They are polled again, and
+/// after a while give their core away: no thread sleeps, since a runtime's would not either, as
+/// long as it has other tasks. (It would run them meanwhile, which this does not: with more threads
+/// than cores, a lock that is handed to a thread without a core is waited for.)
 pub(crate) fn serve<F: Future>(future: F) -> F::Output {
+    const POLLS: usize = 100;
     let mut future = pin!(future);
     let mut cx = Context::from_waker(Waker::noop());
     loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-            return output;
+        for _ in 0..POLLS {
+            if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+                return output;
+            }
+            hint::spin_loop();
         }
         thread::yield_now();
     }
