@@ -1,5 +1,6 @@
-//! Measures this crate beside its peers. With the system's allocator: the one that counts is in
-//! `allocations`, which is to be built too.
+//! Measures this crate beside its peers: `cargo build --release && target/release/peers hit`.
+//! With the system's allocator: the one that counts is in `allocations`, and `cargo run` would not
+//! build that.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that measures and prints")]
 
 use std::process::ExitCode;
