@@ -1,10 +1,19 @@
 //! Who is measured, and how.
-#![allow(clippy::expect_used, clippy::panic, reason = "a program that measures")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a program that measures, by the clock of the machine"
+)]
 
+pub mod by_hand;
 #[path = "../../common/mod.rs"]
 mod common;
+pub mod hit;
 pub mod measure;
 pub mod ours;
+pub mod peers;
+pub mod threads;
 
 /// Makes the given number of requests. What it needs is its own; nothing else runs on its thread.
 pub type Worker = Box<dyn FnMut(u64) + Send>;
@@ -37,5 +46,5 @@ pub type Entry = (&'static str, fn() -> Contestant);
 
 /// All of them, by name. Made one at a time, so that a run under callgrind holds only its own.
 pub fn entries() -> Vec<Entry> {
-    ours::ENTRIES.to_vec()
+    [ours::ENTRIES, by_hand::ENTRIES, &peers::entries()].concat()
 }

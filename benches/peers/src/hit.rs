@@ -1,0 +1,172 @@
+//! What a request costs whose token is at hand, over the same request without a token: time,
+//! instructions, allocations.
+
+use std::{path::PathBuf, process::Command, time::Duration};
+
+use crate::{
+    Contestant, Worker, entries,
+    measure::{self, Spread},
+};
+
+/// All over the base.
+pub struct Hit {
+    pub name: &'static str,
+    pub base: &'static str,
+    pub nanos: Spread,
+    pub instructions: i64,
+    pub allocations: i64,
+    pub bytes: i64,
+}
+
+/// So short that what disturbs the machine hits a batch and those of the base beside it alike.
+const BATCH: Duration = Duration::from_millis(2);
+const BATCHES: usize = 60;
+
+/// Each takes everybody's turn, so that a slow minute hits all.
+const PASSES: usize = 3;
+
+/// Everybody, in the order of `entries`; a base is held against itself, and shows the noise.
+///
+/// Starts programs: this one again, under callgrind, with the arguments `child NAME ROUNDS`; and
+/// `allocations`, which is built beside it.
+pub fn measure_all() -> Vec<Hit> {
+    let nanos = nanos();
+    nanos
+        .into_iter()
+        .map(|(name, base, nanos)| {
+            let (own, bare) = (counts(name), counts(&format!("{BASE_OF}{name}")));
+            Hit {
+                name,
+                base,
+                nanos,
+                instructions: own.instructions - bare.instructions,
+                allocations: own.allocations - bare.allocations,
+                bytes: own.bytes - bare.bytes,
+            }
+        })
+        .collect()
+}
+
+/// What callgrind looks at.
+pub fn child(name: &str, rounds: u64) {
+    collected(&mut worker(name), rounds);
+}
+
+/// Callgrind collects inside of this function only, and finds it by its name.
+#[inline(never)]
+fn collected(worker: &mut Worker, rounds: u64) {
+    worker(rounds);
+}
+
+/// Before a name: the base, in a process that is set up for whoever is called that. A peer leaves
+/// threads and a heap with holes behind its set-up, and the allocator takes hundreds of
+/// instructions more or less for it: the base is to have the same.
+const BASE_OF: &str = "base of ";
+
+/// Somebody's worker, alone in this process.
+pub fn worker(name: &str) -> Worker {
+    let (name, base) = name.strip_prefix(BASE_OF).map_or((name, false), |name| (name, true));
+    let contestant = contestant(name);
+    let own = (contestant.worker)();
+    if !base {
+        return own;
+    }
+    let mut bare = (self::contestant(contestant.base).worker)();
+    Box::new(move |rounds| {
+        let _stays = (&contestant.name, &own);
+        bare(rounds);
+    })
+}
+
+fn contestant(name: &str) -> Contestant {
+    let entry = entries().into_iter().find(|(entry, _)| *entry == name);
+    entry.unwrap_or_else(|| panic!("nobody is called {name:?}")).1()
+}
+
+fn nanos() -> Vec<(&'static str, &'static str, Spread)> {
+    struct Turn {
+        name: &'static str,
+        base: &'static str,
+        rounds: u64,
+        own: Worker,
+        bare: Worker,
+        samples: Vec<f64>,
+    }
+
+    let contestants: Vec<_> = entries().into_iter().map(|(_, make)| make()).collect();
+    let mut turns: Vec<_> = contestants
+        .iter()
+        .map(|contestant| {
+            let bare = contestants.iter().find(|base| base.name == contestant.base);
+            let mut own = (contestant.worker)();
+            let bare = (bare.expect("a base").worker)();
+            own(1_000);
+            let nanos = measure::batch(&mut own, 1_000);
+            Turn {
+                name: contestant.name,
+                base: contestant.base,
+                rounds: (BATCH.as_nanos() as f64 / nanos).ceil() as u64,
+                own,
+                bare,
+                samples: Vec::new(),
+            }
+        })
+        .collect();
+    for _ in 0..PASSES {
+        for turn in &mut turns {
+            let samples = measure::over(&mut turn.own, &mut turn.bare, BATCHES, turn.rounds);
+            turn.samples.extend(samples);
+        }
+    }
+    turns.into_iter().map(|turn| (turn.name, turn.base, Spread::of(turn.samples))).collect()
+}
+
+/// For one request.
+struct Counts {
+    instructions: i64,
+    allocations: i64,
+    bytes: i64,
+}
+
+/// What 2,000 more requests cost: the first ones may grow something that is there to stay.
+fn counts(name: &str) -> Counts {
+    let [fewer, more] = [1_000, 3_000].map(|rounds| {
+        let (allocations, bytes) = allocations(name, rounds);
+        [instructions(name, rounds), allocations, bytes]
+    });
+    let [instructions, allocations, bytes] =
+        std::array::from_fn(|at| (more[at] - fewer[at]) / 2_000);
+    Counts { instructions, allocations, bytes }
+}
+
+fn instructions(name: &str, rounds: u64) -> i64 {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg("--toggle-collect=peers::hit::collected")
+        .arg(std::env::current_exe().expect("the path of this program"))
+        .args(["child", name, &rounds.to_string()])
+        .output()
+        .expect("valgrind is installed");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} failed under callgrind: {text}");
+    let line = text.lines().find_map(|line| line.split("Collected :").nth(1));
+    match line.and_then(|count| count.trim().parse().ok()) {
+        None | Some(0) => panic!("callgrind counted nothing: {text}"),
+        Some(count) => count,
+    }
+}
+
+/// Allocations and bytes.
+fn allocations(name: &str, rounds: u64) -> (i64, i64) {
+    let program: PathBuf =
+        std::env::current_exe().expect("the path of this program").with_file_name("allocations");
+    assert!(program.exists(), "`cargo build --release` first: {} is missing", program.display());
+    let output = Command::new(program).args([name, &rounds.to_string()]).output().expect("a run");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let numbers: Vec<i64> =
+        text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+    match numbers[..] {
+        [allocations, bytes] => (allocations, bytes),
+        _ => panic!("{name} counted no allocations: {}", String::from_utf8_lossy(&output.stderr)),
+    }
+}

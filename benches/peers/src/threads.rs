@@ -1,0 +1,92 @@
+//! What a request costs while other threads make requests with the same token: whatever they share
+//! moves from core to core.
+
+use std::{
+    num::NonZero,
+    sync::{Arc, Barrier},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::{Contestant, entries, measure::Spread};
+
+pub struct Threads {
+    pub name: &'static str,
+    /// For a number of threads: nanoseconds of processor time for one request, over the base on as
+    /// many threads.
+    pub points: Vec<(usize, Spread)>,
+}
+
+const TURN: Duration = Duration::from_millis(100);
+const TURNS: usize = 9;
+
+/// Whoever is measured: all that have one token for many service values. Clones for each request
+/// would count the threads of the inner service too.
+pub fn measure_all() -> Vec<Threads> {
+    let contestants: Vec<_> = entries().into_iter().map(|(_, make)| make()).collect();
+    let shared = contestants.iter().filter(|contestant| {
+        contestant.name != contestant.base && !contestant.base.ends_with("a clone per request")
+    });
+    let mut all: Vec<_> = shared.map(|contestant| (contestant, Vec::new())).collect();
+    for threads in counts() {
+        let mut samples = vec![Vec::with_capacity(TURNS); all.len()];
+        for _ in 0..TURNS {
+            for ((contestant, _), samples) in all.iter().zip(&mut samples) {
+                let base = contestants.iter().find(|base| base.name == contestant.base);
+                let bare = turn(base.expect("a base"), threads);
+                samples.push(turn(contestant, threads) - bare);
+            }
+        }
+        for ((_, points), samples) in all.iter_mut().zip(samples) {
+            points.push((threads, Spread::of(samples)));
+        }
+    }
+    all.into_iter().map(|(contestant, points)| Threads { name: contestant.name, points }).collect()
+}
+
+/// 1, 2, 4, … up to twice the cores, and at least to 4.
+pub fn counts() -> impl Iterator<Item = usize> {
+    let most = (2 * cores()).max(4);
+    std::iter::successors(Some(1), |threads| Some(threads * 2)).take_while(move |n| *n <= most)
+}
+
+/// Nanoseconds of processor time for one request. It is read from the threads' own clocks, not
+/// derived from what passes: other work on the machine, and more threads than cores, would count.
+pub fn turn(contestant: &Contestant, threads: usize) -> f64 {
+    const BATCH: u64 = 200;
+    let start = Arc::new(Barrier::new(threads));
+    let threads: Vec<_> = (0..threads)
+        .map(|_| {
+            let (mut worker, start) = ((contestant.worker)(), Arc::clone(&start));
+            thread::spawn(move || {
+                worker(BATCH);
+                start.wait();
+                let (began, spent) = (Instant::now(), processor_time());
+                let mut rounds = 0;
+                while began.elapsed() < TURN {
+                    worker(BATCH);
+                    rounds += BATCH;
+                }
+                (processor_time() - spent, rounds)
+            })
+        })
+        .collect();
+    let (mut spent, mut rounds) = (Duration::ZERO, 0);
+    for thread in threads {
+        let (own_spent, own_rounds) = thread.join().expect("a worker");
+        spent += own_spent;
+        rounds += own_rounds;
+    }
+    spent.as_nanos() as f64 / rounds as f64
+}
+
+/// What this thread has had of a core.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().expect("a time that has passed")
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
