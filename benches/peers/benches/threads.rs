@@ -6,7 +6,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use peers::{
     entries,
-    threads::{counts, turn},
+    threads::{counts, many, turn},
 };
 
 fn threads(criterion: &mut Criterion) {
@@ -16,9 +16,10 @@ fn threads(criterion: &mut Criterion) {
     for (name, make) in entries() {
         let contestant = make();
         for threads in counts() {
+            let mut workers = many(&contestant, threads);
             group.bench_function(BenchmarkId::new(name, threads), |bencher| {
                 bencher.iter_custom(|rounds| {
-                    Duration::from_secs_f64(turn(&contestant, threads) * rounds as f64 / 1e9)
+                    Duration::from_secs_f64(turn(&mut workers) * rounds as f64 / 1e9)
                 });
             });
         }

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::{Contestant, entries, measure::Spread};
+use crate::{Contestant, Worker, entries, measure::Spread};
 
 pub struct Threads {
     pub name: &'static str,
@@ -32,11 +32,20 @@ pub fn measure_all() -> Vec<Threads> {
     let mut all: Vec<_> = shared.map(|contestant| (contestant, Vec::new())).collect();
     for threads in counts() {
         let mut samples = vec![Vec::with_capacity(TURNS); all.len()];
-        for _ in 0..TURNS {
+        // Kept from turn to turn, as clients live for longer than any of these.
+        let mut workers: Vec<_> = contestants.iter().map(|one| many(one, threads)).collect();
+        for round in 0..=TURNS {
             for ((contestant, _), samples) in all.iter().zip(&mut samples) {
-                let base = contestants.iter().find(|base| base.name == contestant.base);
-                let bare = turn(base.expect("a base"), threads);
-                samples.push(turn(contestant, threads) - bare);
+                let mut turn_of = |name: &str| {
+                    let at = contestants.iter().position(|one| one.name == name);
+                    turn(&mut workers[at.expect("a contestant")])
+                };
+                let bare = turn_of(contestant.base);
+                let own = turn_of(contestant.name);
+                // The first round is for settling in.
+                if round > 0 {
+                    samples.push(own - bare);
+                }
             }
         }
         for ((_, points), samples) in all.iter_mut().zip(samples) {
@@ -54,12 +63,13 @@ pub fn counts() -> impl Iterator<Item = usize> {
 
 /// Nanoseconds of processor time for one request. It is read from the threads' own clocks, not
 /// derived from what passes: other work on the machine, and more threads than cores, would count.
-pub fn turn(contestant: &Contestant, threads: usize) -> f64 {
+pub fn turn(workers: &mut Vec<Worker>) -> f64 {
     const BATCH: u64 = 200;
-    let start = Arc::new(Barrier::new(threads));
-    let threads: Vec<_> = (0..threads)
-        .map(|_| {
-            let (mut worker, start) = ((contestant.worker)(), Arc::clone(&start));
+    let start = Arc::new(Barrier::new(workers.len()));
+    let threads: Vec<_> = workers
+        .drain(..)
+        .map(|mut worker| {
+            let start = Arc::clone(&start);
             thread::spawn(move || {
                 worker(BATCH);
                 start.wait();
@@ -69,17 +79,23 @@ pub fn turn(contestant: &Contestant, threads: usize) -> f64 {
                     worker(BATCH);
                     rounds += BATCH;
                 }
-                (processor_time() - spent, rounds)
+                (processor_time() - spent, rounds, worker)
             })
         })
         .collect();
     let (mut spent, mut rounds) = (Duration::ZERO, 0);
     for thread in threads {
-        let (own_spent, own_rounds) = thread.join().expect("a worker");
+        let (own_spent, own_rounds, worker) = thread.join().expect("a worker");
+        workers.push(worker);
         spent += own_spent;
         rounds += own_rounds;
     }
     spent.as_nanos() as f64 / rounds as f64
+}
+
+/// A worker for each of so many threads.
+pub fn many(contestant: &Contestant, threads: usize) -> Vec<Worker> {
+    (0..threads).map(|_| (contestant.worker)()).collect()
 }
 
 /// What this thread has had of a core.
