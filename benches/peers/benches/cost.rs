@@ -20,15 +20,15 @@ fn tokens(criterion: &mut Criterion) {
 
 fn detour(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("a request with replay");
-    let mut scene = Scene::new(Challenge::InvalidToken);
-    let turns = |turns: u64, one: &mut dyn FnMut() -> f64| {
+    let scene = Scene::new(Challenge::InvalidToken);
+    let turns = |turns: u64, one: &dyn Fn() -> f64| {
         Duration::from_secs_f64((0..turns).map(|_| one()).sum::<f64>() / 1e9)
     };
     group.bench_function("accepted", |bencher| {
-        bencher.iter_custom(|count| turns(count, &mut || scene.accepted()));
+        bencher.iter_custom(|count| turns(count, &|| scene.accepted()));
     });
     group.bench_function("rejected and sent again", |bencher| {
-        bencher.iter_custom(|count| turns(count, &mut || scene.rejected()));
+        bencher.iter_custom(|count| turns(count, &|| scene.rejected()));
     });
     group.finish();
 }

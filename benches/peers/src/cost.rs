@@ -16,8 +16,8 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use tower::{Layer, Service};
 use tower_http::auth::AddAuthorizationLayer;
 use tower_oauth2_client_credentials::{
-    AccessToken, OAuthClientCredentials, OAuthClientCredentialsLayer, TokenCache, TokenResponse,
-    source_fn,
+    AccessToken, NotReplaced, OAuthClientCredentials, OAuthClientCredentialsLayer, TokenCache,
+    TokenResponse, source_fn,
 };
 
 use crate::{
@@ -266,7 +266,7 @@ fn number(header: &HeaderValue) -> Option<u64> {
 #[must_use]
 pub fn detours(challenge: Challenge, turns: usize) -> Detour {
     let (mut accepted, mut rejected, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    let mut scene = Scene::new(challenge);
+    let scene = Scene::new(challenge);
     for turn in 0..=turns {
         let (plain, detour) = (scene.accepted(), scene.rejected());
         // The first warms up.
@@ -288,7 +288,7 @@ pub fn detours(challenge: Challenge, turns: usize) -> Detour {
 pub struct Scene {
     runtime: tokio::runtime::Runtime,
     newest: &'static AtomicU64,
-    service: OAuthClientCredentials<Picky>,
+    challenge: Challenge,
 }
 
 /// Requests in flight at the same time.
@@ -300,47 +300,52 @@ impl Scene {
     /// If there is no runtime to be had.
     #[must_use]
     pub fn new(challenge: Challenge) -> Self {
-        let newest: &'static AtomicU64 = Box::leak(Box::new(AtomicU64::new(1)));
-        let source = source_fn(move |_| async move {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        Self { runtime, newest: Box::leak(Box::new(AtomicU64::new(1))), challenge }
+    }
+
+    /// A layer of its own for each turn: one alone would soon force no more renewals, as rejections
+    /// that come one after the other are not believed for ever.
+    fn service(&self) -> OAuthClientCredentials<Picky> {
+        let newest = self.newest;
+        let cache = TokenCache::new(source_fn(move |_| async move {
             let token =
                 format!("{:08x}{}", newest.load(Ordering::Relaxed), token(TOKEN_LENGTH - 8));
             Ok(TokenResponse::bearer(token)?.expires_in(Duration::from_secs(86_400)))
-        });
-        let cache = TokenCache::new(source);
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        runtime.block_on(cache.token()).expect("a token");
+        }));
+        self.runtime.block_on(cache.token()).expect("a token");
         let layer = OAuthClientCredentialsLayer::from_cache(&cache);
-        let service = layer.layer(Picky { newest, challenge });
-        Self { runtime, newest, service }
+        warm(layer.layer(Picky { newest, challenge: self.challenge }))
     }
 
     /// Nanoseconds for one request that is accepted.
-    pub fn accepted(&mut self) -> f64 {
+    pub fn accepted(&self) -> f64 {
         self.turn(false)
     }
 
     /// The same for one that is rejected, and then accepted with the token at hand.
-    pub fn rejected(&mut self) -> f64 {
+    pub fn rejected(&self) -> f64 {
         self.turn(true)
     }
 
-    fn turn(&mut self, reject: bool) -> f64 {
+    fn turn(&self, reject: bool) -> f64 {
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(self.service.poll_ready(&mut cx).is_ready());
-        // With it the service's own copy of the token is the newest.
-        let first = self.service.call(request());
+        let mut service = self.service();
+        assert!(service.poll_ready(&mut cx).is_ready());
+        let first = service.call(request());
         let mut answers = Vec::with_capacity(IN_FLIGHT);
 
         let start = Instant::now();
-        answers.extend((0..IN_FLIGHT).map(|_| self.service.call(request())));
+        answers.extend((0..IN_FLIGHT).map(|_| service.call(request())));
         let mut took = start.elapsed();
 
         if reject {
             self.newest.fetch_add(1, Ordering::Relaxed);
         }
         let first = self.runtime.block_on(first).expect("an answer");
-        assert_eq!(first.status(), StatusCode::OK);
+        let why = first.extensions().get::<NotReplaced>();
+        assert_eq!(first.status(), StatusCode::OK, "{why:?}");
 
         let start = Instant::now();
         for answer in answers {

@@ -6,7 +6,9 @@
 //! dropped in its task, and so counts for those after it.
 
 use std::{
+    fmt::Debug,
     future::{Future, poll_fn},
+    hint::black_box,
     pin::pin,
     sync::{
         Arc, OnceLock,
@@ -16,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::{HeaderValue, Request, header};
 use tokio::{
     runtime::Runtime,
     sync::{Mutex, Notify, OnceCell},
@@ -26,7 +29,7 @@ use tower_oauth2_client_credentials::{
 };
 
 use crate::{
-    common::{Inner, TOKEN_LENGTH, request, token},
+    common::{Body, Inner, TOKEN_LENGTH, request, token},
     measure::Spread,
 };
 
@@ -38,15 +41,29 @@ pub enum Who {
     /// The same, where every task has a share in what it waits for.
     NotifyInArc,
     Cache,
+    /// The floor for a layer: a request that is kept, gets a header and is sent, once it is woken.
+    Request,
+    /// The same without keeping it.
+    RequestUnkept,
     Layer,
+    NeverReplay,
     /// By hand: a lock that is held while the token is asked for.
     Mutex,
     OnceCell,
 }
 
 impl Who {
-    pub const ALL: [Self; 6] =
-        [Self::Notify, Self::NotifyInArc, Self::Cache, Self::Layer, Self::Mutex, Self::OnceCell];
+    pub const ALL: [Self; 9] = [
+        Self::Notify,
+        Self::NotifyInArc,
+        Self::Cache,
+        Self::RequestUnkept,
+        Self::NeverReplay,
+        Self::Request,
+        Self::Layer,
+        Self::Mutex,
+        Self::OnceCell,
+    ];
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -54,9 +71,22 @@ impl Who {
             Self::Notify => "floor: Notify",
             Self::NotifyInArc => "Notify, in an Arc",
             Self::Cache => "TokenCache::token",
-            Self::Layer => "the layer",
+            Self::RequestUnkept => "floor: Notify, then send",
+            Self::NeverReplay => "the layer, never_replay",
+            Self::Request => "floor: Notify, then keep and send",
+            Self::Layer => "the layer, replay",
             Self::Mutex => "by hand: Mutex",
             Self::OnceCell => "OnceCell",
+        }
+    }
+
+    /// What the time is held against: the least that a waiter of this kind does.
+    #[must_use]
+    pub fn floor(self) -> Self {
+        match self {
+            Self::Layer | Self::Request => Self::Request,
+            Self::NeverReplay | Self::RequestUnkept => Self::RequestUnkept,
+            _ => Self::Notify,
         }
     }
 
@@ -87,6 +117,8 @@ pub struct Herd {
     pub first: Spread,
     pub median: Spread,
     pub last: Spread,
+    /// How many times as long as that of [`Who::floor`] in the same turn.
+    pub over: Spread,
 }
 
 /// Herds of `waiters` tasks, by all who can, in `turns` turns.
@@ -115,12 +147,16 @@ pub fn arrivals(threads: usize, waiters: usize, ends: Ends, turns: usize) -> Vec
             }
         }
     }
-    let herds = who.into_iter().zip(turned);
-    herds.map(|(who, turns)| Herd::of(who, waiters, &turns)).collect()
+    let herds = who.iter().zip(&turned).map(|(&one, turns)| {
+        let floor = who.iter().position(|&who| who == one.floor()).unwrap_or_default();
+        Herd::of(one, waiters, turns, &turned[floor])
+    });
+    herds.collect()
 }
 
 impl Herd {
-    fn of(who: Who, waiters: usize, turns: &[Turn]) -> Self {
+    fn of(who: Who, waiters: usize, turns: &[Turn], floor: &[Turn]) -> Self {
+        let pairs = turns.iter().zip(floor);
         let spread = |part: fn(&Turn) -> Duration| {
             Spread::of(turns.iter().map(|turn| part(turn).as_secs_f64() * 1e6).collect())
         };
@@ -131,6 +167,11 @@ impl Herd {
             first: spread(|turn| turn.first),
             median: spread(|turn| turn.median),
             last: spread(|turn| turn.last),
+            over: Spread::of(
+                pairs
+                    .map(|(turn, floor)| turn.last.as_secs_f64() / floor.last.as_secs_f64())
+                    .collect(),
+            ),
         }
     }
 }
@@ -311,16 +352,36 @@ impl Field {
                     );
                 }
             }
-            Who::Layer => {
-                let layer = OAuthClientCredentialsLayer::from_cache(&self.cache(ends));
-                let service = layer.layer(Inner);
+            Who::Request | Who::RequestUnkept => {
+                let header = HeaderValue::from_str(&format!("Bearer {}", notes.token));
+                let header = header.expect("a header");
                 for place in places {
-                    let mut service = service.clone();
+                    let header = header.clone();
                     self.runtime.spawn(notes.wait(place, async move {
-                        service.ready().await.expect("a service that is always ready");
-                        service.call(request()).await.is_ok() == (ends == Ends::Well)
+                        let mut request = request();
+                        notes.bell.notified().await;
+                        if ends == Ends::Badly {
+                            return true;
+                        }
+                        let kept = (who == Who::Request).then(|| request.clone());
+                        request.headers_mut().insert(header::AUTHORIZATION, header);
+                        let answer = Inner.call(request).await;
+                        drop(black_box(kept));
+                        answer.is_ok()
                     }));
                 }
+                self.runtime.spawn(async move {
+                    let _what_arrived = notes.fetch(ends).await;
+                    notes.bell.notify_waiters();
+                });
+            }
+            Who::Layer => {
+                let layer = OAuthClientCredentialsLayer::from_cache(&self.cache(ends));
+                self.spawn_calls(&layer.layer(Inner), ends);
+            }
+            Who::NeverReplay => {
+                let layer = OAuthClientCredentialsLayer::from_cache(&self.cache(ends));
+                self.spawn_calls(&layer.never_replay().layer(Inner), ends);
             }
             Who::Mutex => {
                 let held = Arc::new(Mutex::new(None::<ByHand>));
@@ -341,6 +402,20 @@ impl Field {
                     }));
                 }
             }
+        }
+    }
+
+    fn spawn_calls<S>(&self, service: &S, ends: Ends)
+    where
+        S: Service<Request<Body>, Error: Debug, Future: Send> + Clone + Send + 'static,
+    {
+        let notes = self.notes;
+        for place in 0..notes.served.len() {
+            let mut service = service.clone();
+            self.runtime.spawn(notes.wait(place, async move {
+                service.ready().await.expect("a service that is always ready");
+                service.call(request()).await.is_ok() == (ends == Ends::Well)
+            }));
         }
     }
 

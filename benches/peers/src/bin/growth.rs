@@ -14,7 +14,8 @@ use peers::{
 fn main() -> io::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["herd"] => herds(),
+        ["herd"] => herds(&[1, 10, 100, 1_000, 10_000, 100_000]),
+        ["herd", waiters] => herds(&[waiters.parse().map_err(io::Error::other)?]),
         ["refusals"] => refusals(),
         ["peek"] => peeks(),
         ["tokens"] => tokens(),
@@ -43,30 +44,32 @@ fn main() -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn herds() {
+fn herds(sizes: &[usize]) {
     for threads in [2, 1] {
         for ends in [Ends::Well, Ends::Badly] {
             let sizes: &[usize] = match ends {
-                Ends::Well => &[1, 10, 100, 1_000, 10_000, 100_000],
+                Ends::Well => sizes,
                 Ends::Badly => &[10_000],
             };
             println!("\n{threads} worker(s), the renewal ends {ends:?}: µs from the arrival");
             println!(
-                "{:<20} {:>7} {:>8} {:>24} {:>24} {:>27} {:>6}",
-                "", "waiters", "requests", "first", "median", "last", "floor"
+                "{:<34} {:>7} {:>8} {:>24} {:>24} {:>27} {:>20} {:>7}",
+                "", "waiters", "requests", "first", "median", "last", "x its floor", "x Notify"
             );
             for &waiters in sizes {
                 let herds = herd::arrivals(threads, waiters, ends, 9);
+                let notify = herds[0].last.median;
                 for herd in &herds {
                     println!(
-                        "{:<20} {:>7} {:>8} {:>24} {:>24} {:>27} {:>6.2}",
+                        "{:<34} {:>7} {:>8} {:>24} {:>24} {:>27} {:>20} {:>7.2}",
                         herd.who.name(),
                         herd.waiters,
                         herd.requests,
                         show(herd.first, 1),
                         show(herd.median, 0),
                         show(herd.last, 0),
-                        herd.last.median / herds[0].last.median,
+                        show(herd.over, 2),
+                        herd.last.median / notify,
                     );
                 }
             }
