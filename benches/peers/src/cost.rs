@@ -3,9 +3,9 @@
 
 use std::{
     convert::Infallible,
-    future::{Future, Ready, ready},
+    future::Future,
     hint::black_box,
-    pin::pin,
+    pin::{Pin, pin},
     process::Command,
     sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, Waker},
@@ -222,32 +222,47 @@ const CHALLENGE: &str =
 #[derive(Clone)]
 struct Picky {
     newest: &'static AtomicU64,
+    /// How many requests have arrived.
+    sent: &'static AtomicU64,
     challenge: Challenge,
 }
 
 impl Service<Request<Body>> for Picky {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Ready<Result<Response<Body>, Infallible>>;
+    type Future = Answer;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let newest = self.newest.load(Ordering::Relaxed);
-        let accepted =
-            request.headers().get(header::AUTHORIZATION).and_then(number) == Some(newest);
+    fn call(&mut self, request: Request<Body>) -> Answer {
+        let token = request.headers().get(header::AUTHORIZATION).and_then(number);
         drop(black_box(request));
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        Answer { token, api: self.clone() }
+    }
+}
+
+/// Judges the token when it is polled, not when the request is sent.
+struct Answer {
+    token: Option<u64>,
+    api: Picky,
+}
+
+impl Future for Answer {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
         let mut response = Response::new(Body::default());
-        if !accepted {
+        if self.token != Some(self.api.newest.load(Ordering::Relaxed)) {
             *response.status_mut() = StatusCode::UNAUTHORIZED;
-            if self.challenge == Challenge::InvalidToken {
+            if self.api.challenge == Challenge::InvalidToken {
                 let challenge = HeaderValue::from_static(CHALLENGE);
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
             }
         }
-        ready(Ok(response))
+        Poll::Ready(Ok(response))
     }
 }
 
@@ -288,6 +303,8 @@ pub fn detours(challenge: Challenge, turns: usize) -> Detour {
 pub struct Scene {
     runtime: tokio::runtime::Runtime,
     newest: &'static AtomicU64,
+    /// How many requests have arrived.
+    sent: &'static AtomicU64,
     challenge: Challenge,
 }
 
@@ -302,7 +319,8 @@ impl Scene {
     pub fn new(challenge: Challenge) -> Self {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        Self { runtime, newest: Box::leak(Box::new(AtomicU64::new(1))), challenge }
+        let number = |start| -> &'static AtomicU64 { Box::leak(Box::new(AtomicU64::new(start))) };
+        Self { runtime, newest: number(1), sent: number(0), challenge }
     }
 
     /// A layer of its own for each turn: one alone would soon force no more renewals, as rejections
@@ -316,7 +334,7 @@ impl Scene {
         }));
         self.runtime.block_on(cache.token()).expect("a token");
         let layer = OAuthClientCredentialsLayer::from_cache(&cache);
-        warm(layer.layer(Picky { newest, challenge: self.challenge }))
+        warm(layer.layer(Picky { newest, sent: self.sent, challenge: self.challenge }))
     }
 
     /// Nanoseconds for one request that is accepted.
@@ -347,6 +365,7 @@ impl Scene {
         let why = first.extensions().get::<NotReplaced>();
         assert_eq!(first.status(), StatusCode::OK, "{why:?}");
 
+        let sent = self.sent.load(Ordering::Relaxed);
         let start = Instant::now();
         for answer in answers {
             let mut answer = pin!(answer);
@@ -358,6 +377,9 @@ impl Scene {
             }
         }
         took += start.elapsed();
+        let again = if reject { IN_FLIGHT } else { 0 };
+        let sent = self.sent.load(Ordering::Relaxed) - sent;
+        assert_eq!(sent, again as u64, "requests that were sent again");
         took.as_nanos() as f64 / IN_FLIGHT as f64
     }
 }

@@ -146,7 +146,7 @@ fn loopbacks() {
                     "", "req/s", "p50 µs", "p99 µs", "client CPU µs", "p50 %", "p99 %", "CPU %"
                 );
                 let scene = Scene { protocol, tasks, bytes };
-                for row in loopback::measure(scene, 8, Duration::from_millis(300)) {
+                for row in loopback::measure(scene, 40, Duration::from_millis(60)) {
                     println!(
                         "{:<24} {:>8.0} {:>22} {:>24} {:>20} {:>20} {:>20} {:>20}",
                         row.way.name(),
