@@ -1,5 +1,10 @@
 //! Who is measured, and how.
-#![allow(clippy::expect_used, clippy::panic, reason = "a program that measures")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a program that measures, by the clock of the machine"
+)]
 
 #[path = "../../common/mod.rs"]
 mod common;

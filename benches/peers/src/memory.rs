@@ -166,13 +166,12 @@ fn waiters(runtime: &Runtime, held: &dyn Fn() -> i64, add: &mut impl FnMut(&str,
         static WAITING: AtomicUsize = AtomicUsize::new(0);
         WAITING.store(0, Ordering::Relaxed);
         let before = settled(runtime, held);
-        // Not on the heap of the one that measures: dropped as a whole.
+        // Its own, so that whoever still waits in the end goes with it.
         let crowded =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         for _ in 0..COUNT {
             make(&crowded, &WAITING);
         }
-        let empty = held();
         crowded.block_on(async {
             while WAITING.load(Ordering::Relaxed) < COUNT {
                 tokio::task::yield_now().await;
@@ -180,7 +179,6 @@ fn waiters(runtime: &Runtime, held: &dyn Fn() -> i64, add: &mut impl FnMut(&str,
             // Until the last of them has been polled.
             tokio::time::sleep(Duration::from_millis(50)).await;
         });
-        let _tasks = empty;
         let count = i64::try_from(COUNT).unwrap_or(i64::MAX);
         add(what, (held() - before) / count);
         drop(crowded);

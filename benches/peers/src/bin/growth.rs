@@ -5,7 +5,7 @@ use std::{io, process::ExitCode, time::Duration};
 
 use peers::{
     cost::{self, Challenge},
-    herd::{self, Ends},
+    herd::{self, Ends, Field, Who},
     loopback::{self, Protocol, Scene},
     measure::Spread,
     memory, trees,
@@ -16,6 +16,16 @@ fn main() -> io::Result<ExitCode> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["herd"] => herds(&[1, 10, 100, 1_000, 10_000, 100_000]),
         ["herd", waiters] => herds(&[waiters.parse().map_err(io::Error::other)?]),
+        // For a profiler: one of them, again and again.
+        ["herd", waiters, who] => {
+            let who = Who::ALL.into_iter().find(|one| one.name() == who);
+            let field = Field::new(2, waiters.parse().map_err(io::Error::other)?);
+            let who = who.ok_or_else(|| io::Error::other("no such herd"))?;
+            let last = (0..50).map(|_| field.turn(who, Ends::Well).last.as_secs_f64() * 1e6);
+            let last: Vec<f64> = last.collect();
+            let least = last.iter().copied().fold(f64::INFINITY, f64::min);
+            println!("{} µs, at least {least:.0}", show(Spread::of(last), 0));
+        }
         ["refusals"] => refusals(),
         ["peek"] => peeks(),
         ["tokens"] => tokens(),
@@ -108,7 +118,7 @@ fn peeks() {
 
 fn tokens() {
     println!("\n{:<20} {:>6} {:>22} {:>12}", "over bare", "bytes", "ns", "instructions");
-    for row in cost::lengths(41, Some("work")) {
+    for row in cost::lengths(101, Some("work")) {
         println!(
             "{:<20} {:>6} {:>22} {:>12}",
             row.way.name(),
