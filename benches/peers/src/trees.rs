@@ -14,7 +14,7 @@ pub struct Tree {
     pub name: &'static str,
     pub features: &'static str,
     pub version: String,
-    /// It and all that it needs at run time and to be built.
+    /// It and all that it needs, but for what only build scripts need.
     pub crates: usize,
     /// One build in release, everything downloaded before. `None` where none was asked for.
     pub build: Option<Duration>,
@@ -29,12 +29,12 @@ const DEPENDENCIES: [(&str, &str, &str); 5] = [
     ("cf-gears-toolkit-auth", "default", "\"0.8\""),
 ];
 
-/// All of them, one after the other.
+/// All of them, one after the other; `each` is told as soon as one is known.
 ///
 /// # Errors
 ///
 /// If cargo fails. It needs the network.
-pub fn measure(build: bool) -> io::Result<Vec<Tree>> {
+pub fn measure(build: bool, mut each: impl FnMut(&Tree)) -> io::Result<Vec<Tree>> {
     let folder = std::env::temp_dir().join(format!("trees-{}", std::process::id()));
     let probes: Vec<Probe> = DEPENDENCIES
         .iter()
@@ -45,7 +45,7 @@ pub fn measure(build: bool) -> io::Result<Vec<Tree>> {
     for probe in &probes {
         probe.cargo(&["fetch"])?;
     }
-    let trees = probes.iter().map(|probe| probe.measure(build)).collect();
+    let trees = probes.iter().map(|probe| probe.measure(build).inspect(&mut each)).collect();
     fs::remove_dir_all(&folder)?;
     trees
 }

@@ -176,14 +176,17 @@ fn loopbacks() {
 
 fn print_trees(build: bool) -> io::Result<()> {
     println!("\n{:<34} {:<10} {:<8} {:>6} {:>9}", "", "features", "version", "crates", "build, s");
-    for tree in trees::measure(build)? {
-        let took =
-            tree.build.map_or_else(|| "-".to_owned(), |took| format!("{:.1}", took.as_secs_f64()));
+    trees::measure(build, |tree| {
+        let took = tree.build.map(|took| format!("{:.1}", took.as_secs_f64()));
         println!(
             "{:<34} {:<10} {:<8} {:>6} {:>9}",
-            tree.name, tree.features, tree.version, tree.crates, took
+            tree.name,
+            tree.features,
+            tree.version,
+            tree.crates,
+            took.as_deref().unwrap_or("-")
         );
-    }
+    })?;
     Ok(())
 }
 
