@@ -9,11 +9,16 @@
 pub mod by_hand;
 #[path = "../../common/mod.rs"]
 mod common;
+pub mod cost;
+pub mod herd;
 pub mod hit;
+pub mod loopback;
 pub mod measure;
+pub mod memory;
 pub mod ours;
 pub mod peers;
 pub mod threads;
+pub mod trees;
 
 /// Makes the given number of requests. What it needs is its own; nothing else runs on its thread.
 pub type Worker = Box<dyn FnMut(u64) + Send>;

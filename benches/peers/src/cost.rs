@@ -1,0 +1,390 @@
+//! What a request with a token at hand costs where the token is long, where it is only looked at,
+//! and where it is rejected and a newer one is at hand.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    hint::black_box,
+    pin::{Pin, pin},
+    process::Command,
+    sync::atomic::{AtomicU64, Ordering},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use tower::{Layer, Service};
+use tower_http::auth::AddAuthorizationLayer;
+use tower_oauth2_client_credentials::{
+    AccessToken, NotReplaced, OAuthClientCredentials, OAuthClientCredentialsLayer, TokenCache,
+    TokenResponse, source_fn,
+};
+
+use crate::{
+    Worker,
+    common::{Body, Inner, TOKEN_LENGTH, cache, drive, request, token, warm},
+    measure::{Spread, batch, on_threads, over},
+};
+
+/// Nanoseconds for a look at the token: the pointer, the header, its first byte.
+#[derive(Clone, Debug)]
+pub struct Peek {
+    pub threads: usize,
+    /// By a plain reference.
+    pub reference: Spread,
+    pub peek: Spread,
+    /// In each turn, what `peek` takes longer.
+    pub over: Spread,
+}
+
+/// # Panics
+///
+/// If the token is gone, or a thread is.
+#[must_use]
+pub fn peeks(threads: usize, turns: usize) -> Peek {
+    let cache = cache(TOKEN_LENGTH);
+    let many = |make: &dyn Fn() -> Worker| (0..threads).map(|_| make()).collect::<Vec<_>>();
+    let time = Duration::from_millis(20);
+    let (mut references, mut peeks, mut overs) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..turns {
+        let reference = on_threads(many(&|| by_reference(&cache)), time);
+        let peek = on_threads(many(&|| peeking(&cache)), time);
+        references.push(reference);
+        peeks.push(peek);
+        overs.push(peek - reference);
+    }
+    Peek {
+        threads,
+        reference: Spread::of(references),
+        peek: Spread::of(peeks),
+        over: Spread::of(overs),
+    }
+}
+
+/// Looks at the token of `cache` by a handle of its own.
+pub fn peeking(cache: &TokenCache) -> Worker {
+    let mut cache = cache.clone();
+    Box::new(move |rounds| {
+        for _ in 0..rounds {
+            let token = black_box(&mut cache).peek();
+            look(token.expect("a token"));
+        }
+    })
+}
+
+/// The same without a cache.
+pub fn by_reference(cache: &TokenCache) -> Worker {
+    let token = cache.clone().peek().expect("a token").clone();
+    Box::new(move |rounds| {
+        for _ in 0..rounds {
+            look(black_box(&token));
+        }
+    })
+}
+
+#[inline]
+fn look(token: &AccessToken) {
+    black_box(token.header().as_bytes()[0]);
+}
+
+/// Lengths of tokens, from an opaque one to the longest that is taken.
+pub const LENGTHS: [usize; 5] = [40, 200, 1_200, 4_096, 16_384];
+
+/// Who puts a token on requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Bare,
+    AddAuthorization,
+    NeverReplay,
+    Replay,
+}
+
+impl Way {
+    pub const ALL: [Self; 4] =
+        [Self::Bare, Self::AddAuthorization, Self::NeverReplay, Self::Replay];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::AddAuthorization => "AddAuthorization",
+            Self::NeverReplay => "never_replay",
+            Self::Replay => "replay",
+        }
+    }
+
+    /// One of those whom `name` names.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|way| way.name() == name)
+    }
+
+    /// Makes requests with a token of `length` bytes.
+    #[must_use]
+    pub fn worker(self, length: usize) -> Worker {
+        let layer = || OAuthClientCredentialsLayer::from_cache(&cache(length));
+        match self {
+            Self::Bare => Box::new(|rounds| drive(&mut Inner, rounds)),
+            Self::AddAuthorization => {
+                let mut service = AddAuthorizationLayer::bearer(&token(length)).layer(Inner);
+                Box::new(move |rounds| drive(&mut service, rounds))
+            }
+            Self::NeverReplay => {
+                let mut service = warm(layer().never_replay().layer(Inner));
+                Box::new(move |rounds| drive(&mut service, rounds))
+            }
+            Self::Replay => {
+                let mut service = warm(layer().layer(Inner));
+                Box::new(move |rounds| drive(&mut service, rounds))
+            }
+        }
+    }
+}
+
+/// What a request costs over the bare service.
+#[derive(Clone, Debug)]
+pub struct Length {
+    pub way: Way,
+    pub bytes: usize,
+    pub nanoseconds: Spread,
+    /// By callgrind, where it is to be had.
+    pub instructions: Option<i64>,
+}
+
+/// Every way with every length. `child` names the arguments by which this program runs
+/// `Way::worker(length)` for so many rounds, for callgrind.
+#[must_use]
+pub fn lengths(batches: usize, child: Option<&str>) -> Vec<Length> {
+    const ROUNDS: u64 = 2_000;
+    let ways = &Way::ALL[1..];
+    let mut base = Way::Bare.worker(0);
+    let mut found: Vec<(Way, usize, Worker, Vec<f64>)> = LENGTHS
+        .iter()
+        .flat_map(|&bytes| ways.iter().map(move |&way| (way, bytes, way.worker(bytes), vec![])))
+        .collect();
+    for _ in 0..batches {
+        for (_, _, worker, samples) in &mut found {
+            samples.extend(over(worker, &mut base, 1, ROUNDS));
+        }
+    }
+    let bare = child.and_then(|child| instructions(child, Way::Bare, 0));
+    found
+        .into_iter()
+        .map(|(way, bytes, _, samples)| Length {
+            way,
+            bytes,
+            nanoseconds: Spread::of(samples),
+            instructions: child.and_then(|child| Some(instructions(child, way, bytes)? - bare?)),
+        })
+        .collect()
+}
+
+/// For one request: what 2,000 more of them cost, by callgrind.
+fn instructions(child: &str, way: Way, bytes: usize) -> Option<i64> {
+    let count = |rounds: i64| -> Option<i64> {
+        let output = Command::new("valgrind")
+            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+            .arg(std::env::current_exe().ok()?)
+            .args([child, way.name(), &bytes.to_string(), &rounds.to_string()])
+            .output()
+            .ok()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        let line = text.lines().find_map(|line| line.split("Collected :").nth(1));
+        line?.trim().parse().ok()
+    };
+    Some((count(3_000)? - count(1_000)?) / 2_000)
+}
+
+/// Nanoseconds for one request that is sent again, beside one that is accepted, both by the layer
+/// with replay: build, call, poll, drop.
+#[derive(Clone, Debug)]
+pub struct Detour {
+    /// What the rejection says.
+    pub challenge: Challenge,
+    pub accepted: Spread,
+    pub rejected: Spread,
+    pub ratio: Spread,
+}
+
+/// What stands in the `WWW-Authenticate` of a rejection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Challenge {
+    /// There is none.
+    None,
+    /// As in RFC 6750 section 3.
+    InvalidToken,
+}
+
+const CHALLENGE: &str =
+    "Bearer realm=\"api\", error=\"invalid_token\", error_description=\"The token has expired\"";
+
+/// The API takes one token only, the newest.
+#[derive(Clone)]
+struct Picky {
+    newest: &'static AtomicU64,
+    /// How many requests have arrived.
+    sent: &'static AtomicU64,
+    challenge: Challenge,
+}
+
+impl Service<Request<Body>> for Picky {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answer {
+        let token = request.headers().get(header::AUTHORIZATION).and_then(number);
+        drop(black_box(request));
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        Answer { token, api: self.clone() }
+    }
+}
+
+/// Judges the token when it is polled, not when the request is sent.
+struct Answer {
+    token: Option<u64>,
+    api: Picky,
+}
+
+impl Future for Answer {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut response = Response::new(Body::default());
+        if self.token != Some(self.api.newest.load(Ordering::Relaxed)) {
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+            if self.api.challenge == Challenge::InvalidToken {
+                let challenge = HeaderValue::from_static(CHALLENGE);
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            }
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+/// The number that a token begins with.
+fn number(header: &HeaderValue) -> Option<u64> {
+    let digits = header.as_bytes().get(7..15)?;
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// In each turn, some requests go out with a token that is then replaced, because one more of them
+/// was rejected; the rest find the newer one at hand when their rejections arrive.
+///
+/// # Panics
+///
+/// If a request is not accepted in the end.
+#[must_use]
+pub fn detours(challenge: Challenge, turns: usize) -> Detour {
+    let (mut accepted, mut rejected, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let scene = Scene::new(challenge);
+    for turn in 0..=turns {
+        let (plain, detour) = (scene.accepted(), scene.rejected());
+        // The first warms up.
+        if turn > 0 {
+            accepted.push(plain);
+            rejected.push(detour);
+            ratios.push(detour / plain);
+        }
+    }
+    Detour {
+        challenge,
+        accepted: Spread::of(accepted),
+        rejected: Spread::of(rejected),
+        ratio: Spread::of(ratios),
+    }
+}
+
+/// An API, a layer before it, and requests in flight between.
+pub struct Scene {
+    runtime: tokio::runtime::Runtime,
+    newest: &'static AtomicU64,
+    /// How many requests have arrived.
+    sent: &'static AtomicU64,
+    challenge: Challenge,
+}
+
+/// Requests in flight at the same time.
+const IN_FLIGHT: usize = 32;
+
+impl Scene {
+    /// # Panics
+    ///
+    /// If there is no runtime to be had.
+    #[must_use]
+    pub fn new(challenge: Challenge) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let number = |start| -> &'static AtomicU64 { Box::leak(Box::new(AtomicU64::new(start))) };
+        Self { runtime, newest: number(1), sent: number(0), challenge }
+    }
+
+    /// A layer of its own for each turn: one alone would soon force no more renewals, as rejections
+    /// that come one after the other are not believed for ever.
+    fn service(&self) -> OAuthClientCredentials<Picky> {
+        let newest = self.newest;
+        let cache = TokenCache::new(source_fn(move |_| async move {
+            let token =
+                format!("{:08x}{}", newest.load(Ordering::Relaxed), token(TOKEN_LENGTH - 8));
+            Ok(TokenResponse::bearer(token)?.expires_in(Duration::from_secs(86_400)))
+        }));
+        self.runtime.block_on(cache.token()).expect("a token");
+        let layer = OAuthClientCredentialsLayer::from_cache(&cache);
+        warm(layer.layer(Picky { newest, sent: self.sent, challenge: self.challenge }))
+    }
+
+    /// Nanoseconds for one request that is accepted.
+    pub fn accepted(&self) -> f64 {
+        self.turn(false)
+    }
+
+    /// The same for one that is rejected, and then accepted with the token at hand.
+    pub fn rejected(&self) -> f64 {
+        self.turn(true)
+    }
+
+    fn turn(&self, reject: bool) -> f64 {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut service = self.service();
+        assert!(service.poll_ready(&mut cx).is_ready());
+        let first = service.call(request());
+        let mut answers = Vec::with_capacity(IN_FLIGHT);
+
+        let start = Instant::now();
+        answers.extend((0..IN_FLIGHT).map(|_| service.call(request())));
+        let mut took = start.elapsed();
+
+        if reject {
+            self.newest.fetch_add(1, Ordering::Relaxed);
+        }
+        let first = self.runtime.block_on(first).expect("an answer");
+        let why = first.extensions().get::<NotReplaced>();
+        assert_eq!(first.status(), StatusCode::OK, "{why:?}");
+
+        let sent = self.sent.load(Ordering::Relaxed);
+        let start = Instant::now();
+        for answer in answers {
+            let mut answer = pin!(answer);
+            match answer.as_mut().poll(&mut cx) {
+                Poll::Ready(Ok(response)) => {
+                    assert_eq!(black_box(response).status(), StatusCode::OK);
+                }
+                _ => panic!("not served at once"),
+            }
+        }
+        took += start.elapsed();
+        let again = if reject { IN_FLIGHT } else { 0 };
+        let sent = self.sent.load(Ordering::Relaxed) - sent;
+        assert_eq!(sent, again as u64, "requests that were sent again");
+        took.as_nanos() as f64 / IN_FLIGHT as f64
+    }
+}
+
+/// For criterion: the time of so many rounds.
+pub fn time(worker: &mut Worker, rounds: u64) -> Duration {
+    Duration::from_secs_f64(batch(worker, rounds) * rounds as f64 / 1e9)
+}
