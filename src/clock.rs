@@ -104,6 +104,15 @@ impl Clock {
         }
     }
 
+    /// A time that is no earlier than now, and by less than a tenth of a second later: from the
+    /// coarse clocks, where there are any.
+    pub(crate) fn soon(&self) -> Now {
+        match self {
+            Self::System => system_soon(),
+            Self::Test(clock) => clock.now(),
+        }
+    }
+
     #[inline]
     fn second(&self) -> Second {
         match self {
@@ -144,6 +153,28 @@ impl fmt::Debug for Clock {
 fn base() -> Instant {
     static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
     *BASE
+}
+
+fn system_soon() -> Now {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use nix::time::{ClockId, clock_gettime};
+        /// More than a coarse clock is ever late by.
+        const LATE: Duration = Duration::from_millis(50);
+        let read = |clock| clock_gettime(clock).ok().map(Duration::from);
+        /// The origin by the clock that the standard library reads here, or a little before.
+        static ORIGIN: LazyLock<Option<Duration>> = LazyLock::new(|| {
+            let mono = clock_gettime(ClockId::CLOCK_MONOTONIC).ok().map(Duration::from);
+            let since = system_now().mono;
+            mono?.checked_sub(since)
+        });
+        let mono = read(ClockId::CLOCK_MONOTONIC_COARSE);
+        let wall = read(ClockId::CLOCK_REALTIME_COARSE);
+        if let (Some(mono), Some(wall), Some(origin)) = (mono, wall, *ORIGIN) {
+            return Now { mono: mono.saturating_sub(origin), wall }.plus(LATE);
+        }
+    }
+    system_now()
 }
 
 /// The wall clock first: were the thread to be held up in between, its reading would be too early,
@@ -266,6 +297,17 @@ mod tests {
             }
         }
         assert!(glances > 100_000, "a glance is mostly enough, not {glances} times");
+    }
+
+    #[test]
+    fn soon_is_soon() {
+        for _ in 0..1_000 {
+            let before = system_now();
+            let soon = system_soon();
+            let after = system_now().plus(Duration::from_millis(100));
+            assert!(before.mono <= soon.mono && soon.mono <= after.mono, "{before:?} {soon:?}");
+            assert!(before.wall <= soon.wall && soon.wall <= after.wall, "{before:?} {soon:?}");
+        }
     }
 
     /// The coarse clocks are those that the exact ones are.
