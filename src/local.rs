@@ -77,7 +77,11 @@ impl Local {
 
     /// What `other` is, for this value to call with.
     pub(crate) fn follow(&mut self, other: &Self) {
-        *self = Self { tenure: Tenure::Shared, ..other.lend() };
+        self.epoch = other.epoch;
+        self.until = other.until;
+        self.tag = other.tag;
+        self.header.clone_from(&other.header);
+        self.tenure = Tenure::Shared;
     }
 
     /// The clocks have been looked at, and it is still current. Says whether this value is there to

@@ -151,11 +151,16 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
     /// one, and there is one to be used at once.
     #[cold]
     fn prepare(&mut self, uri: &Uri, headers: &HeaderMap) -> Result<(), Instead> {
-        match self.handle.rules.origins.admit(uri) {
-            Admission::Attach if self.local.is_surely_current(&self.handle.shared) => return Ok(()),
-            Admission::Attach => {}
-            Admission::Without => return Err(Instead::Pass),
-            Admission::Refuse(error) => return Err(Instead::Refuse(error)),
+        let origins = &self.handle.rules.origins;
+        if !origins.surely_admit(uri) {
+            match origins.admit(uri) {
+                Admission::Attach if self.local.is_surely_current(&self.handle.shared) => {
+                    return Ok(());
+                }
+                Admission::Attach => {}
+                Admission::Without => return Err(Instead::Pass),
+                Admission::Refuse(error) => return Err(Instead::Refuse(error)),
+            }
         }
         if self.look() {
             return Ok(());
