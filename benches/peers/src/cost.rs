@@ -13,7 +13,8 @@ use std::{
 };
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use tower::{Layer, Service};
+use serde::{Deserialize, Serialize};
+use tower::{Layer, Service, retry::RetryLayer};
 use tower_http::auth::AddAuthorizationLayer;
 use tower_oauth2_client_credentials::{
     AccessToken, NotReplaced, OAuthClientCredentials, OAuthClientCredentialsLayer, TokenCache,
@@ -22,12 +23,12 @@ use tower_oauth2_client_credentials::{
 
 use crate::{
     Worker,
-    common::{Body, Inner, TOKEN_LENGTH, cache, drive, request, token, warm},
-    measure::{Spread, batch, on_threads, over},
+    common::{Body, Inner, On401, TOKEN_LENGTH, cache, drive, layer, request, token, warm},
+    measure::{Spread, batch, on_threads, over, settle},
 };
 
 /// Nanoseconds for a look at the token: the pointer, the header, its first byte.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Peek {
     pub threads: usize,
     /// By a plain reference.
@@ -91,7 +92,7 @@ fn look(token: &AccessToken) {
 pub const LENGTHS: [usize; 5] = [40, 200, 1_200, 4_096, 16_384];
 
 /// Who puts a token on requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Way {
     Bare,
     AddAuthorization,
@@ -142,7 +143,7 @@ impl Way {
 }
 
 /// What a request costs over the bare service.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Length {
     pub way: Way,
     pub bytes: usize,
@@ -162,6 +163,11 @@ pub fn lengths(batches: usize, child: Option<&str>) -> Vec<Length> {
         .iter()
         .flat_map(|&bytes| ways.iter().map(move |&way| (way, bytes, way.worker(bytes), vec![])))
         .collect();
+    settle(|| {
+        for (_, _, worker, _) in &mut found {
+            worker(10);
+        }
+    });
     for _ in 0..batches {
         for (_, _, worker, samples) in &mut found {
             samples.extend(over(worker, &mut base, 1, ROUNDS));
@@ -197,7 +203,7 @@ fn instructions(child: &str, way: Way, bytes: usize) -> Option<i64> {
 
 /// Nanoseconds for one request that is sent again, beside one that is accepted, both by the layer
 /// with replay: build, call, poll, drop.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Detour {
     /// What the rejection says.
     pub challenge: Challenge,
@@ -207,7 +213,7 @@ pub struct Detour {
 }
 
 /// What stands in the `WWW-Authenticate` of a rejection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Challenge {
     /// There is none.
     None,
@@ -381,6 +387,28 @@ impl Scene {
         let sent = self.sent.load(Ordering::Relaxed) - sent;
         assert_eq!(sent, again as u64, "requests that were sent again");
         took.as_nanos() as f64 / IN_FLIGHT as f64
+    }
+}
+
+/// Bytes of the futures of a request, each around the same inner one.
+#[derive(Clone, Copy, Debug)]
+pub struct Futures {
+    pub inner: usize,
+    pub never_replay: usize,
+    pub retry: usize,
+    pub replay: usize,
+}
+
+#[must_use]
+pub fn futures() -> Futures {
+    fn size<S: Service<Request<Body>>>(_: &S) -> usize {
+        size_of::<S::Future>()
+    }
+    Futures {
+        inner: size(&Inner),
+        never_replay: size(&layer().never_replay().layer(Inner)),
+        retry: size(&RetryLayer::new(On401).layer(Inner)),
+        replay: size(&layer().layer(Inner)),
     }
 }
 

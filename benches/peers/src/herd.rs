@@ -19,6 +19,7 @@ use std::{
 };
 
 use http::{HeaderValue, Request, header};
+use serde::{Deserialize, Serialize};
 use tokio::{
     runtime::Runtime,
     sync::{Mutex, Notify, OnceCell},
@@ -34,7 +35,7 @@ use crate::{
 };
 
 /// How the tasks wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Who {
     /// The floor: nothing but being woken.
     Notify,
@@ -100,7 +101,7 @@ impl Who {
 }
 
 /// What they wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Ends {
     Well,
     /// The source refuses, and is not asked again.
@@ -108,9 +109,12 @@ pub enum Ends {
 }
 
 /// One herd, again and again. Times in microseconds from the arrival.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Herd {
     pub who: Who,
+    /// Workers of the runtime.
+    pub threads: usize,
+    pub ends: Ends,
     pub waiters: usize,
     /// How often a token was asked for in one turn, at most.
     pub requests: u64,
@@ -149,19 +153,27 @@ pub fn arrivals(threads: usize, waiters: usize, ends: Ends, turns: usize) -> Vec
     }
     let herds = who.iter().zip(&turned).map(|(&one, turns)| {
         let floor = who.iter().position(|&who| who == one.floor()).unwrap_or_default();
-        Herd::of(one, waiters, turns, &turned[floor])
+        Herd::of(one, (threads, ends), waiters, turns, &turned[floor])
     });
     herds.collect()
 }
 
 impl Herd {
-    fn of(who: Who, waiters: usize, turns: &[Turn], floor: &[Turn]) -> Self {
+    fn of(
+        who: Who,
+        (threads, ends): (usize, Ends),
+        waiters: usize,
+        turns: &[Turn],
+        floor: &[Turn],
+    ) -> Self {
         let pairs = turns.iter().zip(floor);
         let spread = |part: fn(&Turn) -> Duration| {
             Spread::of(turns.iter().map(|turn| part(turn).as_secs_f64() * 1e6).collect())
         };
         Self {
             who,
+            threads,
+            ends,
             waiters,
             requests: turns.iter().map(|turn| turn.requests).max().unwrap_or_default(),
             first: spread(|turn| turn.first),
@@ -452,7 +464,7 @@ where
 }
 
 /// A herd whose token endpoint takes its time and then refuses.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Refusal {
     pub who: Who,
     pub waiters: usize,

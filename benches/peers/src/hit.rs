@@ -3,15 +3,18 @@
 
 use std::{path::PathBuf, process::Command, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Contestant, Worker, entries,
     measure::{self, Spread},
 };
 
 /// All over the base.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Hit {
-    pub name: &'static str,
-    pub base: &'static str,
+    pub name: String,
+    pub base: String,
     pub nanos: Spread,
     pub instructions: i64,
     pub allocations: i64,
@@ -36,8 +39,8 @@ pub fn measure_all() -> Vec<Hit> {
         .map(|(name, base, nanos)| {
             let (own, bare) = (counts(name), counts(&format!("{BASE_OF}{name}")));
             Hit {
-                name,
-                base,
+                name: name.to_owned(),
+                base: base.to_owned(),
                 nanos,
                 instructions: own.instructions - bare.instructions,
                 allocations: own.allocations - bare.allocations,
@@ -112,6 +115,12 @@ fn nanos() -> Vec<(&'static str, &'static str, Spread)> {
             }
         })
         .collect();
+    measure::settle(|| {
+        for turn in &mut turns {
+            (turn.own)(10);
+            (turn.bare)(10);
+        }
+    });
     for _ in 0..PASSES {
         for turn in &mut turns {
             let samples = measure::over(&mut turn.own, &mut turn.bare, BATCHES, turn.rounds);

@@ -6,6 +6,7 @@
     reason = "a program that measures, by the clock of the machine"
 )]
 
+pub mod bars;
 pub mod by_hand;
 #[path = "../../common/mod.rs"]
 mod common;
@@ -16,7 +17,11 @@ pub mod loopback;
 pub mod measure;
 pub mod memory;
 pub mod ours;
+pub mod part;
 pub mod peers;
+pub mod plot;
+pub mod report;
+pub mod tables;
 pub mod threads;
 pub mod trees;
 
@@ -45,6 +50,15 @@ impl Contestant {
         Self { name, base, worker: Box::new(worker) }
     }
 }
+
+/// Those who keep a request to send it again after a 401. The others do not.
+pub const KEEPING: [&str; 5] = [
+    "Retry",
+    "replay",
+    "replay, a clone per request",
+    "by hand, with a retry",
+    "cf-gears, auto refresh",
+];
 
 /// Makes a contestant with its token at hand: nothing of what it sets up is measured.
 pub type Entry = (&'static str, fn() -> Contestant);

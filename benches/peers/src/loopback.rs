@@ -23,6 +23,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo},
 };
+use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::Mutex, task::JoinSet};
 use tower::{BoxError, Layer, Service, ServiceExt, util::MapRequest};
 use tower_oauth2_client_credentials::{
@@ -37,7 +38,7 @@ use crate::{
 type Http = Client<HttpConnector, Body>;
 
 /// HTTP/2 without TLS is spoken by prior knowledge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Protocol {
     Http1,
     Http2,
@@ -54,7 +55,7 @@ impl Protocol {
 }
 
 /// Who puts the token on requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Way {
     /// No token at all.
     Bare,
@@ -83,7 +84,7 @@ impl Way {
 }
 
 /// What runs side by side.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct Scene {
     pub protocol: Protocol,
     /// That make requests at the same time, one after the other each.
@@ -94,8 +95,9 @@ pub struct Scene {
 
 /// Times in microseconds. A share is what a round has more than the round of `Way::Header` beside
 /// it, in per cent of that.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Row {
+    pub scene: Scene,
     pub way: Way,
     pub per_second: Spread,
     pub p50: Spread,
@@ -143,6 +145,7 @@ pub fn measure(scene: Scene, rounds: usize, time: Duration) -> Vec<Row> {
             Spread::of(pairs.map(|(own, base)| (part(own) / part(base) - 1.0) * 100.0).collect())
         };
         Row {
+            scene,
             way,
             per_second: spread(|round| round.per_second),
             p50: spread(|round| round.p50),

@@ -1,57 +1,50 @@
-//! Measures this crate beside its peers: `cargo build --release && target/release/peers hit`.
-//! With the system's allocator: the one that counts is in `allocations`, and `cargo run` would not
-//! build that.
+//! Measures this crate beside its peers, and writes the report: see `benches/README.md`.
+//! With the system's allocator: those that count are in `allocations` and `memory`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that measures and prints")]
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
-use peers::{hit, threads};
+use peers::{
+    cost,
+    herd::{Ends, Field, Who},
+    hit,
+    measure::Spread,
+    part::{self, Measured, PARTS},
+    report, tables,
+};
 
-fn main() -> ExitCode {
+fn main() -> io::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["child", name, rounds] => hit::child(name, rounds.parse().unwrap_or(0)),
-        ["hit"] => print_hits(&hit::measure_all()),
-        ["threads"] => print_threads(&threads::measure_all()),
+        [] | ["report"] => report::write(&Measured::all(true)?)?,
+        ["report", "--no-trees"] => report::write(&Measured::all(false)?)?,
+        ["write"] => report::write(&Measured::kept()?)?,
+        ["data", part] => println!("{}", part::measure(part)?),
+        // What `hit` and `tokens` run under callgrind.
+        ["child", name, rounds] => hit::child(name, number(rounds)? as u64),
+        ["work", way, bytes, rounds] => {
+            let way = cost::Way::named(way).ok_or_else(|| io::Error::other("no such way"))?;
+            way.worker(number(bytes)?)(number(rounds)? as u64);
+        }
+        // For a profiler: one herd, again and again.
+        ["herd", waiters, who] => {
+            let who = Who::ALL.into_iter().find(|one| one.name() == who);
+            let field = Field::new(2, number(waiters)?);
+            let who = who.ok_or_else(|| io::Error::other("no such herd"))?;
+            let last = (0..50).map(|_| field.turn(who, Ends::Well).last.as_secs_f64() * 1e6);
+            println!("{} µs", tables::show(Spread::of(last.collect()), 0));
+        }
+        [part] if part == "crates" || PARTS.contains(&part) => {
+            println!("{}", tables::all(&Measured::one(part)?));
+        }
         _ => {
-            eprintln!("peers hit | threads | child NAME ROUNDS");
-            return ExitCode::FAILURE;
+            eprintln!("peers [report [--no-trees]] | write | crates | {}", PARTS.join(" | "));
+            return Ok(ExitCode::FAILURE);
         }
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }
 
-fn print_hits(hits: &[hit::Hit]) {
-    println!("| a token at hand | over | ns | quartiles | instructions | allocations | bytes |");
-    println!("|---|---|---:|---:|---:|---:|---:|");
-    for hit in hits {
-        println!(
-            "| {} | {} | {:.0} | {:.0}..{:.0} | {} | {} | {} |",
-            hit.name,
-            hit.base,
-            hit.nanos.median,
-            hit.nanos.low,
-            hit.nanos.high,
-            hit.instructions,
-            hit.allocations,
-            hit.bytes
-        );
-    }
-}
-
-fn print_threads(all: &[threads::Threads]) {
-    println!(
-        "| a token at hand | ns of processor time over the base: threads, median, quartiles |"
-    );
-    println!("|---|---|");
-    for one in all {
-        let points: Vec<_> = one
-            .points
-            .iter()
-            .map(|(threads, nanos)| {
-                format!("{threads}: {:.0} ({:.0}..{:.0})", nanos.median, nanos.low, nanos.high)
-            })
-            .collect();
-        println!("| {} | {} |", one.name, points.join(", "));
-    }
+fn number(text: &str) -> io::Result<usize> {
+    text.parse().map_err(io::Error::other)
 }

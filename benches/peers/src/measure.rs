@@ -7,10 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::Worker;
 
 /// Of many samples: the middle one, and those a quarter from either end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct Spread {
     pub median: f64,
     pub low: f64,
@@ -23,6 +25,17 @@ impl Spread {
         samples.sort_by(f64::total_cmp);
         let at = |part: f64| samples[(part * (samples.len() - 1) as f64).round() as usize];
         Self { median: at(0.5), low: at(0.25), high: at(0.75) }
+    }
+}
+
+/// A service value of ours has bytes and a handle of its own only after it has made requests in
+/// three seconds of the clock. Whoever is measured has lived that long: `round` is to have each
+/// make some requests.
+pub fn settle(mut round: impl FnMut()) {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(3_200) {
+        round();
+        thread::sleep(Duration::from_millis(50));
     }
 }
 

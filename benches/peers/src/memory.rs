@@ -15,6 +15,7 @@ use std::{
 };
 
 use http::StatusCode;
+use serde::{Deserialize, Serialize};
 use tokio::{
     runtime::Runtime,
     sync::{Mutex, Notify},
@@ -28,7 +29,7 @@ use tower_oauth2_client_credentials::{
 use crate::common::{Inner, TOKEN_LENGTH, cache, request, token, warm};
 
 /// Somebody, and what they hold.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Held {
     pub what: String,
     pub bytes: i64,
@@ -106,11 +107,11 @@ pub fn rows(held: &dyn Fn() -> i64) -> io::Result<Vec<Held>> {
         add(&format!("the Builder's layer, {what}, before its first token"), held() - before);
         runtime.block_on(layer.cache().token()).expect("a token");
         let open = settled(&runtime, held) - before;
-        add("the same, with a token of 1,200 bytes, connection open", open);
+        add(&format!("the same, {what}, with a token of 1,200 bytes, connection open"), open);
         drop(first);
         let before = settled(&runtime, held) - open;
         drop(server);
-        add("the same, connection closed", settled(&runtime, held) - before);
+        add(&format!("the same, {what}, connection closed"), settled(&runtime, held) - before);
     }
 
     services(held, &mut add);

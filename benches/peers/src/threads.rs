@@ -10,10 +10,16 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::{Contestant, Worker, entries, measure::Spread};
+use serde::{Deserialize, Serialize};
 
+use crate::{
+    Contestant, Worker, entries,
+    measure::{self, Spread},
+};
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Threads {
-    pub name: &'static str,
+    pub name: String,
     /// For a number of threads: nanoseconds of processor time for one request, over the base on as
     /// many threads.
     pub points: Vec<(usize, Spread)>,
@@ -34,6 +40,13 @@ pub fn measure_all() -> Vec<Threads> {
         let mut samples = vec![Vec::with_capacity(TURNS); all.len()];
         // Kept from turn to turn, as clients live for longer than any of these.
         let mut workers: Vec<_> = contestants.iter().map(|one| many(one, threads)).collect();
+        // On threads of their own, as in a turn: what a worker has for itself then comes from as
+        // many arenas of the allocator.
+        measure::settle(|| {
+            for workers in &mut workers {
+                turn_for(workers, Duration::from_millis(1));
+            }
+        });
         for round in 0..=TURNS {
             for ((contestant, _), samples) in all.iter().zip(&mut samples) {
                 let mut turn_of = |name: &str| {
@@ -42,7 +55,7 @@ pub fn measure_all() -> Vec<Threads> {
                 };
                 let bare = turn_of(contestant.base);
                 let own = turn_of(contestant.name);
-                // The first round is for settling in.
+                // The first warms up.
                 if round > 0 {
                     samples.push(own - bare);
                 }
@@ -52,7 +65,9 @@ pub fn measure_all() -> Vec<Threads> {
             points.push((threads, Spread::of(samples)));
         }
     }
-    all.into_iter().map(|(contestant, points)| Threads { name: contestant.name, points }).collect()
+    all.into_iter()
+        .map(|(contestant, points)| Threads { name: contestant.name.to_owned(), points })
+        .collect()
 }
 
 /// 1, 2, 4, … up to twice the cores, and at least to 4.
@@ -64,6 +79,10 @@ pub fn counts() -> impl Iterator<Item = usize> {
 /// Nanoseconds of processor time for one request. It is read from the threads' own clocks, not
 /// derived from what passes: other work on the machine, and more threads than cores, would count.
 pub fn turn(workers: &mut Vec<Worker>) -> f64 {
+    turn_for(workers, TURN)
+}
+
+fn turn_for(workers: &mut Vec<Worker>, time: Duration) -> f64 {
     const BATCH: u64 = 200;
     let start = Arc::new(Barrier::new(workers.len()));
     let threads: Vec<_> = workers
@@ -75,7 +94,7 @@ pub fn turn(workers: &mut Vec<Worker>) -> f64 {
                 start.wait();
                 let (began, spent) = (Instant::now(), processor_time());
                 let mut rounds = 0;
-                while began.elapsed() < TURN {
+                while began.elapsed() < time {
                     worker(BATCH);
                     rounds += BATCH;
                 }

@@ -4,15 +4,17 @@ use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Output,
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// One dependency, alone in a program.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Tree {
-    pub name: &'static str,
-    pub features: &'static str,
+    pub name: String,
+    pub features: String,
     pub version: String,
     /// It and all that it needs, but for what only build scripts need.
     pub crates: usize,
@@ -96,8 +98,8 @@ impl Probe {
             None
         };
         Ok(Tree {
-            name: self.name,
-            features: self.features,
+            name: self.name.to_owned(),
+            features: self.features.to_owned(),
             version: version.to_owned(),
             crates: crates.len(),
             build,
@@ -105,7 +107,7 @@ impl Probe {
     }
 
     fn cargo(&self, arguments: &[&str]) -> io::Result<Output> {
-        let output = Command::new("cargo")
+        let output = crate::part::cargo()
             .args(arguments)
             .current_dir(&self.folder)
             .env("CARGO_TARGET_DIR", self.folder.join("target"))
