@@ -75,6 +75,15 @@ impl Local {
         self.epoch == shared.epoch()
     }
 
+    /// Takes over what `other` knows of the clocks, if that is up to date. Says whether it is.
+    pub(crate) fn heed(&mut self, other: &Self, shared: &Shared) -> bool {
+        let is_known = self.epoch == other.epoch && other.is_surely_current(shared);
+        if is_known {
+            self.until = other.until;
+        }
+        is_known
+    }
+
     /// What `other` is, for this value to call with.
     pub(crate) fn follow(&mut self, other: &Self) {
         self.epoch = other.epoch;

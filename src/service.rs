@@ -22,7 +22,7 @@ use crate::{
     mode::{self, Mode, Replay},
     origin::Admission,
     rules::{Existing, Rules},
-    sync::{Mutex, lock},
+    sync::{Mutex, lock, try_lock},
     token::{Acquiring, Answer, Shared, TokenCache, in_runtime},
 };
 
@@ -202,9 +202,18 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
             }
             return is_current;
         }
-        if !self.local.is_current(shared) {
-            return false;
+        // A look at the clocks by one of many clones will do for all of them. None waits for it.
+        let mut recent = try_lock(&self.handle.recent);
+        let known = recent.as_ref().is_some_and(|recent| self.local.heed(recent, shared));
+        if !known {
+            if !self.local.is_current(shared) {
+                return false;
+            }
+            if let Some(recent) = &mut recent {
+                recent.heed(&self.local, shared);
+            }
         }
+        drop(recent);
         if self.local.stay() && !self.keeps_handle {
             let (shared, rules) = (Arc::clone(shared), Arc::clone(&self.handle.rules));
             let template = self.handle.fresh_inner();

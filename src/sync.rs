@@ -1,5 +1,6 @@
 //! Locks and atomics: the standard library's, or loom's when the interleavings are model-checked.
 
+use std::sync::TryLockError;
 #[cfg(not(oauth2_loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 
@@ -12,6 +13,15 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     match mutex.lock() {
         Ok(guard) => guard,
         Err(poisoned) => poisoned.into_inner(),
+    }
+}
+
+/// Locks if nobody else has, without waiting.
+pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
     }
 }
 

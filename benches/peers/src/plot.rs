@@ -49,9 +49,9 @@ impl Axis {
     }
 }
 
-/// `names` of the axes. Points that are not above zero are left out: they have no logarithm.
+/// The title says what is told, `across` against what. Points that are not above zero are left out: they have no logarithm.
 #[must_use]
-pub fn svg(title: &str, names: [&str; 2], lines: &[Line]) -> String {
+pub fn svg(title: &str, across: &str, lines: &[Line]) -> String {
     let seen = |point: &&(f64, f64)| point.0 > 0.0 && point.1 > 0.0;
     let all: Vec<(f64, f64)> =
         lines.iter().flat_map(|line| line.points.iter().filter(seen).copied()).collect();
@@ -99,13 +99,9 @@ pub fn svg(title: &str, names: [&str; 2], lines: &[Line]) -> String {
         ));
     }
     add(format!(
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\
-         <text x=\"8\" y=\"{:.1}\">{}</text>",
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{across}</text>",
         f64::midpoint(LEFT, RIGHT),
         BOTTOM + 36.0,
-        names[0],
-        TOP + 4.0,
-        names[1]
     ));
 
     let mut labels = Vec::new();
