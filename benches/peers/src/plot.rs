@@ -49,7 +49,8 @@ impl Axis {
     }
 }
 
-/// The title says what is told, `across` against what. Points that are not above zero are left out: they have no logarithm.
+/// The title says what is told, `across` against what. Points that are not above zero are left out:
+/// they have no logarithm.
 #[must_use]
 pub fn svg(title: &str, across: &str, lines: &[Line]) -> String {
     let seen = |point: &&(f64, f64)| point.0 > 0.0 && point.1 > 0.0;
