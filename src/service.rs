@@ -207,7 +207,12 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         let known = recent.as_ref().is_some_and(|recent| self.local.heed(recent, shared));
         if !known {
             if !self.local.is_current(shared) {
-                return false;
+                // Another may have been told since that the token can be used for longer.
+                let longer = recent.as_mut().is_some_and(|recent| recent.is_current(shared));
+                if let Some(recent) = recent.filter(|_| longer) {
+                    self.local.follow(&recent);
+                }
+                return longer;
             }
             if let Some(recent) = &mut recent {
                 recent.heed(&self.local, shared);
@@ -370,6 +375,13 @@ mod tests {
         let mut third = original.clone();
         assert_eq!(bytes(&mut third), shared, "one that has just been cloned copies nothing");
         assert!(Arc::ptr_eq(&third.handle, &original.handle));
+
+        // One look does for all clones of a value that is not called itself.
+        tokio::time::advance(Duration::from_secs(1)).await;
+        for _ in 0..2 {
+            bytes(&mut original.clone());
+            assert!(lock(&original.handle.recent).is_surely_current(&original.handle.shared));
+        }
 
         // A new token is shared at first.
         let rejected = first.cache().peek().unwrap().clone();

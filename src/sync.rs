@@ -25,7 +25,8 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     }
 }
 
-/// A value that is set once. To read it takes no lock (under loom, which has no such thing, it does).
+/// A value that is set once. To read it takes no lock (under loom, which has no such thing, it
+/// does).
 #[derive(Debug)]
 pub(crate) struct Once<T> {
     #[cfg(not(oauth2_loom))]

@@ -43,7 +43,8 @@ type HttpClient<C> = Client<C, TransportRequestBody>;
 /// Trusted are the platform's root certificates and, in addition, the private CAs given to
 /// [`new`](Self::new). They are read on the first request to an `https` URL, on a blocking thread;
 /// if that fails, the request fails with the reason, and the next one reads them again. Once read,
-/// they are kept for as long as the transport lives; the platform's are shared by all transports.
+/// they are kept for as long as the transport lives. Transports without a CA of their own share the
+/// platform's, as the first of them has read them, while one of them lives.
 ///
 /// The crypto provider is the one that the process has installed, else aws-lc-rs (feature
 /// `aws-lc-rs`), else ring (feature `ring`, on by default).
@@ -208,7 +209,7 @@ fn roots(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<Arc<RootCertStore>,
     Ok(Arc::new(roots))
 }
 
-/// The platform's roots: some 100 KiB, which all transports of the process share while one is left.
+/// The platform's roots: some 100 KiB, which all transports without other CAs share.
 fn platform() -> Result<Arc<RootCertStore>, LoadError> {
     static LOADED: Mutex<Weak<RootCertStore>> = Mutex::new(Weak::new());
 
@@ -230,7 +231,10 @@ fn platform() -> Result<Arc<RootCertStore>, LoadError> {
         });
     }
     let roots = Arc::new(roots);
-    *loaded = Arc::downgrade(&roots);
+    // What could be read only in part is not passed on.
+    if platform.errors.is_empty() {
+        *loaded = Arc::downgrade(&roots);
+    }
     Ok(roots)
 }
 
