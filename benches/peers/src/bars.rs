@@ -134,7 +134,7 @@ fn threads(all: &[Threads], bars: &mut Vec<Bar>) {
             &format!("two threads against one, a service value each: `{name}`"),
             "≤ 1.5 ×",
             format!("{:.2} × ({both:.0} ns, {alone:.0} ns)", both / alone),
-            both / alone <= 1.5,
+            both <= 1.5 * alone,
         ));
     }
 }

@@ -114,10 +114,14 @@ impl Way {
         }
     }
 
-    /// One of those whom `name` names.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|way| way.name() == name)
+    /// For [`worked`].
+    fn base(self) -> &'static str {
+        match self {
+            Self::Bare => "base of bare",
+            Self::AddAuthorization => "base of AddAuthorization",
+            Self::NeverReplay => "base of never_replay",
+            Self::Replay => "base of replay",
+        }
     }
 
     /// Makes requests with a token of `length` bytes.
@@ -142,6 +146,17 @@ impl Way {
     }
 }
 
+/// A worker by the name of its way, or by that of its base: the bare service, in a process that is
+/// set up for the way and has the same heap.
+#[must_use]
+pub fn worked(name: &str, length: usize) -> Option<Worker> {
+    let way = Way::ALL.into_iter().find(|way| [way.name(), way.base()].contains(&name))?;
+    let (mut own, mut bare) = (way.worker(length), Way::Bare.worker(length));
+    let is_own = name == way.name();
+    // Both are made, whichever works: the heap is the same.
+    Some(Box::new(move |rounds| if is_own { own(rounds) } else { bare(rounds) }))
+}
+
 /// What a request costs over the bare service.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Length {
@@ -153,7 +168,7 @@ pub struct Length {
 }
 
 /// Every way with every length. `child` names the arguments by which this program runs
-/// `Way::worker(length)` for so many rounds, for callgrind.
+/// [`worked`] with a length and so many rounds, for callgrind.
 #[must_use]
 pub fn lengths(batches: usize, child: Option<&str>) -> Vec<Length> {
     const ROUNDS: u64 = 2_000;
@@ -173,25 +188,29 @@ pub fn lengths(batches: usize, child: Option<&str>) -> Vec<Length> {
             samples.extend(over(worker, &mut base, 1, ROUNDS));
         }
     }
-    let bare = child.and_then(|child| instructions(child, Way::Bare, 0));
     found
         .into_iter()
         .map(|(way, bytes, _, samples)| Length {
             way,
             bytes,
             nanoseconds: Spread::of(samples),
-            instructions: child.and_then(|child| Some(instructions(child, way, bytes)? - bare?)),
+            instructions: child.and_then(|child| {
+                Some(
+                    instructions(child, way.name(), bytes)?
+                        - instructions(child, way.base(), bytes)?,
+                )
+            }),
         })
         .collect()
 }
 
 /// For one request: what 2,000 more of them cost, by callgrind.
-fn instructions(child: &str, way: Way, bytes: usize) -> Option<i64> {
+fn instructions(child: &str, way: &str, bytes: usize) -> Option<i64> {
     let count = |rounds: i64| -> Option<i64> {
         let output = Command::new("valgrind")
             .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
             .arg(std::env::current_exe().ok()?)
-            .args([child, way.name(), &bytes.to_string(), &rounds.to_string()])
+            .args([child, way, &bytes.to_string(), &rounds.to_string()])
             .output()
             .ok()?;
         let text = String::from_utf8_lossy(&output.stderr);

@@ -70,14 +70,12 @@ const BASE_OF: &str = "base of ";
 pub fn worker(name: &str) -> Worker {
     let (name, base) = name.strip_prefix(BASE_OF).map_or((name, false), |name| (name, true));
     let contestant = contestant(name);
-    let own = (contestant.worker)();
-    if !base {
-        return own;
-    }
+    let mut own = (contestant.worker)();
     let mut bare = (self::contestant(contestant.base).worker)();
+    // Both are made, whichever works: the heap is the same.
     Box::new(move |rounds| {
-        let _stays = (&contestant.name, &own);
-        bare(rounds);
+        let _stays = &contestant.name;
+        if base { bare(rounds) } else { own(rounds) }
     })
 }
 

@@ -23,8 +23,9 @@ fn main() -> io::Result<ExitCode> {
         // What `hit` and `tokens` run under callgrind.
         ["child", name, rounds] => hit::child(name, number(rounds)? as u64),
         ["work", way, bytes, rounds] => {
-            let way = cost::Way::named(way).ok_or_else(|| io::Error::other("no such way"))?;
-            way.worker(number(bytes)?)(number(rounds)? as u64);
+            let worker = cost::worked(way, number(bytes)?);
+            let mut worker = worker.ok_or_else(|| io::Error::other("no such way"))?;
+            worker(number(rounds)? as u64);
         }
         // For a profiler: one herd, again and again.
         ["herd", waiters, who] => {

@@ -49,9 +49,9 @@ impl Axis {
     }
 }
 
-/// `names` of the axes. Points that are not above zero are left out: they have no logarithm.
+/// `title` says what goes up, `across` what goes across. Points that are not above zero are left out: they have no logarithm.
 #[must_use]
-pub fn svg(title: &str, names: [&str; 2], lines: &[Line]) -> String {
+pub fn svg(title: &str, across: &str, lines: &[Line]) -> String {
     let seen = |point: &&(f64, f64)| point.0 > 0.0 && point.1 > 0.0;
     let all: Vec<(f64, f64)> =
         lines.iter().flat_map(|line| line.points.iter().filter(seen).copied()).collect();
@@ -82,9 +82,10 @@ pub fn svg(title: &str, names: [&str; 2], lines: &[Line]) -> String {
         let (at, value) = (y.place(10_f64.powi(power)), 10_f64.powi(power));
         add(format!(
             "<path d=\"M{LEFT} {at:.1}H{RIGHT}\" stroke=\"{GRAY}\" stroke-opacity=\".3\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{value}</text>",
+             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             LEFT - 8.0,
-            at + 4.0
+            at + 4.0,
+            number(value)
         ));
     }
     let mut ticks: Vec<f64> = all.iter().map(|point| point.0).collect();
@@ -94,18 +95,15 @@ pub fn svg(title: &str, names: [&str; 2], lines: &[Line]) -> String {
         let at = x.place(tick);
         add(format!(
             "<path d=\"M{at:.1} {BOTTOM}v5\" stroke=\"{GRAY}\"/>\
-             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{tick}</text>",
-            BOTTOM + 18.0
+             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            BOTTOM + 18.0,
+            number(tick)
         ));
     }
     add(format!(
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\
-         <text x=\"8\" y=\"{:.1}\">{}</text>",
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{across}</text>",
         f64::midpoint(LEFT, RIGHT),
-        BOTTOM + 36.0,
-        names[0],
-        TOP + 4.0,
-        names[1]
+        BOTTOM + 36.0
     ));
 
     let mut labels = Vec::new();
@@ -157,4 +155,8 @@ pub fn svg(title: &str, names: [&str; 2], lines: &[Line]) -> String {
     }
     svg.push_str("</svg>\n");
     svg
+}
+
+fn number(value: f64) -> String {
+    if value < 1.0 { value.to_string() } else { crate::tables::count(value as i64) }
 }

@@ -143,7 +143,7 @@ fn threads(measured: &Measured) -> String {
     });
     plot::svg(
         "Processor time of a request over the base, ns, by threads",
-        ["threads", "ns"],
+        "threads",
         &lines.collect::<Vec<_>>(),
     )
 }
@@ -163,9 +163,5 @@ fn herds(measured: &Measured) -> String {
             .map(|herd| (herd.waiters as f64, herd.last.median / 1e3));
         plot::Line { name: who.name().to_owned(), style, points: points.collect() }
     });
-    plot::svg(
-        "Arrival of a token to the last waiter served, ms, by waiters",
-        ["waiters", "ms"],
-        &lines,
-    )
+    plot::svg("Arrival of a token to the last waiter served, ms, by waiters", "waiters", &lines)
 }

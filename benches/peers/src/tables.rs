@@ -175,7 +175,9 @@ fn threads(all: &[Threads]) -> Option<String> {
     let rows = all.iter().map(|one| {
         let mut row = vec![one.name.clone()];
         row.extend(one.points.iter().map(|(_, nanos)| show(*nanos, 0)));
-        row.push(format!("{:.2}", at(one, 2) / at(one, 1)));
+        // A difference within the noise may be nothing, or less.
+        let ratio = at(one, 2) / at(one, 1);
+        row.push(if at(one, 1) > 0.0 { format!("{ratio:.2}") } else { "–".to_owned() });
         row
     });
     section(
