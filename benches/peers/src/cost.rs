@@ -6,7 +6,6 @@ use std::{
     future::Future,
     hint::black_box,
     pin::{Pin, pin},
-    process::Command,
     sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -23,6 +22,7 @@ use tower_oauth2_client_credentials::{
 
 use crate::{
     Worker,
+    callgrind::{self, Instructions},
     common::{Body, Inner, On401, TOKEN_LENGTH, cache, drive, layer, request, token, warm},
     measure::{Spread, batch, on_threads, over, settle},
 };
@@ -163,15 +163,15 @@ pub struct Length {
     pub way: Way,
     pub bytes: usize,
     pub nanoseconds: Spread,
-    /// By callgrind, where it is to be had.
-    pub instructions: Option<i64>,
+    pub instructions: Instructions,
 }
 
-/// Every way with every length. `child` names the arguments by which this program runs
-/// [`worked`] with a length and so many rounds, for callgrind.
+/// Every way with every length. `child` is the argument by which this program runs [`worked`] with
+/// a length, for callgrind.
 #[must_use]
-pub fn lengths(batches: usize, child: Option<&str>) -> Vec<Length> {
+pub fn lengths(batches: usize, child: &str) -> Vec<Length> {
     const ROUNDS: u64 = 2_000;
+    const HEAPS: usize = 3;
     let ways = &Way::ALL[1..];
     let mut base = Way::Bare.worker(0);
     let mut found: Vec<(Way, usize, Worker, Vec<f64>)> = LENGTHS
@@ -194,30 +194,13 @@ pub fn lengths(batches: usize, child: Option<&str>) -> Vec<Length> {
             way,
             bytes,
             nanoseconds: Spread::of(samples),
-            instructions: child.and_then(|child| {
-                Some(
-                    instructions(child, way.name(), bytes)?
-                        - instructions(child, way.base(), bytes)?,
-                )
-            }),
+            instructions: {
+                let bytes = bytes.to_string();
+                let (own, base) = ([child, way.name(), &bytes], [child, way.base(), &bytes]);
+                callgrind::over(&own, &base, HEAPS)
+            },
         })
         .collect()
-}
-
-/// For one request: what 2,000 more of them cost, by callgrind.
-fn instructions(child: &str, way: &str, bytes: usize) -> Option<i64> {
-    let count = |rounds: i64| -> Option<i64> {
-        let output = Command::new("valgrind")
-            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-            .arg(std::env::current_exe().ok()?)
-            .args([child, way, &bytes.to_string(), &rounds.to_string()])
-            .output()
-            .ok()?;
-        let text = String::from_utf8_lossy(&output.stderr);
-        let line = text.lines().find_map(|line| line.split("Collected :").nth(1));
-        line?.trim().parse().ok()
-    };
-    Some((count(3_000)? - count(1_000)?) / 2_000)
 }
 
 /// Nanoseconds for one request that is sent again, beside one that is accepted, both by the layer
