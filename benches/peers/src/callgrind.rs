@@ -26,11 +26,8 @@ pub struct Instructions {
 /// If valgrind is not installed, or a run fails.
 #[must_use]
 pub fn over(own: &[&str], base: &[&str], heaps: usize) -> Instructions {
-    let one = |heap: usize| {
-        // What 2,000 more requests cost: the first may grow something that is there to stay.
-        let request = |who: &[&str]| (count(who, 3_000, heap) - count(who, 1_000, heap)) / 2_000;
-        request(own) - request(base)
-    };
+    const ROUNDS: i64 = 2_000;
+    let one = |heap: usize| (count(own, ROUNDS, heap) - count(base, ROUNDS, heap)) / ROUNDS;
     let mut counts: Vec<i64> = thread::scope(|scope| {
         let threads: Vec<_> = (1..=heaps).map(|heap| scope.spawn(move || one(heap))).collect();
         threads.into_iter().map(|thread| thread.join().expect("a count")).collect()
@@ -46,6 +43,8 @@ pub fn over(own: &[&str], base: &[&str], heaps: usize) -> Instructions {
 /// What callgrind looks at.
 pub fn child(mut worker: Worker, rounds: u64, heap: u64) {
     use_heap(heap);
+    // The first may grow something that is there to stay.
+    worker(1_000);
     collected(&mut worker, rounds);
 }
 
@@ -73,7 +72,7 @@ fn use_heap(heap: u64) {
     }
 }
 
-fn count(who: &[&str], rounds: u64, heap: usize) -> i64 {
+fn count(who: &[&str], rounds: i64, heap: usize) -> i64 {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg("--toggle-collect=peers::callgrind::collected")
