@@ -55,17 +55,12 @@ impl Now {
 pub(crate) struct Deadline {
     now: Now,
     /// All of this second, by both clocks, is before the deadline.
-    second: Second,
+    second: Option<Second>,
 }
 
 /// The seconds that the monotonic and the wall clock show, each since a beginning of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Second(i64, i64);
-
-impl Second {
-    /// No clock shows this.
-    const NONE: Self = Self(i64::MIN, i64::MIN);
-}
 
 /// Closer to the deadline than this, the exact clocks are read: the rest of a second, and the
 /// milliseconds by which a coarse clock is late.
@@ -73,12 +68,17 @@ const CLOSE: Duration = Duration::from_secs(2);
 
 impl Deadline {
     pub(crate) fn new(now: Now) -> Self {
-        Self { now, second: Second::NONE }
+        Self { now, second: None }
     }
 
     /// Long past.
     pub(crate) fn past() -> Self {
         Self::new(Now::default())
+    }
+
+    /// So near, or past, that no glance will do.
+    pub(crate) fn is_close(&self) -> bool {
+        self.second.is_none()
     }
 }
 
@@ -104,6 +104,15 @@ impl Clock {
         }
     }
 
+    /// A time that is no earlier than now, and by less than a tenth of a second later: from the
+    /// coarse clocks, where there are any.
+    pub(crate) fn soon(&self) -> Now {
+        match self {
+            Self::System => system_soon(),
+            Self::Test(clock) => clock.now(),
+        }
+    }
+
     #[inline]
     fn second(&self) -> Second {
         match self {
@@ -115,7 +124,7 @@ impl Clock {
     /// Neither clock has reached `deadline`, at a glance. `false` says nothing.
     #[inline]
     pub(crate) fn is_surely_before(&self, deadline: &Deadline) -> bool {
-        self.second() == deadline.second
+        deadline.second == Some(self.second())
     }
 
     /// Neither clock has reached `deadline`. For the rest of this second a glance will do.
@@ -125,7 +134,7 @@ impl Clock {
         let second = self.second();
         let now = self.now();
         let is_close = !now.plus(CLOSE).is_before(deadline.now);
-        deadline.second = if is_close { Second::NONE } else { second };
+        deadline.second = (!is_close).then_some(second);
         now.is_before(deadline.now)
     }
 }
@@ -146,13 +155,36 @@ fn base() -> Instant {
     *BASE
 }
 
-/// The wall clock first: were the thread to be held up in between, its reading would be too early,
-/// and what follows from it too strict, not too lax.
+fn system_soon() -> Now {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use nix::time::{ClockId, clock_gettime};
+        /// More than a coarse clock is ever late by.
+        const LATE: Duration = Duration::from_millis(50);
+        let read = |clock| clock_gettime(clock).ok().map(Duration::from);
+        /// The origin by the clock that the standard library reads here, or a little before.
+        static ORIGIN: LazyLock<Option<Duration>> = LazyLock::new(|| {
+            let mono = clock_gettime(ClockId::CLOCK_MONOTONIC).ok().map(Duration::from);
+            let since = system_now().mono;
+            mono?.checked_sub(since)
+        });
+        let mono = read(ClockId::CLOCK_MONOTONIC_COARSE);
+        let wall = read(ClockId::CLOCK_REALTIME_COARSE);
+        if let (Some(mono), Some(wall), Some(origin)) = (mono, wall, *ORIGIN) {
+            return Now { mono: mono.saturating_sub(origin), wall }.plus(LATE);
+        }
+    }
+    system_now()
+}
+
+/// The wall clock last: were the host to sleep in between, it would tell.
 #[allow(clippy::disallowed_methods, reason = "this file reads the clocks")]
 fn system_now() -> Now {
     let base = base();
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { mono: Instant::now().saturating_duration_since(base), wall }
+    Now {
+        mono: Instant::now().saturating_duration_since(base),
+        wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+    }
 }
 
 /// By the coarse clocks where there are any: they are late by a tick of the system's (1 to 10 ms),
@@ -162,14 +194,14 @@ fn system_second() -> Second {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         use nix::time::{ClockId, clock_gettime};
-        #[allow(clippy::useless_conversion, reason = "seconds have 32 bits elsewhere")]
-        let second = |clock| clock_gettime(clock).map_or(i64::MAX, |time| time.tv_sec().into());
-        Second(second(ClockId::CLOCK_MONOTONIC_COARSE), second(ClockId::CLOCK_REALTIME_COARSE))
+        let mono = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE);
+        let wall = clock_gettime(ClockId::CLOCK_REALTIME_COARSE);
+        if let (Ok(mono), Ok(wall)) = (mono, wall) {
+            #[allow(clippy::useless_conversion, reason = "seconds have 32 bits elsewhere")]
+            return Second(mono.tv_sec().into(), wall.tv_sec().into());
+        }
     }
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    {
-        system_now().second()
-    }
+    system_now().second()
 }
 
 /// A time since the Unix epoch, as the standard library has it.
@@ -266,6 +298,17 @@ mod tests {
             }
         }
         assert!(glances > 100_000, "a glance is mostly enough, not {glances} times");
+    }
+
+    #[test]
+    fn soon_is_soon() {
+        for _ in 0..1_000 {
+            let before = system_now();
+            let soon = system_soon();
+            let after = system_now().plus(Duration::from_millis(100));
+            assert!(before.mono <= soon.mono && soon.mono <= after.mono, "{before:?} {soon:?}");
+            assert!(before.wall <= soon.wall && soon.wall <= after.wall, "{before:?} {soon:?}");
+        }
     }
 
     /// The coarse clocks are those that the exact ones are.

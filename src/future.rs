@@ -320,7 +320,7 @@ where
                     if let Err(error) = ready!(service.poll_ready(cx)) {
                         return Poll::Ready(Arrival::Error(error.into()));
                     }
-                    if snapshot.is_usable(handle.shared.clock.now()) {
+                    if handle.shared.may_go_out(snapshot) {
                         let Some((request, sending)) = request.take() else {
                             return Poll::Pending;
                         };

@@ -20,8 +20,8 @@ pub(crate) struct Local {
 }
 
 /// Whose the bytes of a copy are. Values that are cloned for one request leave it at the first;
-/// one that lives on comes to the last within two seconds, and then a request touches no count
-/// that other threads write to.
+/// one that lives on for a second or two with one token comes to the last. Then its requests touch
+/// no count that other threads write to, for the price of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tenure {
     /// Of the value that this one was cloned from.
@@ -70,26 +70,36 @@ impl Local {
         self.epoch == shared.epoch() && shared.clock.is_before(&mut self.until)
     }
 
-    /// Becomes what `current` is. Says whether this value has been here before with this token:
-    /// then it is there to stay, and has its own copy of the bytes from now on.
-    pub(crate) fn follow(&mut self, current: &Self) -> bool {
-        if self.epoch != current.epoch {
-            *self = Self { tenure: Tenure::Shared, ..current.lend() };
-            return false;
+    /// Made in the epoch that still stands.
+    pub(crate) fn is_of_this_epoch(&self, shared: &Shared) -> bool {
+        self.epoch == shared.epoch()
+    }
+
+    /// What `other` is, for this value to call with.
+    pub(crate) fn follow(&mut self, other: &Self) {
+        self.epoch = other.epoch;
+        self.until = other.until;
+        self.tag = other.tag;
+        self.header.clone_from(&other.header);
+        self.tenure = Tenure::Shared;
+    }
+
+    /// The clocks have been looked at, and it is still current. Says whether this value is there to
+    /// stay: then it has its own copy of the bytes from now on.
+    pub(crate) fn stay(&mut self) -> bool {
+        // Close to the end the clocks are looked at for every request.
+        if self.until.is_close() {
+            return self.tenure == Tenure::Own;
         }
-        self.until = current.until;
         match self.tenure {
-            Tenure::Borrowed => {
-                self.tenure = Tenure::Shared;
-                false
-            }
+            Tenure::Borrowed => self.tenure = Tenure::Shared,
             Tenure::Shared => {
                 self.header = unshared(&self.header);
                 self.tenure = Tenure::Own;
-                true
             }
-            Tenure::Own => true,
+            Tenure::Own => {}
         }
+        self.tenure == Tenure::Own
     }
 }
 

@@ -30,8 +30,9 @@ use crate::{
 /// rejected.
 ///
 /// Made by [`OAuthClientCredentialsLayer`](crate::OAuthClientCredentialsLayer). Clones share the
-/// token; each keeps a copy of its header, so that a request with a token at hand touches nothing
-/// that other threads write to.
+/// token. One that lives on for a second or two keeps bytes of its own, and then a request with a
+/// token at hand writes to nothing that other threads use; that costs the length of the token and
+/// a clone of the inner service. One that is cloned for a request borrows.
 ///
 /// # Readiness
 ///
@@ -41,8 +42,8 @@ use crate::{
 pub struct OAuthClientCredentials<S, M = Replay> {
     inner: S,
     handle: Arc<Handle<S>>,
-    /// No other value has the same handle.
-    is_own_handle: bool,
+    /// It was made for this value; what is cloned from it leaves in time.
+    keeps_handle: bool,
     local: Local,
     mode: PhantomData<fn() -> M>,
 }
@@ -80,7 +81,7 @@ enum Instead {
 impl<S: Clone, M> OAuthClientCredentials<S, M> {
     pub(crate) fn new(inner: S, shared: Arc<Shared>, rules: Arc<Rules>) -> Self {
         let handle = Handle::new(shared, rules, inner.clone(), Local::none());
-        Self { inner, handle, is_own_handle: true, local: Local::none(), mode: PhantomData }
+        Self { inner, handle, keeps_handle: true, local: Local::none(), mode: PhantomData }
     }
 
     /// What `poll_ready` has reserved is given back: it will not be used.
@@ -150,13 +151,18 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
     /// one, and there is one to be used at once.
     #[cold]
     fn prepare(&mut self, uri: &Uri, headers: &HeaderMap) -> Result<(), Instead> {
-        match self.handle.rules.origins.admit(uri) {
-            Admission::Attach if self.local.is_surely_current(&self.handle.shared) => return Ok(()),
-            Admission::Attach => {}
-            Admission::Without => return Err(Instead::Pass),
-            Admission::Refuse(error) => return Err(Instead::Refuse(error)),
+        let origins = &self.handle.rules.origins;
+        if !origins.surely_admit(uri) {
+            match origins.admit(uri) {
+                Admission::Attach if self.local.is_surely_current(&self.handle.shared) => {
+                    return Ok(());
+                }
+                Admission::Attach => {}
+                Admission::Without => return Err(Instead::Pass),
+                Admission::Refuse(error) => return Err(Instead::Refuse(error)),
+            }
         }
-        if self.follow() {
+        if self.look() {
             return Ok(());
         }
         // Before a token is asked for: such a request is no reason to.
@@ -182,22 +188,28 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         }
     }
 
-    /// Takes what another value of this service has found last, if it is still current.
+    /// Looks at the clocks; or, if this value has no copy of the current token, takes what another
+    /// has found last.
     ///
     /// A value that lives on leaves what it shares with others behind: see `Tenure`.
-    fn follow(&mut self) -> bool {
+    fn look(&mut self) -> bool {
         let shared = &self.handle.shared;
-        let mut recent = lock(&self.handle.recent);
-        if !recent.is_surely_current(shared) && !recent.is_current(shared) {
+        if !self.local.is_of_this_epoch(shared) {
+            let mut recent = lock(&self.handle.recent);
+            let is_current = recent.is_surely_current(shared) || recent.is_current(shared);
+            if is_current {
+                self.local.follow(&recent);
+            }
+            return is_current;
+        }
+        if !self.local.is_current(shared) {
             return false;
         }
-        let stays = self.local.follow(&recent);
-        drop(recent);
-        if stays && !self.is_own_handle {
+        if self.local.stay() && !self.keeps_handle {
             let (shared, rules) = (Arc::clone(shared), Arc::clone(&self.handle.rules));
             let template = self.handle.fresh_inner();
             self.handle = Handle::new(shared, rules, template, self.local.lend());
-            self.is_own_handle = true;
+            self.keeps_handle = true;
         }
         true
     }
@@ -270,7 +282,7 @@ impl<S: Clone, M> Clone for OAuthClientCredentials<S, M> {
         Self {
             inner: self.inner.clone(),
             handle: Arc::clone(&self.handle),
-            is_own_handle: false,
+            keeps_handle: false,
             local: self.local.lend(),
             mode: PhantomData,
         }
@@ -342,7 +354,7 @@ mod tests {
 
         tokio::time::advance(Duration::from_secs(1)).await;
         let own = bytes(&mut first);
-        assert_ne!(own, shared);
+        assert_ne!(own, shared, "second to call with it, in another second");
         assert_eq!(bytes(&mut first), own, "once");
         assert!(!Arc::ptr_eq(&first.handle, &second.handle));
         assert!(first.local.header.is_sensitive());

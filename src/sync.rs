@@ -14,3 +14,43 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         Err(poisoned) => poisoned.into_inner(),
     }
 }
+
+/// A value that is set once. To read it takes no lock (under loom, which has no such thing, it does).
+#[derive(Debug)]
+pub(crate) struct Once<T> {
+    #[cfg(not(oauth2_loom))]
+    value: std::sync::OnceLock<T>,
+    #[cfg(oauth2_loom)]
+    value: Mutex<Option<T>>,
+}
+
+#[cfg(not(oauth2_loom))]
+impl<T: Clone> Once<T> {
+    pub(crate) fn new() -> Self {
+        Self { value: std::sync::OnceLock::new() }
+    }
+
+    pub(crate) fn get(&self) -> Option<T> {
+        self.value.get().cloned()
+    }
+
+    /// The first value stands.
+    pub(crate) fn set(&self, value: T) {
+        let _the_first_stands = self.value.set(value);
+    }
+}
+
+#[cfg(oauth2_loom)]
+impl<T: Clone> Once<T> {
+    pub(crate) fn new() -> Self {
+        Self { value: Mutex::new(None) }
+    }
+
+    pub(crate) fn get(&self) -> Option<T> {
+        lock(&self.value).clone()
+    }
+
+    pub(crate) fn set(&self, value: T) {
+        lock(&self.value).get_or_insert(value);
+    }
+}

@@ -4,7 +4,12 @@
 //! acceptable, deadlines and size limits are the caller's. Certificates are always checked, and
 //! redirects are never followed; there is no switch for either.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use http::uri::Scheme;
 use http_body_util::BodyExt;
@@ -38,7 +43,7 @@ type HttpClient<C> = Client<C, TransportRequestBody>;
 /// Trusted are the platform's root certificates and, in addition, the private CAs given to
 /// [`new`](Self::new). They are read on the first request to an `https` URL, on a blocking thread;
 /// if that fails, the request fails with the reason, and the next one reads them again. Once read,
-/// they are kept for as long as the transport lives.
+/// they are kept for as long as the transport lives; the platform's are shared by all transports.
 ///
 /// The crypto provider is the one that the process has installed, else aws-lc-rs (feature
 /// `aws-lc-rs`), else ring (feature `ring`, on by default).
@@ -165,7 +170,7 @@ where
 
 /// Blocks: reads files.
 fn client_config(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<ClientConfig, LoadError> {
-    let roots = Arc::new(roots(ca_files, ca_pem)?);
+    let roots = roots(ca_files, ca_pem)?;
     let config = ClientConfig::builder_with_provider(crypto_provider()?)
         .with_safe_default_protocol_versions()
         .map_err(|error| {
@@ -176,7 +181,12 @@ fn client_config(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<ClientConfi
     Ok(config)
 }
 
-fn roots(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<RootCertStore, LoadError> {
+/// The roots to be trusted: those of the platform and the given CAs.
+fn roots(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<Arc<RootCertStore>, LoadError> {
+    let platform = platform();
+    if ca_files.is_empty() && ca_pem.is_empty() {
+        return platform;
+    }
     let mut roots = RootCertStore::empty();
     for path in ca_files {
         let pem = std::fs::read(path).map_err(|error| {
@@ -191,7 +201,24 @@ fn roots(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<RootCertStore, Load
             &format!("the CA certificate given as PEM (number {})", index + 1),
         )?;
     }
+    // A private CA will do without those of the platform.
+    if let Ok(platform) = platform {
+        roots.extend(platform.roots.iter().cloned());
+    }
+    Ok(Arc::new(roots))
+}
+
+/// The platform's roots: some 100 KiB, which all transports of the process share while one is left.
+fn platform() -> Result<Arc<RootCertStore>, LoadError> {
+    static LOADED: Mutex<Weak<RootCertStore>> = Mutex::new(Weak::new());
+
+    // Under the lock, so that they are read once: this is a thread that may block.
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(roots) = loaded.upgrade() {
+        return Ok(roots);
+    }
     let platform = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
     // One root that cannot be parsed must not take the others with it.
     roots.add_parsable_certificates(platform.certs);
     if roots.is_empty() {
@@ -202,6 +229,8 @@ fn roots(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<RootCertStore, Load
             None => LoadError::bare(message),
         });
     }
+    let roots = Arc::new(roots);
+    *loaded = Arc::downgrade(&roots);
     Ok(roots)
 }
 
@@ -324,6 +353,16 @@ mod tests {
         let status = transport.send(request(&running)).await.map(|response| response.status());
         std::fs::remove_file(&path).unwrap();
         assert_eq!(status.unwrap(), 200);
+    }
+
+    /// Pins a thousand caches that each hold the platform's roots.
+    #[test]
+    fn the_roots_of_the_platform_are_held_once() {
+        let first = roots(&[], &[]).unwrap();
+        assert!(Arc::ptr_eq(&first, &roots(&[], &[]).unwrap()));
+        let ca = TestCa::new().unwrap();
+        let more = roots(&[], &[ca.pem().as_bytes().to_vec()]).unwrap();
+        assert_eq!(more.len(), first.len() + 1);
     }
 
     #[tokio::test]

@@ -6,7 +6,6 @@
 use std::{
     fmt,
     future::Future,
-    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -15,19 +14,25 @@ use std::{
 use super::snapshot::Snapshot;
 use crate::{
     error::TokenError,
-    sync::{Mutex, lock},
+    sync::{Mutex, Once, lock},
 };
 
 /// What a renewal ends with, for everybody.
 pub(crate) type Outcome = Result<Arc<Snapshot>, TokenError>;
 
 pub(crate) struct Flight {
-    state: Mutex<State>,
+    /// Set before anyone is woken: thousands may then read it at once.
+    landed: Once<Landed>,
+    /// Until it has landed.
+    waiters: Mutex<Option<Waiters>>,
 }
 
-enum State {
-    InTheAir(Waiters),
-    Landed(Outcome),
+/// How a flight has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Landed {
+    pub(crate) outcome: Outcome,
+    /// The epoch in which this outcome is all there is: no other token is at hand that may go out.
+    pub(crate) alone_in: Option<u64>,
 }
 
 /// Wakers by place; the places of waiters who left are used again.
@@ -39,24 +44,18 @@ struct Waiters {
 
 impl Flight {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State::InTheAir(Waiters::default())) })
+        Arc::new(Self { landed: Once::new(), waiters: Mutex::new(Some(Waiters::default())) })
     }
 
     /// Ends the flight and wakes everyone. The first outcome stands.
-    pub(crate) fn land(&self, outcome: Outcome) {
-        let waiters = {
-            let mut state = lock(&self.state);
-            match &mut *state {
-                State::Landed(_) => return,
-                State::InTheAir(waiters) => {
-                    let waiters = mem::take(waiters);
-                    *state = State::Landed(outcome);
-                    waiters
-                }
-            }
-        };
+    pub(crate) fn land(&self, outcome: Outcome, alone_in: Option<u64>) {
+        let mut waiters = lock(&self.waiters);
+        let Some(woken) = waiters.take() else { return };
+        // Under the lock: who finds that nobody waits any more finds the outcome.
+        self.landed.set(Landed { outcome, alone_in });
+        drop(waiters);
         // Outside the lock: a waker may run its task, and the task may ask for the outcome.
-        waiters.places.into_iter().flatten().for_each(Waker::wake);
+        woken.places.into_iter().flatten().for_each(Waker::wake);
     }
 
     /// Waits for the outcome.
@@ -71,7 +70,7 @@ impl fmt::Debug for Flight {
     }
 }
 
-/// A future of a flight's outcome.
+/// A future of how a flight ends.
 #[derive(Debug)]
 pub(crate) struct Landing {
     flight: Arc<Flight>,
@@ -79,14 +78,20 @@ pub(crate) struct Landing {
 }
 
 impl Future for Landing {
-    type Output = Outcome;
+    type Output = Landed;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Landed> {
         let this = self.get_mut();
-        let mut state = lock(&this.flight.state);
-        let waiters = match &mut *state {
-            State::Landed(outcome) => return Poll::Ready(outcome.clone()),
-            State::InTheAir(waiters) => waiters,
+        if let Some(landed) = this.flight.landed.get() {
+            this.place = None;
+            return Poll::Ready(landed);
+        }
+        let mut guard = lock(&this.flight.waiters);
+        let Some(waiters) = &mut *guard else {
+            drop(guard);
+            this.place = None;
+            // Landed in between.
+            return this.flight.landed.get().map_or(Poll::Pending, Poll::Ready);
         };
         let place = *this.place.get_or_insert_with(|| {
             waiters.free.pop().unwrap_or_else(|| {
@@ -102,7 +107,7 @@ impl Future for Landing {
         };
         // Outside the lock: dropping the last waker of a task drops the task, and with it perhaps
         // another landing of this flight.
-        drop(state);
+        drop(guard);
         drop(former);
         Poll::Pending
     }
@@ -111,13 +116,10 @@ impl Future for Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         let Some(place) = self.place else { return };
-        let waker = match &mut *lock(&self.flight.state) {
-            State::Landed(_) => None,
-            State::InTheAir(waiters) => {
-                waiters.free.push(place);
-                waiters.places.get_mut(place).and_then(Option::take)
-            }
-        };
+        let waker = lock(&self.flight.waiters).as_mut().and_then(|waiters| {
+            waiters.free.push(place);
+            waiters.places.get_mut(place).and_then(Option::take)
+        });
         // Outside the lock, as above.
         drop(waker);
     }

@@ -127,7 +127,7 @@ impl Pilot {
                 let took = shared.clock.now().since(self.since);
                 telemetry::renewed(&self.span, &outcome, self.tally.attempts, took);
             }
-            None => self.flight.land(Err(interrupted("the token's cache is gone"))),
+            None => self.flight.land(Err(interrupted("the token's cache is gone")), None),
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 
 use super::{
     budget::Budget,
-    flight::{Flight, Landing, Outcome},
+    flight::{Flight, Landed, Landing, Outcome},
     random::Random,
     rejection::{Sending, Staleness},
     renewal,
@@ -159,7 +159,8 @@ impl Shared {
         let refused = state.refused_credentials(now);
         drop(state);
         if let Some(flight) = overdue {
-            flight.land(Err(interrupted("the renewal's runtime no longer drives it")));
+            let error = interrupted("the renewal's runtime no longer drives it");
+            flight.land(Err(error), None);
         }
         if let Some(version) = refused
             && self.source.credentials_version() != version
@@ -196,12 +197,11 @@ impl Shared {
         let now = self.clock.now();
         let mut state = lock(&self.state);
         let outcome = state.finish(flight, result, credentials_version, wasted, now);
-        if outcome.is_some() {
-            self.next_epoch();
-        }
+        let epoch = outcome.as_ref().map(|_| self.next_epoch());
+        let alone_in = epoch.filter(|_| state.usable(now).is_none());
         drop(state);
         let outcome = outcome.unwrap_or_else(|| Err(interrupted("the renewal came too late")));
-        flight.land(outcome.clone());
+        flight.land(outcome.clone(), alone_in);
         if self.settings.warmth == Warmth::Kept {
             renewal::keep_warm(self, &outcome);
         }
@@ -227,6 +227,11 @@ impl Shared {
     /// The token that may go out at `now`.
     pub(crate) fn usable(&self, now: Now) -> Option<Arc<Snapshot>> {
         lock(&self.state).usable(now).cloned()
+    }
+
+    /// May the token go out, now?
+    pub(crate) fn may_go_out(&self, snapshot: &Snapshot) -> bool {
+        snapshot.is_usable(self.clock.soon()) || snapshot.is_usable(self.clock.now())
     }
 
     /// There is a token that need not be renewed at `now`.
@@ -313,15 +318,15 @@ impl Acquiring {
                 }
                 continue;
             };
-            let outcome = ready!(Pin::new(landing).poll(cx));
+            let Landed { outcome, alone_in } = ready!(Pin::new(landing).poll(cx));
             self.landing = None;
-            let now = shared.clock.now();
             match outcome {
+                Ok(snapshot) if shared.may_go_out(&snapshot) => return Poll::Ready(Ok(snapshot)),
                 // Polled long after the flight landed, the token may be of no use any more.
-                Ok(snapshot) if !snapshot.is_usable(now) => {}
-                Ok(snapshot) => return Poll::Ready(Ok(snapshot)),
+                Ok(_) => {}
+                Err(error) if alone_in == Some(shared.epoch()) => return Poll::Ready(Err(error)),
                 Err(error) => {
-                    return Poll::Ready(shared.usable(now).ok_or(error));
+                    return Poll::Ready(shared.usable(shared.clock.now()).ok_or(error));
                 }
             }
         }
@@ -346,7 +351,7 @@ impl Future for Replacing {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        Poll::Ready(match ready!(Pin::new(&mut this.landing).poll(cx)) {
+        Poll::Ready(match ready!(Pin::new(&mut this.landing).poll(cx)).outcome {
             Ok(snapshot) if snapshot.first_seen > this.rejected => Ok(snapshot),
             Ok(_) => Err(Standstill::SameToken),
             Err(error) => Err(Standstill::Failed(error)),

@@ -102,8 +102,8 @@ fn hits(hits: &[Hit], bars: &mut Vec<Bar>) {
 fn beside(hits: &[Hit], own: &Hit, keeps: bool) -> (String, bool) {
     let others = hits.iter().filter(|hit| {
         hit.name != hit.base
-            // A fixed header has no token to renew. Its bar is another.
-            && hit.name != "AddAuthorization"
+            // A fixed header has no token to renew. Their bars are others.
+            && !["AddAuthorization", "Retry"].contains(&&*hit.name)
             && !["never_replay", "replay", "replay, a clone per request"].contains(&&*hit.name)
             && KEEPING.contains(&&*hit.name) == keeps
     });
