@@ -59,13 +59,14 @@ fn hits(hits: &[Hit], bars: &mut Vec<Bar>) {
     ) else {
         return;
     };
-    let ratio = |one: &Hit, other: &Hit| one.instructions as f64 / other.instructions as f64;
+    let ratio =
+        |one: &Hit, other: &Hit| one.instructions.median as f64 / other.instructions.median as f64;
     let found = |one: &Hit, other: &Hit| {
         format!(
             "{:.2} × ({} of {} instructions), {} of {} allocations",
             ratio(one, other),
-            count(one.instructions),
-            count(other.instructions),
+            count(one.instructions.median),
+            count(other.instructions.median),
             one.allocations,
             other.allocations
         )
@@ -109,7 +110,7 @@ fn beside(hits: &[Hit], own: &Hit, keeps: bool) -> (String, bool) {
     let (mut behind, mut ahead) = (Vec::new(), Vec::new());
     for other in others {
         let nanos = other.nanos.median / own.nanos.median;
-        let instructions = other.instructions as f64 / own.instructions as f64;
+        let instructions = other.instructions.median as f64 / own.instructions.median as f64;
         let told = format!("{} ({nanos:.2} × ns, {instructions:.2} × instructions)", other.name);
         let list = if nanos > 1.0 && instructions > 1.0 { &mut behind } else { &mut ahead };
         list.push((nanos, told));
@@ -134,7 +135,7 @@ fn threads(all: &[Threads], bars: &mut Vec<Bar>) {
             &format!("two threads against one, a service value each: `{name}`"),
             "≤ 1.5 ×",
             format!("{:.2} × ({both:.0} ns, {alone:.0} ns)", both / alone),
-            both / alone <= 1.5,
+            both <= 1.5 * alone,
         ));
     }
 }

@@ -6,7 +6,6 @@ use std::{
     future::Future,
     hint::black_box,
     pin::{Pin, pin},
-    process::Command,
     sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -23,6 +22,7 @@ use tower_oauth2_client_credentials::{
 
 use crate::{
     Worker,
+    callgrind::{self, Instructions},
     common::{Body, Inner, On401, TOKEN_LENGTH, cache, drive, layer, request, token, warm},
     measure::{Spread, batch, on_threads, over, settle},
 };
@@ -114,10 +114,14 @@ impl Way {
         }
     }
 
-    /// One of those whom `name` names.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|way| way.name() == name)
+    /// For [`worked`].
+    fn base(self) -> &'static str {
+        match self {
+            Self::Bare => "base of bare",
+            Self::AddAuthorization => "base of AddAuthorization",
+            Self::NeverReplay => "base of never_replay",
+            Self::Replay => "base of replay",
+        }
     }
 
     /// Makes requests with a token of `length` bytes.
@@ -142,21 +146,32 @@ impl Way {
     }
 }
 
+/// A worker by the name of its way, or by that of its base: the bare service, in a process that is
+/// set up for the way and has the same heap.
+#[must_use]
+pub fn worked(name: &str, length: usize) -> Option<Worker> {
+    let way = Way::ALL.into_iter().find(|way| [way.name(), way.base()].contains(&name))?;
+    let (mut own, mut bare) = (way.worker(length), Way::Bare.worker(length));
+    let is_own = name == way.name();
+    // Both are made, whichever works: the heap is the same.
+    Some(Box::new(move |rounds| if is_own { own(rounds) } else { bare(rounds) }))
+}
+
 /// What a request costs over the bare service.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Length {
     pub way: Way,
     pub bytes: usize,
     pub nanoseconds: Spread,
-    /// By callgrind, where it is to be had.
-    pub instructions: Option<i64>,
+    pub instructions: Instructions,
 }
 
-/// Every way with every length. `child` names the arguments by which this program runs
-/// `Way::worker(length)` for so many rounds, for callgrind.
+/// Every way with every length. `child` is the argument by which this program runs [`worked`] with
+/// a length, for callgrind.
 #[must_use]
-pub fn lengths(batches: usize, child: Option<&str>) -> Vec<Length> {
+pub fn lengths(batches: usize, child: &str) -> Vec<Length> {
     const ROUNDS: u64 = 2_000;
+    const HEAPS: usize = 3;
     let ways = &Way::ALL[1..];
     let mut base = Way::Bare.worker(0);
     let mut found: Vec<(Way, usize, Worker, Vec<f64>)> = LENGTHS
@@ -173,32 +188,19 @@ pub fn lengths(batches: usize, child: Option<&str>) -> Vec<Length> {
             samples.extend(over(worker, &mut base, 1, ROUNDS));
         }
     }
-    let bare = child.and_then(|child| instructions(child, Way::Bare, 0));
     found
         .into_iter()
         .map(|(way, bytes, _, samples)| Length {
             way,
             bytes,
             nanoseconds: Spread::of(samples),
-            instructions: child.and_then(|child| Some(instructions(child, way, bytes)? - bare?)),
+            instructions: {
+                let bytes = bytes.to_string();
+                let (own, base) = ([child, way.name(), &bytes], [child, way.base(), &bytes]);
+                callgrind::over(&own, &base, HEAPS)
+            },
         })
         .collect()
-}
-
-/// For one request: what 2,000 more of them cost, by callgrind.
-fn instructions(child: &str, way: Way, bytes: usize) -> Option<i64> {
-    let count = |rounds: i64| -> Option<i64> {
-        let output = Command::new("valgrind")
-            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-            .arg(std::env::current_exe().ok()?)
-            .args([child, way.name(), &bytes.to_string(), &rounds.to_string()])
-            .output()
-            .ok()?;
-        let text = String::from_utf8_lossy(&output.stderr);
-        let line = text.lines().find_map(|line| line.split("Collected :").nth(1));
-        line?.trim().parse().ok()
-    };
-    Some((count(3_000)? - count(1_000)?) / 2_000)
 }
 
 /// Nanoseconds for one request that is sent again, beside one that is accepted, both by the layer

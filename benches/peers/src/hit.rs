@@ -6,7 +6,9 @@ use std::{path::PathBuf, process::Command, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Contestant, Worker, entries,
+    Contestant, Worker,
+    callgrind::{self, Instructions},
+    entries,
     measure::{self, Spread},
 };
 
@@ -16,7 +18,7 @@ pub struct Hit {
     pub name: String,
     pub base: String,
     pub nanos: Spread,
-    pub instructions: i64,
+    pub instructions: Instructions,
     pub allocations: i64,
     pub bytes: i64,
 }
@@ -25,40 +27,38 @@ pub struct Hit {
 const BATCH: Duration = Duration::from_millis(2);
 const BATCHES: usize = 60;
 
+/// For instructions.
+const HEAPS: usize = 5;
+
 /// Each takes everybody's turn, so that a slow minute hits all.
 const PASSES: usize = 3;
 
 /// Everybody, in the order of `entries`; a base is held against itself, and shows the noise.
 ///
-/// Starts programs: this one again, under callgrind, with the arguments `child NAME ROUNDS`; and
+/// Starts programs: this one again, with the arguments `child NAME`, by [`callgrind::over`]; and
 /// `allocations`, which is built beside it.
 pub fn measure_all() -> Vec<Hit> {
     let nanos = nanos();
     nanos
         .into_iter()
         .map(|(name, base, nanos)| {
-            let (own, bare) = (counts(name), counts(&format!("{BASE_OF}{name}")));
+            let base_of = format!("{BASE_OF}{name}");
+            let (own, bare) = (allocations(name), allocations(&base_of));
             Hit {
                 name: name.to_owned(),
                 base: base.to_owned(),
                 nanos,
-                instructions: own.instructions - bare.instructions,
-                allocations: own.allocations - bare.allocations,
-                bytes: own.bytes - bare.bytes,
+                instructions: if name == base {
+                    // Each count repeats.
+                    Instructions { median: 0, least: 0, most: 0 }
+                } else {
+                    callgrind::over(&["child", name], &["child", &base_of], HEAPS)
+                },
+                allocations: own.0 - bare.0,
+                bytes: own.1 - bare.1,
             }
         })
         .collect()
-}
-
-/// What callgrind looks at.
-pub fn child(name: &str, rounds: u64) {
-    collected(&mut worker(name), rounds);
-}
-
-/// Callgrind collects inside of this function only, and finds it by its name.
-#[inline(never)]
-fn collected(worker: &mut Worker, rounds: u64) {
-    worker(rounds);
 }
 
 /// Before a name: the base, in a process that is set up for whoever is called that. A peer leaves
@@ -70,14 +70,12 @@ const BASE_OF: &str = "base of ";
 pub fn worker(name: &str) -> Worker {
     let (name, base) = name.strip_prefix(BASE_OF).map_or((name, false), |name| (name, true));
     let contestant = contestant(name);
-    let own = (contestant.worker)();
-    if !base {
-        return own;
-    }
+    let mut own = (contestant.worker)();
     let mut bare = (self::contestant(contestant.base).worker)();
+    // Both are made, whichever works: the heap is the same.
     Box::new(move |rounds| {
-        let _stays = (&contestant.name, &own);
-        bare(rounds);
+        let _stays = &contestant.name;
+        if base { bare(rounds) } else { own(rounds) }
     })
 }
 
@@ -130,43 +128,14 @@ fn nanos() -> Vec<(&'static str, &'static str, Spread)> {
     turns.into_iter().map(|turn| (turn.name, turn.base, Spread::of(turn.samples))).collect()
 }
 
-/// For one request.
-struct Counts {
-    instructions: i64,
-    allocations: i64,
-    bytes: i64,
-}
-
-/// What 2,000 more requests cost: the first ones may grow something that is there to stay.
-fn counts(name: &str) -> Counts {
-    let [fewer, more] = [1_000, 3_000].map(|rounds| {
-        let (allocations, bytes) = allocations(name, rounds);
-        [instructions(name, rounds), allocations, bytes]
-    });
-    let [instructions, allocations, bytes] =
-        std::array::from_fn(|at| (more[at] - fewer[at]) / 2_000);
-    Counts { instructions, allocations, bytes }
-}
-
-fn instructions(name: &str, rounds: u64) -> i64 {
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg("--toggle-collect=peers::hit::collected")
-        .arg(std::env::current_exe().expect("the path of this program"))
-        .args(["child", name, &rounds.to_string()])
-        .output()
-        .expect("valgrind is installed");
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{name} failed under callgrind: {text}");
-    let line = text.lines().find_map(|line| line.split("Collected :").nth(1));
-    match line.and_then(|count| count.trim().parse().ok()) {
-        None | Some(0) => panic!("callgrind counted nothing: {text}"),
-        Some(count) => count,
-    }
+/// Allocations and bytes for one request: what 2,000 more cost.
+fn allocations(name: &str) -> (i64, i64) {
+    let (fewer, more) = (allocated(name, 1_000), allocated(name, 3_000));
+    ((more.0 - fewer.0) / 2_000, (more.1 - fewer.1) / 2_000)
 }
 
 /// Allocations and bytes.
-fn allocations(name: &str, rounds: u64) -> (i64, i64) {
+fn allocated(name: &str, rounds: u64) -> (i64, i64) {
     let program: PathBuf =
         std::env::current_exe().expect("the path of this program").with_file_name("allocations");
     assert!(program.exists(), "`cargo build --release` first: {} is missing", program.display());

@@ -8,6 +8,7 @@
 
 pub mod bars;
 pub mod by_hand;
+pub mod callgrind;
 #[path = "../../common/mod.rs"]
 mod common;
 pub mod cost;

@@ -5,7 +5,7 @@
 use std::{io, process::ExitCode};
 
 use peers::{
-    cost,
+    callgrind, cost,
     herd::{Ends, Field, Who},
     hit,
     measure::Spread,
@@ -21,10 +21,13 @@ fn main() -> io::Result<ExitCode> {
         ["write"] => report::write(&Measured::kept()?)?,
         ["data", part] => println!("{}", part::measure(part)?),
         // What `hit` and `tokens` run under callgrind.
-        ["child", name, rounds] => hit::child(name, number(rounds)? as u64),
-        ["work", way, bytes, rounds] => {
-            let way = cost::Way::named(way).ok_or_else(|| io::Error::other("no such way"))?;
-            way.worker(number(bytes)?)(number(rounds)? as u64);
+        ["child", name, rounds, heap] => {
+            callgrind::child(hit::worker(name), number(rounds)? as u64, number(heap)? as u64);
+        }
+        ["work", way, bytes, rounds, heap] => {
+            let worker = cost::worked(way, number(bytes)?);
+            let worker = worker.ok_or_else(|| io::Error::other("no such way"))?;
+            callgrind::child(worker, number(rounds)? as u64, number(heap)? as u64);
         }
         // For a profiler: one herd, again and again.
         ["herd", waiters, who] => {

@@ -112,7 +112,7 @@ pub fn measure(part: &str) -> io::Result<Value> {
         "herd" => serde_json::to_value(herds()),
         "refusals" => serde_json::to_value(herd::refusals(100, Duration::from_millis(50), 3)),
         "peek" => serde_json::to_value([1, 2].map(|threads| cost::peeks(threads, 41))),
-        "tokens" => serde_json::to_value(cost::lengths(101, Some("work"))),
+        "tokens" => serde_json::to_value(cost::lengths(101, "work")),
         "detour" => serde_json::to_value(
             [Challenge::None, Challenge::InvalidToken].map(|what| cost::detours(what, 301)),
         ),

@@ -83,9 +83,10 @@ pub fn svg(title: &str, across: &str, lines: &[Line]) -> String {
         let (at, value) = (y.place(10_f64.powi(power)), 10_f64.powi(power));
         add(format!(
             "<path d=\"M{LEFT} {at:.1}H{RIGHT}\" stroke=\"{GRAY}\" stroke-opacity=\".3\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{value}</text>",
+             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             LEFT - 8.0,
-            at + 4.0
+            at + 4.0,
+            number(value)
         ));
     }
     let mut ticks: Vec<f64> = all.iter().map(|point| point.0).collect();
@@ -95,8 +96,9 @@ pub fn svg(title: &str, across: &str, lines: &[Line]) -> String {
         let at = x.place(tick);
         add(format!(
             "<path d=\"M{at:.1} {BOTTOM}v5\" stroke=\"{GRAY}\"/>\
-             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{tick}</text>",
-            BOTTOM + 18.0
+             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            BOTTOM + 18.0,
+            number(tick)
         ));
     }
     add(format!(
@@ -154,4 +156,8 @@ pub fn svg(title: &str, across: &str, lines: &[Line]) -> String {
     }
     svg.push_str("</svg>\n");
     svg
+}
+
+fn number(value: f64) -> String {
+    if value < 1.0 { value.to_string() } else { crate::tables::count(value as i64) }
 }

@@ -49,7 +49,7 @@ pub fn short(measured: &Measured) -> String {
     let row = |hit: &Hit, name: &str| {
         vec![
             name.to_owned(),
-            count(hit.instructions),
+            count(hit.instructions.median),
             count(hit.allocations),
             count(hit.nanos.median.round() as i64),
         ]
@@ -135,11 +135,12 @@ fn hit(hits: &[Hit]) -> Option<String> {
             if is_base { "itself".to_owned() } else { hit.base.clone() },
             format!("{:.0}", hit.nanos.median),
             format!("{:.0}..{:.0}", hit.nanos.low, hit.nanos.high),
-            count(hit.instructions),
+            count(hit.instructions.median),
+            format!("{}..{}", count(hit.instructions.least), count(hit.instructions.most)),
             count(hit.allocations),
             count(hit.bytes),
             times(|hit| hit.nanos.median),
-            times(|hit| hit.instructions as f64),
+            times(|hit| hit.instructions.median as f64),
         ]
     });
     section(
@@ -148,13 +149,14 @@ fn hit(hits: &[Hit]) -> Option<String> {
          that keep the request (`Retry`, `replay`, \"with a retry\", \"auto refresh\"), that of \
          `Retry`. A base over itself shows the noise.",
         table(
-            "llrrrrrrr",
+            "llrrrrrrrr",
             &[
                 "",
                 "over",
                 "ns",
                 "quartiles",
                 "instructions",
+                "least..most",
                 "allocations",
                 "bytes",
                 "× ns",
@@ -175,7 +177,9 @@ fn threads(all: &[Threads]) -> Option<String> {
     let rows = all.iter().map(|one| {
         let mut row = vec![one.name.clone()];
         row.extend(one.points.iter().map(|(_, nanos)| show(*nanos, 0)));
-        row.push(format!("{:.2}", at(one, 2) / at(one, 1)));
+        // A difference within the noise may be nothing, or less.
+        let ratio = at(one, 2) / at(one, 1);
+        row.push(if at(one, 1) > 0.0 { format!("{ratio:.2}") } else { "–".to_owned() });
         row
     });
     section(
@@ -265,7 +269,7 @@ fn tokens(lengths: &[Length]) -> Option<String> {
         row.extend(LENGTHS.iter().map(|bytes| {
             let one = lengths.iter().find(|one| one.way == *way && one.bytes == *bytes);
             one.map_or_else(String::new, |one| {
-                let instructions = one.instructions.map_or_else(|| "–".to_owned(), count);
+                let instructions = count(one.instructions.median);
                 format!("{}; {instructions}", show(one.nanoseconds, 0))
             })
         }));
