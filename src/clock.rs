@@ -62,8 +62,8 @@ pub(crate) struct Deadline {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Second(i64, i64);
 
-/// Closer to the deadline than this, the exact clocks are read: the rest of a second, and the
-/// milliseconds by which a coarse clock is late.
+/// Closer to the deadline than this, the exact clocks are read: the rest of a second, and another by
+/// which a coarse clock may be late.
 const CLOSE: Duration = Duration::from_secs(2);
 
 impl Deadline {
@@ -234,9 +234,9 @@ mod tests {
         let now = clock.now();
         let is_before = |deadline| {
             let mut deadline = Deadline::new(deadline);
-            let answers = [clock.is_before(&mut deadline), clock.is_before(&mut deadline)];
-            assert_eq!(answers[0], answers[1], "at a glance as well as by both clocks");
-            answers[0]
+            let is_before = clock.is_before(&mut deadline);
+            assert!(is_before || !clock.is_surely_before(&deadline), "at a glance, too");
+            is_before
         };
         assert!(is_before(now.plus(Duration::from_secs(3600))));
         assert!(is_before(now.plus(Duration::MAX)));
@@ -315,10 +315,10 @@ mod tests {
     /// The coarse clocks are those that the exact ones are.
     #[test]
     fn the_coarse_clocks_go_with_the_exact_ones() {
-        let Second(_, wall) = system_second();
-        let exact = system_now().second().1;
-        assert!((0..=1).contains(&(exact - wall)), "{wall} and {exact}");
-        let Second(first, _) = system_second();
+        let before = system_now().second();
+        let Second(first, wall) = system_second();
+        let after = system_now().second();
+        assert!(before.1 - 1 <= wall && wall <= after.1, "{before:?}, {wall}, {after:?}");
         assert!(system_second().0 >= first);
     }
 

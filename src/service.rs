@@ -314,7 +314,8 @@ impl<S: fmt::Debug, M> fmt::Debug for OAuthClientCredentials<S, M> {
     }
 }
 
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
+#[cfg(feature = "testing")]
 mod tests {
     use std::{convert::Infallible, future::Ready, time::Duration};
 
@@ -383,7 +384,7 @@ mod tests {
             assert!(lock(&original.handle.recent).is_surely_current(&original.handle.shared));
         }
 
-        // A new token is shared at first.
+        // After a rejection it starts over, but for the handle.
         let rejected = first.cache().peek().unwrap().clone();
         cache.rejected(&rejected).await.unwrap_err();
         bytes(&mut first);
@@ -391,5 +392,36 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         bytes(&mut first);
         assert!(Arc::ptr_eq(&first.handle, &handle), "the handle is its own already");
+    }
+
+    /// Pins a request for each of which the cache is asked, from the moment that a renewal is due
+    /// until it ends.
+    #[tokio::test(start_paused = true)]
+    async fn clones_of_a_value_that_was_called_follow_who_has_asked_last() {
+        let clock = ManualClock::new();
+        let settings = Settings { clock: clock.to_clock(), ..Settings::default() };
+        let asked = std::sync::atomic::AtomicBool::new(false);
+        let source = source_fn(move |_| {
+            let again = asked.swap(true, std::sync::atomic::Ordering::Relaxed);
+            async move {
+                if again {
+                    std::future::pending::<()>().await;
+                }
+                Ok(TokenResponse::bearer("t0k3n")?.expires_in(Duration::from_secs(100)))
+            }
+        });
+        let cache = TokenCache::with_settings(Arc::new(source), settings);
+        cache.token().await.unwrap();
+        let layer = OAuthClientCredentialsLayer::from_cache(&cache).never_replay();
+        let mut original = tower_layer::Layer::layer(&layer, Seen::default());
+        drop(original.call(Request::new(())));
+
+        // The renewal is due, and never ends.
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let is_known = || lock(&original.handle.recent).is_surely_current(&original.handle.shared);
+        drop(original.clone().call(Request::new(())));
+        assert!(!is_known(), "the first asks");
+        drop(original.clone().call(Request::new(())));
+        assert!(is_known(), "the second follows");
     }
 }

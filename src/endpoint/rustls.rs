@@ -184,9 +184,8 @@ fn client_config(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<ClientConfi
 
 /// The roots to be trusted: those of the platform and the given CAs.
 fn roots(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<Arc<RootCertStore>, LoadError> {
-    let platform = platform();
     if ca_files.is_empty() && ca_pem.is_empty() {
-        return platform;
+        return platform();
     }
     let mut roots = RootCertStore::empty();
     for path in ca_files {
@@ -203,7 +202,7 @@ fn roots(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<Arc<RootCertStore>,
         )?;
     }
     // A private CA will do without those of the platform.
-    if let Ok(platform) = platform {
+    if let Ok(platform) = platform() {
         roots.extend(platform.roots.iter().cloned());
     }
     Ok(Arc::new(roots))
