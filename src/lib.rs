@@ -116,6 +116,7 @@ mod challenge;
 mod clock;
 mod config_error;
 pub mod credentials;
+mod detour;
 mod discard;
 pub mod endpoint;
 mod error;

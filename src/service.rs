@@ -16,8 +16,9 @@ use http::{
 use tower_service::Service;
 
 use crate::{
+    detour::Detour,
     error::{BoxError, ErrorClass, TokenError},
-    future::{Detour, ResponseFuture},
+    future::ResponseFuture,
     local::{Local, Tag},
     mode::{self, Mode, Replay},
     origin::Admission,
