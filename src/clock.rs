@@ -54,13 +54,18 @@ impl Now {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     now: Now,
-    /// All of this second, by both clocks, is before the deadline.
-    second: Option<Second>,
+    /// All of this second, by both clocks, is before the deadline; [`Second::NONE`] is none.
+    second: Second,
 }
 
 /// The seconds that the monotonic and the wall clock show, each since a beginning of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Second(i64, i64);
+
+impl Second {
+    /// Long before any clock was built.
+    const NONE: Self = Self(i64::MIN, i64::MIN);
+}
 
 /// Closer to the deadline than this, the exact clocks are read: the rest of a second, and another by
 /// which a coarse clock may be late.
@@ -68,7 +73,7 @@ const CLOSE: Duration = Duration::from_secs(2);
 
 impl Deadline {
     pub(crate) fn new(now: Now) -> Self {
-        Self { now, second: None }
+        Self { now, second: Second::NONE }
     }
 
     /// Long past.
@@ -78,7 +83,7 @@ impl Deadline {
 
     /// So near, or past, when the clocks were last looked at, that no glance will do.
     pub(crate) fn is_close(&self) -> bool {
-        self.second.is_none()
+        self.second == Second::NONE
     }
 }
 
@@ -113,18 +118,18 @@ impl Clock {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn second(&self) -> Second {
         match self {
             Self::System => system_second(),
-            Self::Test(clock) => clock.now().second(),
+            Self::Test(clock) => second_of_test(&**clock),
         }
     }
 
     /// Neither clock has reached `deadline`, at a glance. `false` says nothing.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_surely_before(&self, deadline: &Deadline) -> bool {
-        deadline.second == Some(self.second())
+        deadline.second == self.second()
     }
 
     /// Neither clock has reached `deadline`. For the rest of this second a glance will do.
@@ -134,7 +139,7 @@ impl Clock {
         let second = self.second();
         let now = self.now();
         let is_close = !now.plus(CLOSE).is_before(deadline.now);
-        deadline.second = (!is_close).then_some(second);
+        deadline.second = if is_close { Second::NONE } else { second };
         now.is_before(deadline.now)
     }
 }
@@ -148,6 +153,11 @@ impl fmt::Debug for Clock {
     }
 }
 
+#[cold]
+fn second_of_test(clock: &dyn ReadClock) -> Second {
+    clock.now().second()
+}
+
 /// The origin of the monotonic readings.
 #[allow(clippy::disallowed_methods, reason = "this file reads the clocks")]
 fn base() -> Instant {
@@ -158,24 +168,32 @@ fn base() -> Instant {
 fn system_soon() -> Now {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        use nix::time::{ClockId, clock_gettime};
+        use rustix::time::ClockId;
         /// More than a coarse clock is ever late by: it stands still while a hypervisor holds up
         /// the processor that keeps it.
         const LATE: Duration = Duration::from_secs(1);
-        let read = |clock| clock_gettime(clock).ok().map(Duration::from);
+        let time = |clock| read(clock).and_then(|time| Duration::try_from(time).ok());
         /// The origin by the clock that the standard library reads here, or a little before.
         static ORIGIN: LazyLock<Option<Duration>> = LazyLock::new(|| {
-            let mono = clock_gettime(ClockId::CLOCK_MONOTONIC).ok().map(Duration::from);
+            let mono = read(ClockId::Monotonic)?;
             let since = system_now().mono;
-            mono?.checked_sub(since)
+            Duration::try_from(mono).ok()?.checked_sub(since)
         });
-        let mono = read(ClockId::CLOCK_MONOTONIC_COARSE);
-        let wall = read(ClockId::CLOCK_REALTIME_COARSE);
+        let mono = time(ClockId::MonotonicCoarse);
+        let wall = time(ClockId::RealtimeCoarse);
         if let (Some(mono), Some(wall), Some(origin)) = (mono, wall, *ORIGIN) {
             return Now { mono: mono.saturating_sub(origin), wall }.plus(LATE);
         }
     }
     system_now()
+}
+
+/// What a clock of the kernel's shows. `None`: it has none such, or keeps it from us.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline]
+fn read(clock: rustix::time::ClockId) -> Option<rustix::time::Timespec> {
+    // The other function of that crate panics then.
+    rustix::time::clock_gettime_dynamic(rustix::time::DynamicClockId::Known(clock)).ok()
 }
 
 /// The wall clock last: were the host to sleep in between, it would tell.
@@ -189,17 +207,16 @@ fn system_now() -> Now {
 }
 
 /// By the coarse clocks where there are any: they are late by a tick of the system's (1 to 10 ms),
-/// and cost a sixth.
-#[inline]
+/// and cost a tenth.
+#[inline(always)]
 fn system_second() -> Second {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        use nix::time::{ClockId, clock_gettime};
-        let mono = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE);
-        let wall = clock_gettime(ClockId::CLOCK_REALTIME_COARSE);
-        if let (Ok(mono), Ok(wall)) = (mono, wall) {
-            #[allow(clippy::useless_conversion, reason = "seconds have 32 bits elsewhere")]
-            return Second(mono.tv_sec().into(), wall.tv_sec().into());
+        use rustix::time::ClockId;
+        if let (Some(mono), Some(wall)) =
+            (read(ClockId::MonotonicCoarse), read(ClockId::RealtimeCoarse))
+        {
+            return Second(mono.tv_sec, wall.tv_sec);
         }
     }
     system_now().second()

@@ -52,6 +52,8 @@ pin_project! {
     where
         M: Mode<B, R>,
     {
+        /// For nothing: no request was sent.
+        Refused { error: Option<TokenError> },
         /// For a token. Nothing of the inner service is held.
         Token { acquiring: Acquiring, request: Option<(Request<B>, Sending)> },
         /// For a clone of the inner service to be ready.
@@ -115,6 +117,10 @@ where
         Self { handle, stage: Stage::Token { acquiring, request } }
     }
 
+    pub(crate) fn refused(handle: Arc<Handle<S>>, error: TokenError) -> Self {
+        Self { handle, stage: Stage::Refused { error: Some(error) } }
+    }
+
     /// For a request that was rejected, if there is or will be a newer token to send it again with:
     /// else the response stands. `rejected` is the generation of the token that it carried.
     pub(crate) fn for_replay(
@@ -154,6 +160,12 @@ where
         let handle = &*this.handle;
         loop {
             let next = match this.stage.as_mut().project() {
+                StageProj::Refused { error } => {
+                    return match error.take() {
+                        Some(error) => Poll::Ready(Arrival::Error(error.into())),
+                        None => Poll::Pending,
+                    };
+                }
                 StageProj::Token { acquiring, request } => {
                     match ready!(acquiring.poll(&handle.shared, cx)) {
                         Ok(snapshot) => Stage::Ready {

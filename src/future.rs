@@ -18,7 +18,7 @@ use tower_service::Service;
 use crate::{
     challenge::Verdict,
     detour::{Arrival, Detour},
-    error::{BoxError, TokenError},
+    error::BoxError,
     local::Tag,
     mode::{Mode, Replay},
     rules::{self, Rules},
@@ -55,8 +55,8 @@ pin_project! {
             tag: Tag,
             kept: Option<M::Kept>,
         },
-        Detour { detour: Pin<Box<Detour<S, B, R, M>>> },
-        Failed { error: Option<BoxError> },
+        /// `None`: there is nothing more to come.
+        Detour { detour: Option<Pin<Box<Detour<S, B, R, M>>>> },
     }
 }
 
@@ -76,11 +76,7 @@ where
     }
 
     pub(crate) fn detour(detour: Detour<S, B, R, M>) -> Self {
-        Self { state: State::Detour { detour: Box::pin(detour) } }
-    }
-
-    pub(crate) fn failed(error: TokenError) -> Self {
-        Self { state: State::Failed { error: Some(Box::new(error)) } }
+        Self { state: State::Detour { detour: Some(Box::pin(detour)) } }
     }
 }
 
@@ -92,36 +88,17 @@ where
 {
     type Output = Result<Response<R>, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
-        loop {
-            match state.as_mut().project() {
-                StateProj::Sent { future, tag, .. } => match ready!(future.poll(cx)) {
-                    Ok(response) if tag.expects_nothing() && Rules::surely_accepts(&response) => {
-                        return Poll::Ready(Ok(response));
-                    }
-                    Ok(response) => match state.as_mut().answered(response) {
-                        Ok(detour) => state.set(State::Detour { detour }),
-                        Err(response) => return Poll::Ready(Ok(response)),
-                    },
-                    Err(error) => return Poll::Ready(Err(error.into())),
-                },
-                StateProj::Detour { detour } => match ready!(detour.as_mut().poll(cx)) {
-                    Arrival::Sent { future, handle, tag, kept } => {
-                        state.set(State::Sent { future, handle, tag, kept });
-                    }
-                    Arrival::Response(response) => return Poll::Ready(Ok(response)),
-                    Arrival::Error(error) => return Poll::Ready(Err(error)),
-                },
-                StateProj::Failed { error } => {
-                    return match error.take() {
-                        Some(error) => Poll::Ready(Err(error)),
-                        // Polled after it was ready.
-                        None => Poll::Pending,
-                    };
-                }
-            }
+        let mut polled = match state.as_mut().project() {
+            StateProj::Sent { future, .. } => future.poll(cx).map_err(Into::into),
+            _ => Poll::Pending,
+        };
+        if state.is_news(&polled) {
+            polled = state.travel(polled, cx);
         }
+        polled
     }
 }
 
@@ -130,13 +107,73 @@ where
     S: Service<Request<B>>,
     M: Mode<B, R>,
 {
-    /// The response has to be looked at: the way to a replay, or the response if there is none.
+    /// There is more to do than to hand out what the inner future said.
+    #[inline]
+    fn is_news(&self, polled: &Poll<Result<Response<R>, BoxError>>) -> bool {
+        match (self, polled) {
+            (Self::Sent { tag, .. }, Poll::Ready(Ok(response))) => {
+                !(tag.expects_nothing() && Rules::surely_accepts(response))
+            }
+            (Self::Sent { .. }, _) => false,
+            _ => true,
+        }
+    }
+
+    /// On with the detour, and with the second request that it may lead to.
     #[cold]
-    #[allow(clippy::type_complexity, reason = "what `State::Detour` holds")]
-    fn answered(
+    fn travel(
+        mut self: Pin<&mut Self>,
+        polled: Poll<Result<Response<R>, BoxError>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<R>, BoxError>>
+    where
+        S: Service<Request<B>, Response = Response<R>> + Clone,
+        S::Error: Into<BoxError>,
+    {
+        if let Poll::Ready(result) = polled
+            && let Some(response) = self.as_mut().answered(result?)
+        {
+            return Poll::Ready(Ok(response));
+        }
+        loop {
+            match self.as_mut().project() {
+                StateProj::Sent { future, .. } => {
+                    let response = ready!(future.poll(cx)).map_err(Into::into)?;
+                    if let Some(response) = self.as_mut().answered(response) {
+                        return Poll::Ready(Ok(response));
+                    }
+                }
+                StateProj::Detour { detour: Some(detour) } => {
+                    match ready!(detour.as_mut().poll(cx)) {
+                        Arrival::Sent { future, handle, tag, kept } => {
+                            self.set(State::Sent { future, handle, tag, kept });
+                        }
+                        Arrival::Response(response) => return Poll::Ready(Ok(response)),
+                        Arrival::Error(error) => return Poll::Ready(Err(error)),
+                    }
+                }
+                // Polled after it was ready.
+                StateProj::Detour { detour: None } => return Poll::Pending,
+            }
+        }
+    }
+
+    /// The response has to be looked at: it leads to a replay, or comes back if there is none.
+    #[cold]
+    fn answered(mut self: Pin<&mut Self>, response: Response<R>) -> Option<Response<R>> {
+        match self.as_mut().judge(response) {
+            Ok(detour) => {
+                self.set(Self::Detour { detour: Some(Box::pin(detour)) });
+                None
+            }
+            Err(response) => Some(response),
+        }
+    }
+
+    fn judge(
         self: Pin<&mut Self>,
         mut response: Response<R>,
-    ) -> Result<Pin<Box<Detour<S, B, R, M>>>, Response<R>> {
+    ) -> Result<Detour<S, B, R, M>, Response<R>> {
         let (handle, tag) = match &*self {
             Self::Sent { handle, tag, .. } if *tag != Tag::NONE => (handle, *tag),
             _ => return Err(response),
@@ -158,7 +195,7 @@ where
             Verdict::Stale => Staleness::Unclear,
             Verdict::Invalid => Staleness::Invalid,
         };
-        self.reject(response, staleness).map(Box::pin)
+        self.reject(response, staleness)
     }
 
     /// The response rejects the token: the way to a replay, or the response if there is none.
@@ -169,7 +206,7 @@ where
     ) -> Result<Detour<S, B, R, M>, Response<R>> {
         // The inner future is done with, and dropped.
         let StateReplace::Sent { handle, tag, kept, .. } =
-            self.project_replace(State::Failed { error: None })
+            self.project_replace(State::Detour { detour: None })
         else {
             return Err(response);
         };

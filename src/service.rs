@@ -266,7 +266,7 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         M: Mode<B, R>,
     {
         self.release();
-        ResponseFuture::failed(error)
+        ResponseFuture::detour(Detour::refused(Arc::clone(&self.handle), error))
     }
 }
 

@@ -61,11 +61,14 @@ struct Copy {
 }
 
 impl Copy {
-    #[inline]
+    /// At a glance at the clocks. `false` says nothing.
+    #[inline(always)]
+    fn is_surely_current(&self, shared: &Shared) -> bool {
+        self.epoch == shared.epoch() && shared.clock.is_surely_before(&self.until)
+    }
+
     fn is_current(&mut self, shared: &Shared) -> bool {
-        let clock = &shared.clock;
-        self.epoch == shared.epoch()
-            && (clock.is_surely_before(&self.until) || clock.is_before(&mut self.until))
+        self.epoch == shared.epoch() && shared.clock.is_before(&mut self.until)
     }
 }
 
@@ -95,7 +98,7 @@ impl TokenCache {
     /// this touches nothing that other threads write to. Clone the cache to get another handle.
     #[inline]
     pub fn peek(&mut self) -> Option<&AccessToken> {
-        if !self.local.as_mut().is_some_and(|own| own.is_current(&self.shared)) {
+        if !self.local.as_ref().is_some_and(|own| own.is_surely_current(&self.shared)) {
             self.look();
         }
         self.local.as_ref().map(|own| &own.token)
@@ -103,6 +106,9 @@ impl TokenCache {
 
     #[cold]
     fn look(&mut self) {
+        if self.local.as_mut().is_some_and(|own| own.is_current(&self.shared)) {
+            return;
+        }
         let epoch = self.shared.epoch();
         let now = self.shared.clock.now();
         self.local = self.shared.usable(now).map(|snapshot| Copy {
