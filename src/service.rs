@@ -11,7 +11,7 @@ use std::{
 
 use http::{
     HeaderMap, HeaderValue, Request, Response, Uri,
-    header::{AUTHORIZATION, Entry},
+    header::{AUTHORIZATION, Entry, MaxSizeReached},
 };
 use tower_service::Service;
 
@@ -119,27 +119,22 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let at_hand = self.handle.rules.origins.surely_admit(request.uri())
             && self.local.is_surely_current(&self.handle.shared);
         if !at_hand && let Err(instead) = self.prepare(request.uri(), request.headers()) {
-            return match instead {
-                Instead::Pass => self.pass(request),
-                Instead::Wait(acquiring) => self.call_later(request, acquiring),
-                Instead::Refuse(error) => self.refuse(error),
-            };
+            return self.call_instead(request, instead);
         }
-        let rules = &self.handle.rules;
         // First kept, then changed: a copy of the map would have no room for one more header.
-        let kept = M::keep(&mut request, rules.replay_limit);
+        let kept = M::keep(&mut request, self.handle.rules.replay_limit);
         match request.headers_mut().try_append(AUTHORIZATION, self.local.header.clone()) {
             Ok(false) => {}
-            Ok(true) if rules.existing == Existing::Replace => {
-                request.headers_mut().insert(AUTHORIZATION, self.local.header.clone());
+            appended => {
+                if let Err(instead) = self.settle(request.headers_mut(), appended) {
+                    return self.call_instead(request, instead);
+                }
             }
-            // None of our business.
-            Ok(true) => return self.pass(without_ours(request)),
-            Err(_) => return self.refuse(too_many_headers()),
         }
         let tag = self.local.tag;
         let future = self.inner.call(request);
@@ -229,53 +224,62 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         true
     }
 
-    /// There is no token at hand.
+    /// The request has an `Authorization` of its own, which ours was added to; or no room for ours.
     #[cold]
-    fn call_later<B, R>(
+    fn settle(
+        &self,
+        headers: &mut HeaderMap,
+        appended: Result<bool, MaxSizeReached>,
+    ) -> Result<(), Instead> {
+        if appended.is_err() {
+            return Err(Instead::Refuse(too_many_headers()));
+        }
+        match self.handle.rules.existing {
+            Existing::Replace => {
+                headers.insert(AUTHORIZATION, self.local.header.clone());
+                Ok(())
+            }
+            // None of our business.
+            Existing::Keep => {
+                take_back_ours(headers);
+                Err(Instead::Pass)
+            }
+        }
+    }
+
+    #[cold]
+    fn call_instead<B, R>(
         &mut self,
         request: Request<B>,
-        acquiring: Acquiring,
+        instead: Instead,
     ) -> ResponseFuture<S, B, R, M>
     where
         S: Service<Request<B>, Response = Response<R>>,
         S::Error: Into<BoxError>,
         M: Mode<B, R>,
     {
-        // A permit must not be held while a token is waited for.
-        self.release();
-        ResponseFuture::detour(Detour::for_token(Arc::clone(&self.handle), acquiring, request))
-    }
-
-    /// Sends `request` as it is.
-    fn pass<B, R>(&mut self, request: Request<B>) -> ResponseFuture<S, B, R, M>
-    where
-        S: Service<Request<B>, Response = Response<R>>,
-        S::Error: Into<BoxError>,
-        M: Mode<B, R>,
-    {
-        let future = self.inner.call(request);
-        ResponseFuture::sent(future, Arc::clone(&self.handle), Tag::NONE, None)
-    }
-
-    /// Fails without a call.
-    #[cold]
-    fn refuse<B, R>(&mut self, error: TokenError) -> ResponseFuture<S, B, R, M>
-    where
-        S: Service<Request<B>, Response = Response<R>>,
-        S::Error: Into<BoxError>,
-        M: Mode<B, R>,
-    {
-        self.release();
-        ResponseFuture::detour(Detour::refused(Arc::clone(&self.handle), error))
+        let handle = Arc::clone(&self.handle);
+        match instead {
+            Instead::Pass => {
+                ResponseFuture::sent(self.inner.call(request), handle, Tag::NONE, None)
+            }
+            Instead::Wait(acquiring) => {
+                // A permit must not be held while a token is waited for.
+                self.release();
+                ResponseFuture::detour(Detour::for_token(handle, acquiring, request))
+            }
+            Instead::Refuse(error) => {
+                self.release();
+                ResponseFuture::detour(Detour::refused(handle, error))
+            }
+        }
     }
 }
 
-/// Takes back the header that was added to the `request`'s own.
+/// Takes back the header that was added to the request's own.
 ///
 /// To look first would cost every request; this costs those that the layer has nothing to do with.
-#[cold]
-fn without_ours<B>(mut request: Request<B>) -> Request<B> {
-    let headers = request.headers_mut();
+fn take_back_ours(headers: &mut HeaderMap) {
     if let Ok(Entry::Occupied(entry)) = headers.try_entry(AUTHORIZATION) {
         let mut values: Vec<HeaderValue> = entry.remove_entry_mult().1.collect();
         values.pop();
@@ -283,7 +287,6 @@ fn without_ours<B>(mut request: Request<B>) -> Request<B> {
             let _room_was_made = headers.try_append(AUTHORIZATION, value);
         }
     }
-    request
 }
 
 /// `HeaderMap` takes 32,768 headers.

@@ -4,6 +4,7 @@
 use crate::{
     KEEPING,
     cost::futures,
+    floor,
     herd::{Ends, Who},
     hit::Hit,
     memory::Held,
@@ -103,7 +104,7 @@ fn beside(hits: &[Hit], own: &Hit, keeps: bool) -> (String, bool) {
     let others = hits.iter().filter(|hit| {
         hit.name != hit.base
             // A fixed header has no token to renew. Their bars are others.
-            && !["AddAuthorization", "Retry"].contains(&&*hit.name)
+            && !["AddAuthorization", "Retry", floor::NAME].contains(&&*hit.name)
             && !["never_replay", "replay", "replay, a clone per request"].contains(&&*hit.name)
             && KEEPING.contains(&&*hit.name) == keeps
     });

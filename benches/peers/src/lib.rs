@@ -12,6 +12,7 @@ pub mod callgrind;
 #[path = "../../common/mod.rs"]
 mod common;
 pub mod cost;
+pub mod floor;
 pub mod herd;
 pub mod hit;
 pub mod loopback;
@@ -66,5 +67,5 @@ pub type Entry = (&'static str, fn() -> Contestant);
 
 /// All of them, by name. Made one at a time, so that a run under callgrind holds only its own.
 pub fn entries() -> Vec<Entry> {
-    [ours::ENTRIES, by_hand::ENTRIES, &peers::entries()].concat()
+    [ours::ENTRIES, floor::ENTRIES, by_hand::ENTRIES, &peers::entries()].concat()
 }
