@@ -62,9 +62,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Instructions over the base, without the allocator's, as they were when they were last looked at. More than 5 % above is a
-/// failure: find out why, or say why it is worth it and write down the new number. A new compiler
-/// may move them, too.
+/// Instructions over the base, without the allocator's, as they were when they were last looked at.
+/// More than 5 % above is a failure: find out why, or say why it is worth it and write down the new
+/// number. A new compiler may move them, too.
 const KNOWN: [(&str, &str, i64); 5] = [
     ("watch", "bare", 527),
     ("watch-listed", "bare", 563),

@@ -192,7 +192,7 @@ fn system_soon() -> Now {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[inline]
 fn read(clock: rustix::time::ClockId) -> Option<rustix::time::Timespec> {
-    // The other function of that crate panics then.
+    // The other function of that crate panics if the kernel refuses.
     rustix::time::clock_gettime_dynamic(rustix::time::DynamicClockId::Known(clock)).ok()
 }
 

@@ -1,5 +1,6 @@
 //! [`Detour`]: what a request waits for besides its response: a token, a newer one after a
-//! rejection, the end of the rejected response, a clone of the inner service that is ready.
+//! rejection, the end of the rejected response, a clone of the inner service that is ready. Or for
+//! nothing: it is refused.
 
 use std::{
     future::Future,
@@ -52,8 +53,8 @@ pin_project! {
     where
         M: Mode<B, R>,
     {
-        /// For nothing: no request was sent.
-        Refused { error: Option<TokenError> },
+        /// For nothing: the request is not sent.
+        Refused { error: TokenError },
         /// For a token. Nothing of the inner service is held.
         Token { acquiring: Acquiring, request: Option<(Request<B>, Sending)> },
         /// For a clone of the inner service to be ready.
@@ -118,7 +119,7 @@ where
     }
 
     pub(crate) fn refused(handle: Arc<Handle<S>>, error: TokenError) -> Self {
-        Self { handle, stage: Stage::Refused { error: Some(error) } }
+        Self { handle, stage: Stage::Refused { error } }
     }
 
     /// For a request that was rejected, if there is or will be a newer token to send it again with:
@@ -161,10 +162,7 @@ where
         loop {
             let next = match this.stage.as_mut().project() {
                 StageProj::Refused { error } => {
-                    return match error.take() {
-                        Some(error) => Poll::Ready(Arrival::Error(error.into())),
-                        None => Poll::Pending,
-                    };
+                    return Poll::Ready(Arrival::Error(error.clone().into()));
                 }
                 StageProj::Token { acquiring, request } => {
                     match ready!(acquiring.poll(&handle.shared, cx)) {

@@ -1,7 +1,8 @@
 //! [`ResponseFuture`]: what becomes of a request and its response.
 //!
-//! A request with a token at hand is `Sent`, which is the inner future and three words. Everything
-//! else is a `Detour`, boxed, which ends in `Sent` again, or in a response.
+//! A request with a token at hand is `Sent`, which is the inner future, two words, and what is kept
+//! for a replay. Everything else is a `Detour`, boxed, which ends in `Sent` again, in a response, or
+//! in an error.
 
 use std::{
     fmt,
@@ -93,7 +94,8 @@ where
         let mut state = self.project().state;
         let mut polled = match state.as_mut().project() {
             StateProj::Sent { future, .. } => future.poll(cx).map_err(Into::into),
-            _ => Poll::Pending,
+            // `travel` asks it, and is woken by it.
+            StateProj::Detour { .. } => Poll::Pending,
         };
         if state.is_news(&polled) {
             polled = state.travel(polled, cx);
@@ -148,8 +150,14 @@ where
                         Arrival::Sent { future, handle, tag, kept } => {
                             self.set(State::Sent { future, handle, tag, kept });
                         }
-                        Arrival::Response(response) => return Poll::Ready(Ok(response)),
-                        Arrival::Error(error) => return Poll::Ready(Err(error)),
+                        Arrival::Response(response) => {
+                            self.set(State::Detour { detour: None });
+                            return Poll::Ready(Ok(response));
+                        }
+                        Arrival::Error(error) => {
+                            self.set(State::Detour { detour: None });
+                            return Poll::Ready(Err(error));
+                        }
                     }
                 }
                 // Polled after it was ready.
@@ -158,10 +166,9 @@ where
         }
     }
 
-    /// The response has to be looked at: it leads to a replay, or comes back if there is none.
-    #[cold]
+    /// The response has to be looked at. `None`: it leads to a replay, and a detour is the state now.
     fn answered(mut self: Pin<&mut Self>, response: Response<R>) -> Option<Response<R>> {
-        match self.as_mut().judge(response) {
+        match self.as_mut().examine(response) {
             Ok(detour) => {
                 self.set(Self::Detour { detour: Some(Box::pin(detour)) });
                 None
@@ -170,7 +177,8 @@ where
         }
     }
 
-    fn judge(
+    /// What the response says of the token: the way to a replay, or the response if there is none.
+    fn examine(
         self: Pin<&mut Self>,
         mut response: Response<R>,
     ) -> Result<Detour<S, B, R, M>, Response<R>> {

@@ -247,6 +247,7 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         }
     }
 
+    /// Passes the request on as it is, waits for a token first, or fails without a call.
     #[cold]
     fn call_instead<B, R>(
         &mut self,

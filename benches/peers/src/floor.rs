@@ -1,6 +1,6 @@
 //! The least that a layer which reacts to a 401 could do: put a fixed header on the request, look at
 //! the response's status, and hold on to something to tell. It knows no clock, no end of a token,
-//! no origin and no newer token: what is above it is what these cost.
+//! no origin and no newer token. Each of its services has a header of its own, and shares nothing.
 
 use std::{
     convert::Infallible,
@@ -24,11 +24,10 @@ use crate::{
 pub const NAME: &str = "floor: the status looked at";
 
 pub const ENTRIES: &[Entry] = &[(NAME, || {
-    let value = format!("Bearer {}", token(TOKEN_LENGTH));
-    let header = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)).expect("a header");
-    let rejections = Arc::new(AtomicU64::new(0));
-    Contestant::new(NAME, "bare", move || {
-        let (header, rejections) = (header.clone(), Arc::clone(&rejections));
+    Contestant::new(NAME, "bare", || {
+        let value = format!("Bearer {}", token(TOKEN_LENGTH));
+        let header = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)).expect("a header");
+        let rejections = Arc::new(AtomicU64::new(0));
         let mut service = Watched { inner: Inner, header, rejections };
         Box::new(move |rounds| drive(&mut service, rounds))
     })

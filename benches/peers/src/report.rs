@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use crate::{bars, herd::Ends, part::Measured, plot, tables};
+use crate::{bars, floor, herd::Ends, part::Measured, plot, tables};
 
 /// Between these two lines everything is replaced.
 const BEGIN: &str = "<!-- measured -->\n";
@@ -135,7 +135,7 @@ fn threads(measured: &Measured) -> String {
     let lines = measured.threads.iter().map(|one| {
         let style = match one.name.as_str() {
             "never_replay" | "replay" => plot::Style::Own,
-            "AddAuthorization" | "Retry" => plot::Style::Floor,
+            "AddAuthorization" | "Retry" | floor::NAME => plot::Style::Floor,
             _ => plot::Style::Other,
         };
         let points = one.points.iter().map(|(threads, nanos)| (*threads as f64, nanos.median));
