@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::{
     KEEPING,
     cost::{Detour, LENGTHS, Length, Peek, Way},
+    floor,
     herd::{Ends, Herd, Refusal, Who},
     hit::Hit,
     loopback::{self, Row},
@@ -37,8 +38,9 @@ pub fn all(measured: &Measured) -> String {
 /// The short one, for the README of the crate.
 #[must_use]
 pub fn short(measured: &Measured) -> String {
-    const OWN: [(&str, &str); 7] = [
+    const OWN: [(&str, &str); 8] = [
         ("AddAuthorization", "a fixed header, by tower-http's `AddAuthorization`"),
+        (floor::NAME, "the same, and the response's status looked at: a floor"),
         ("never_replay", "**the layer, `never_replay()`**"),
         ("by hand", "by hand: an async mutex, `format!`, a boxed future"),
         ("Retry", "a fixed header and a clone for one retry, by tower's `Retry`"),
