@@ -1,7 +1,7 @@
 //! [`TokenCache`]: one token, shared; the handle that users and the layer hold.
 //!
 //! What is decided when is in `state`; here is the handle with its own copy of the token, and the
-//! futures.
+//! future of a token.
 
 use std::{
     fmt,
@@ -9,15 +9,14 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::SystemTime,
 };
 
 use super::{
     rejection::{Sending, Staleness},
-    shared::{Acquiring, Replacing, Settings, Shared},
+    replacement::Replacement,
+    shared::{Acquiring, Settings, Shared},
     snapshot::AccessToken,
     source::TokenSource,
-    state::{Rejection, Standstill},
 };
 use crate::{clock::Deadline, error::TokenError};
 
@@ -159,7 +158,7 @@ impl TokenCache {
     ///
     /// # Errors
     ///
-    /// [`NotReplaced`], with the reason.
+    /// [`NotReplaced`](crate::NotReplaced), with the reason.
     pub fn rejected(&self, token: &AccessToken) -> Replacement {
         self.replace(token, Sending::First)
     }
@@ -179,12 +178,8 @@ impl TokenCache {
     fn replace(&self, token: &AccessToken, sending: Sending) -> Replacement {
         let rejected = token.snapshot().generation;
         let now = self.shared.clock.now();
-        let state = match self.shared.reject(rejected, Staleness::Unclear, sending, now) {
-            Rejection::Replay(snapshot) => Replaced::Ready(Some(Ok(AccessToken::new(snapshot)))),
-            Rejection::Wait(flight) => Replaced::Waiting(Replacing::new(&flight, rejected)),
-            Rejection::Stand(why) => Replaced::Ready(Some(Err(NotReplaced::new(why)))),
-        };
-        Replacement { _shared: Arc::clone(&self.shared), state }
+        let rejection = self.shared.reject(rejected, Staleness::Unclear, sending, now);
+        Replacement::new(Arc::clone(&self.shared), rejection, rejected)
     }
 
     /// How many tokens have been issued to this cache. Counts answers that were a success and yet
@@ -227,133 +222,5 @@ impl Future for Token {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         this.acquiring.poll(&this.shared, cx).map_ok(AccessToken::new)
-    }
-}
-
-/// The future of [`TokenCache::rejected`]. Dropping it stops nothing.
-#[derive(Debug)]
-pub struct Replacement {
-    /// A cache that is waited for stays alive.
-    _shared: Arc<Shared>,
-    state: Replaced,
-}
-
-#[derive(Debug)]
-enum Replaced {
-    Ready(Option<Result<AccessToken, NotReplaced>>),
-    Waiting(Replacing),
-}
-
-impl Future for Replacement {
-    type Output = Result<AccessToken, NotReplaced>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.get_mut().state {
-            Replaced::Ready(result) => match result.take() {
-                Some(result) => Poll::Ready(result),
-                None => Poll::Pending,
-            },
-            Replaced::Waiting(replacing) => Pin::new(replacing)
-                .poll(cx)
-                .map(|result| result.map(AccessToken::new).map_err(NotReplaced::new)),
-        }
-    }
-}
-
-/// Why a rejected token was not replaced, and the response that rejected it stands.
-///
-/// The layer puts it into the extensions of the 401 that it returns.
-///
-/// ```
-/// use tower_oauth2_client_credentials::NotReplaced;
-///
-/// fn explain<B>(response: &http::Response<B>) -> Option<String> {
-///     Some(response.extensions().get::<NotReplaced>()?.to_string())
-/// }
-/// # assert_eq!(explain(&http::Response::new(())), None);
-/// ```
-#[derive(Clone, Debug)]
-pub struct NotReplaced {
-    why: Why,
-}
-
-#[derive(Clone, Debug)]
-enum Why {
-    Stands(Standstill),
-    NotReplayable,
-}
-
-impl NotReplaced {
-    pub(crate) fn new(why: Standstill) -> Self {
-        Self { why: Why::Stands(why) }
-    }
-
-    pub(crate) fn not_replayable() -> Self {
-        Self { why: Why::NotReplayable }
-    }
-
-    /// The failure of the renewal, if it failed.
-    #[must_use]
-    pub fn error(&self) -> Option<&TokenError> {
-        match &self.why {
-            Why::Stands(Standstill::Failed(error)) => Some(error),
-            _ => None,
-        }
-    }
-
-    /// The request could not be sent again: its body was not kept, or it has been redirected and
-    /// may have had its effect. The token has been rejected
-    /// all the same, and the next call will have a newer one.
-    #[must_use]
-    pub fn is_not_replayable(&self) -> bool {
-        matches!(self.why, Why::NotReplayable)
-    }
-
-    /// Renewals were of no use lately, so none was forced.
-    #[must_use]
-    pub fn is_cooling_down(&self) -> bool {
-        matches!(self.why, Why::Stands(Standstill::Cooldown { .. }))
-    }
-
-    /// When a newer token will be asked for again, if that is known.
-    #[must_use]
-    pub fn retry_at(&self) -> Option<SystemTime> {
-        match &self.why {
-            Why::Stands(Standstill::Cooldown { until }) => Some(*until),
-            Why::Stands(Standstill::Failed(error)) => error.retry_at(),
-            _ => None,
-        }
-    }
-
-    /// The request was sent again with a newer token, and that was rejected as well; or the
-    /// server had no other token to give.
-    #[must_use]
-    pub fn is_futile(&self) -> bool {
-        matches!(self.why, Why::Stands(Standstill::ReplayRejected | Standstill::SameToken))
-    }
-}
-
-impl fmt::Display for NotReplaced {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.why {
-            Why::NotReplayable => f.write_str("the request could not be sent again"),
-            Why::Stands(Standstill::SameToken) => {
-                f.write_str("the authorization server has no newer token")
-            }
-            Why::Stands(Standstill::Cooldown { .. }) => {
-                f.write_str("newer tokens were rejected as well, so none is asked for now")
-            }
-            Why::Stands(Standstill::ReplayRejected) => {
-                f.write_str("the newer token was rejected as well")
-            }
-            Why::Stands(Standstill::Failed(error)) => write!(f, "no newer token: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for NotReplaced {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        // The error's own words are in ours.
-        self.error().and_then(std::error::Error::source)
     }
 }

@@ -13,6 +13,7 @@ mod model;
 mod random;
 mod rejection;
 mod renewal;
+mod replacement;
 mod schedule;
 mod shared;
 mod snapshot;
@@ -22,7 +23,8 @@ mod state;
 #[cfg(test)]
 pub(crate) use self::source::Lifetime;
 pub use self::{
-    cache::{NotReplaced, Replacement, Token, TokenCache},
+    cache::{Token, TokenCache},
+    replacement::{NotReplaced, Replacement},
     snapshot::AccessToken,
     source::{Attempt, BoxFuture, SourceFn, TokenResponse, TokenSource, source_fn},
 };

@@ -1,0 +1,158 @@
+//! [`Replacement`]: what comes in the place of a rejected token; and [`NotReplaced`], why nothing
+//! does.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::SystemTime,
+};
+
+use super::{
+    shared::{Replacing, Shared},
+    snapshot::AccessToken,
+    state::{Rejection, Standstill},
+};
+use crate::error::TokenError;
+
+/// The future of [`TokenCache::rejected`](crate::TokenCache::rejected). Dropping it stops nothing.
+#[derive(Debug)]
+pub struct Replacement {
+    /// A cache that is waited for stays alive.
+    _shared: Arc<Shared>,
+    state: Replaced,
+}
+
+#[derive(Debug)]
+enum Replaced {
+    Ready(Option<Result<AccessToken, NotReplaced>>),
+    Waiting(Replacing),
+}
+
+impl Replacement {
+    /// What `rejection`, of the token of generation `rejected`, comes to.
+    pub(crate) fn new(shared: Arc<Shared>, rejection: Rejection, rejected: u64) -> Self {
+        let state = match rejection {
+            Rejection::Replay(snapshot) => Replaced::Ready(Some(Ok(AccessToken::new(snapshot)))),
+            Rejection::Wait(flight) => Replaced::Waiting(Replacing::new(&flight, rejected)),
+            Rejection::Stand(why) => Replaced::Ready(Some(Err(NotReplaced::new(why)))),
+        };
+        Self { _shared: shared, state }
+    }
+}
+
+impl Future for Replacement {
+    type Output = Result<AccessToken, NotReplaced>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.get_mut().state {
+            Replaced::Ready(result) => match result.take() {
+                Some(result) => Poll::Ready(result),
+                None => Poll::Pending,
+            },
+            Replaced::Waiting(replacing) => Pin::new(replacing)
+                .poll(cx)
+                .map(|result| result.map(AccessToken::new).map_err(NotReplaced::new)),
+        }
+    }
+}
+
+/// Why a rejected token was not replaced, and the response that rejected it stands.
+///
+/// The layer puts it into the extensions of the 401 that it returns.
+///
+/// ```
+/// use tower_oauth2_client_credentials::NotReplaced;
+///
+/// fn explain<B>(response: &http::Response<B>) -> Option<String> {
+///     Some(response.extensions().get::<NotReplaced>()?.to_string())
+/// }
+/// # assert_eq!(explain(&http::Response::new(())), None);
+/// ```
+#[derive(Clone, Debug)]
+pub struct NotReplaced {
+    why: Why,
+}
+
+#[derive(Clone, Debug)]
+enum Why {
+    Stands(Standstill),
+    NotReplayable,
+}
+
+impl NotReplaced {
+    pub(crate) fn new(why: Standstill) -> Self {
+        Self { why: Why::Stands(why) }
+    }
+
+    pub(crate) fn not_replayable() -> Self {
+        Self { why: Why::NotReplayable }
+    }
+
+    /// The failure of the renewal, if it failed.
+    #[must_use]
+    pub fn error(&self) -> Option<&TokenError> {
+        match &self.why {
+            Why::Stands(Standstill::Failed(error)) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The request could not be sent again: its body was not kept, or it has been redirected and
+    /// may have had its effect. The token has been rejected all the same, and the next call will
+    /// have a newer one.
+    #[must_use]
+    pub fn is_not_replayable(&self) -> bool {
+        matches!(self.why, Why::NotReplayable)
+    }
+
+    /// Renewals were of no use lately, so none was forced.
+    #[must_use]
+    pub fn is_cooling_down(&self) -> bool {
+        matches!(self.why, Why::Stands(Standstill::Cooldown { .. }))
+    }
+
+    /// When a newer token will be asked for again, if that is known.
+    #[must_use]
+    pub fn retry_at(&self) -> Option<SystemTime> {
+        match &self.why {
+            Why::Stands(Standstill::Cooldown { until }) => Some(*until),
+            Why::Stands(Standstill::Failed(error)) => error.retry_at(),
+            _ => None,
+        }
+    }
+
+    /// The request was sent again with a newer token, and that was rejected as well; or the
+    /// server had no other token to give.
+    #[must_use]
+    pub fn is_futile(&self) -> bool {
+        matches!(self.why, Why::Stands(Standstill::ReplayRejected | Standstill::SameToken))
+    }
+}
+
+impl fmt::Display for NotReplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.why {
+            Why::NotReplayable => f.write_str("the request could not be sent again"),
+            Why::Stands(Standstill::SameToken) => {
+                f.write_str("the authorization server has no newer token")
+            }
+            Why::Stands(Standstill::Cooldown { .. }) => {
+                f.write_str("newer tokens were rejected as well, so none is asked for now")
+            }
+            Why::Stands(Standstill::ReplayRejected) => {
+                f.write_str("the newer token was rejected as well")
+            }
+            Why::Stands(Standstill::Failed(error)) => write!(f, "no newer token: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for NotReplaced {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        // The error's own words are in ours.
+        self.error().and_then(std::error::Error::source)
+    }
+}
