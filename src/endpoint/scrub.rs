@@ -22,28 +22,26 @@ const ENOUGH: usize = 512;
 /// itself, at its end or in the middle of a message.
 const MIN_BEGINNING: usize = 8;
 
-/// The forms in which a secret may come back.
+/// Escapes of escapes are followed this deep: JSON in a JSON string in another.
+const MAX_ESCAPES: usize = 8;
+
+/// Knows the secret, and its base64, alone and behind the id.
 pub(super) struct Scrubber {
-    forms: Vec<Zeroizing<Vec<u8>>>,
+    forms: Vec<Zeroizing<String>>,
 }
 
 impl Scrubber {
     pub(super) fn new(credentials: &ClientCredentials) -> Self {
         let secret = credentials.expose_secret();
-        let mut forms = vec![Zeroizing::new(secret.as_bytes().to_vec())];
-        for write in [encode::percent, encode::form] {
-            let mut form = Zeroizing::new(Vec::with_capacity(encode::MAX_GROWTH * secret.len()));
-            write(&mut form, secret);
-            forms.push(form);
-        }
-        forms.extend([json_escaped(secret), json_in_ascii(secret)]);
+        let mut forms = vec![
+            Zeroizing::new(secret.to_owned()),
+            Zeroizing::new(STANDARD_NO_PAD.encode(secret)),
+            Zeroizing::new(URL_SAFE_NO_PAD.encode(secret)),
+        ];
         for encoding in [BasicEncoding::PercentEncoded, BasicEncoding::Raw] {
             let pair = encode::basic_pair(credentials, encoding);
-            forms.push(Zeroizing::new(STANDARD_NO_PAD.encode(&*pair).into_bytes()));
+            forms.push(Zeroizing::new(STANDARD_NO_PAD.encode(&*pair)));
         }
-        forms.push(Zeroizing::new(STANDARD_NO_PAD.encode(secret).into_bytes()));
-        forms.push(Zeroizing::new(URL_SAFE_NO_PAD.encode(secret).into_bytes()));
-        forms.retain(|form| !form.is_empty());
         Self { forms }
     }
 
@@ -70,45 +68,120 @@ impl Scrubber {
     }
 
     /// How long the secret is that `text` begins with, or the beginning of it, if it does.
-    /// Percent-encoding and escapes come in both cases.
     fn secret_at(&self, text: &str) -> Option<usize> {
-        let alike = |form: &Zeroizing<Vec<u8>>| {
-            let pairs = text.bytes().zip(form.iter());
-            let len = pairs.take_while(|(a, b)| a.eq_ignore_ascii_case(b)).count();
-            (len == form.len() || len >= MIN_BEGINNING).then_some(len)
-        };
-        let mut len = self.forms.iter().filter_map(alike).max()?;
-        // A beginning may end within a character.
-        while !text.is_char_boundary(len) {
-            len -= 1;
-        }
+        let len = self.forms.iter().filter_map(|form| written(form, text)).max()?;
         (len > 0).then_some(len)
     }
 }
 
-/// As JSON escapes it when only what must be escaped is.
-fn json_escaped(secret: &str) -> Zeroizing<Vec<u8>> {
-    let mut form = Zeroizing::new(Vec::with_capacity(encode::MAX_GROWTH * secret.len() + 2));
-    encode::json(&mut form, secret);
-    let inside = form.get(1..form.len().saturating_sub(1)).unwrap_or_default();
-    Zeroizing::new(inside.to_vec())
+/// How much of `text` is the beginning of `form`, each character of it written in any of the
+/// ways that servers have: JSON alone has four ways to write a slash, and forms have three.
+fn written(form: &str, text: &str) -> Option<usize> {
+    let mut ends = vec![0];
+    for (at, c) in form.char_indices() {
+        let next = on_from(&ends, text, |rest, ends| ways(c, rest, ends));
+        if next.is_empty() {
+            return ends.pop().filter(|_| at >= MIN_BEGINNING);
+        }
+        ends = next;
+    }
+    ends.pop()
 }
 
-/// As Python and PHP escape it in JSON: nothing but ASCII.
-fn json_in_ascii(secret: &str) -> Zeroizing<Vec<u8>> {
-    let plain = json_escaped(secret);
-    let text = std::str::from_utf8(&plain).unwrap_or_default();
-    let mut form = Zeroizing::new(Vec::with_capacity(encode::MAX_GROWTH * text.len()));
-    for c in text.chars() {
-        if c.is_ascii() {
-            form.push(c as u8);
-        } else {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                form.extend_from_slice(format!("\\u{unit:04x}").as_bytes());
-            }
-        }
+/// Where in `text` one can be after the next step from any of `ends`, in order.
+fn on_from(ends: &[usize], text: &str, step: impl Fn(&str, &mut Vec<usize>)) -> Vec<usize> {
+    let mut next = Vec::new();
+    let mut found = Vec::new();
+    for end in ends {
+        step(text.get(*end..).unwrap_or_default(), &mut found);
+        next.extend(found.drain(..).map(|len| end + len));
     }
-    form
+    next.sort_unstable();
+    next.dedup();
+    next
+}
+
+/// The lengths of all that stands for `c` at the beginning of `text`.
+fn ways(c: char, text: &str, lens: &mut Vec<usize>) {
+    match text.chars().next() {
+        // Whoever repeats it in capitals tells it all the same.
+        Some(first) if first.eq_ignore_ascii_case(&c) => lens.push(first.len_utf8()),
+        Some('+') if c == ' ' => lens.push(1),
+        _ => {}
+    }
+    match text.bytes().next() {
+        Some(b'%') => percent(c, text, lens),
+        Some(b'\\') => backslashes(c, text, lens),
+        Some(b'&') => lens.extend(reference(c, text)),
+        _ => {}
+    }
+}
+
+/// `%2F`, and `%252F` for whoever encodes twice.
+fn percent(c: char, text: &str, lens: &mut Vec<usize>) {
+    let mut ends = vec![0];
+    for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+        ends = on_from(&ends, text, |rest, lens| {
+            let mut hex = rest.strip_prefix('%');
+            for _ in 0..MAX_ESCAPES {
+                let Some(after) = hex else { break };
+                if number(after.get(..2), 16) == Some(u32::from(byte)) {
+                    lens.push(rest.len() - after.len() + 2);
+                }
+                hex = after.strip_prefix("25");
+            }
+        });
+    }
+    lens.append(&mut ends);
+}
+
+/// `\/`, `\"`, `\\`, `\u002f`, and as many backslashes more as it was escaped again.
+fn backslashes(c: char, text: &str, lens: &mut Vec<usize>) {
+    let run = |rest: &str| rest.bytes().take(MAX_ESCAPES).take_while(|b| *b == b'\\').count();
+    if c == '\\' {
+        lens.extend(2..=run(text));
+    }
+    let escaped = text.get(run(text)..).unwrap_or_default();
+    if escaped.starts_with(c) {
+        lens.push(text.len() - escaped.len() + c.len_utf8());
+    }
+    let mut ends = vec![0];
+    for unit in c.encode_utf16(&mut [0; 2]) {
+        ends = on_from(&ends, text, |rest, lens| {
+            let after = rest.get(run(rest)..).unwrap_or_default();
+            let hex = after.strip_prefix('u').and_then(|hex| hex.get(..4));
+            if after.len() < rest.len() && number(hex, 16) == Some(u32::from(*unit)) {
+                lens.push(rest.len() - after.len() + 5);
+            }
+        });
+    }
+    lens.append(&mut ends);
+}
+
+/// `&#47;`, `&#x2f;`, `&amp;`: as HTML and XML have it.
+fn reference(c: char, text: &str) -> Option<usize> {
+    /// Of `&#x0010FFFF;`, and then some.
+    const MAX_LEN: usize = 16;
+    let end = text.bytes().take(MAX_LEN).position(|byte| byte == b';')?;
+    let name = text.get(1..end)?;
+    let is_it = match name {
+        "amp" => c == '&',
+        "lt" => c == '<',
+        "gt" => c == '>',
+        "quot" => c == '"',
+        "apos" => c == '\'',
+        _ => {
+            let digits = name.strip_prefix('#')?;
+            let hex = digits.strip_prefix(['x', 'X']);
+            let value = hex.map_or_else(|| number(Some(digits), 10), |hex| number(Some(hex), 16));
+            value == Some(u32::from(c))
+        }
+    };
+    is_it.then_some(end + 1)
+}
+
+fn number(digits: Option<&str>, radix: u32) -> Option<u32> {
+    u32::from_str_radix(digits?, radix).ok()
 }
 
 #[cfg(test)]
@@ -132,7 +205,14 @@ mod tests {
             r#"c4n \"é/+~x"#.into(),
             r#"c4n \"\u00e9/+~x"#.into(),
             r#"c4n \"\u00E9/+~x"#.into(),
+            "c4n+%22%C3%A9%2F%2B~x".into(),
+            "c4n%2520%2522%25C3%25a9%252F%252B%257Ex".into(),
+            r#"c4n \"\u00e9\/+~x"#.into(),
+            r#"c4n \\\"\\u00e9\\\/+~x"#.into(),
+            r"c4n \u0022\u00E9/\u002B~x".into(),
+            "c4n &quot;&#233;&#x2F;&#43;~x".into(),
             STANDARD.encode(secret),
+            STANDARD.encode(secret).replace('/', r"\/").replace('+', r"\u002B"),
             STANDARD.encode(format!("me:{secret}")),
             STANDARD.encode("me:c4n%20%22%C3%A9%2F%2B~x"),
         ] {
@@ -147,8 +227,31 @@ mod tests {
         let secret = "c4n4ry-ö-c4n4ry";
         assert_eq!(scrub(secret, r#"{"secret":"c4n4ry-ö-c"#), r#"{"secret":"[redacted]"#);
         assert_eq!(scrub(secret, "<c4n4ry-ö...> is odd"), "<[redacted]...> is odd");
-        assert_eq!(scrub(secret, "c4n4ry-à"), "[redacted]à", "cut within a character");
+        assert_eq!(scrub(secret, r"c4n4ry-\u00f6\u002"), r"[redacted]\u002", "cut in an escape");
         assert_eq!(scrub("invalid-and-more", "it is invalid"), "it is invalid", "too short");
+    }
+
+    /// As PHP, .NET, Go and web pages write what they echo.
+    #[test]
+    fn characters_that_escape_differently_are_one_secret() {
+        let secret = r"a/b+c&d<e>f'g\h=🦀";
+        for form in [
+            r"a\/b+c&d<e>f'g\\h=\ud83e\udd80",
+            r"a/b\u002Bc\u0026d\u003Ce\u003Ef\u0027g\\h=\uD83E\uDD80",
+            r"a/b+c\u0026d\u003ce\u003ef'g\\h=🦀",
+            "a&#x2F;b&#43;c&amp;d&lt;e&gt;f&apos;g\\h&#61;&#x1F980;",
+            r"a\\\/b+c&d<e>f'g\\\\h=\\ud83e\\udd80",
+            "a/b%2Bc%26d<e>f'g%5ch%3D%F0%9F%A6%80",
+        ] {
+            assert_eq!(scrub(secret, &format!("<{form}>")), "<[redacted]>", "{form}");
+        }
+    }
+
+    #[test]
+    fn a_text_made_to_be_slow_is_not() {
+        for text in [r"\".repeat(200_000), "%25".repeat(80_000), "&".repeat(200_000)] {
+            assert_eq!(scrub(r"\%25&c4n4ry", &text).chars().count(), ENOUGH + 1);
+        }
     }
 
     #[test]
