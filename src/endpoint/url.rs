@@ -29,16 +29,17 @@ pub(crate) fn parse(text: &str, insecure: Insecure) -> Result<Uri, String> {
     if !text.is_ascii() {
         return fail("has characters other than ASCII");
     }
-    // `Uri` drops a fragment in silence.
-    if text.contains('#') {
-        return fail("has a fragment (RFC 6749 section 3.2 forbids it)");
-    }
     let Some((scheme, rest)) = text.split_once("://") else {
         return fail("is not an absolute URL that begins with https://");
     };
-    let authority = rest.split(['/', '?']).next().unwrap_or_default();
-    if authority.contains('@') {
+    let authority = authority(rest);
+    // First, as a password's `#` or `:` would be taken for something else.
+    if authority.contains('@') || hides_a_password(rest) {
         return fail("has credentials in it, which belong in client_id and client_secret");
+    }
+    // `Uri` drops a fragment in silence.
+    if text.contains('#') {
+        return fail("has a fragment (RFC 6749 section 3.2 forbids it)");
     }
     if authority.is_empty() || authority.starts_with(':') {
         return fail("has no host");
@@ -70,15 +71,35 @@ pub(crate) fn parse(text: &str, insecure: Insecure) -> Result<Uri, String> {
 
 /// `url` without what may be secret in it: user, password, query, fragment.
 pub(crate) fn presentable(url: &str) -> String {
-    let end = url.find(['?', '#']).unwrap_or(url.len());
-    let url = url.get(..end).unwrap_or_default();
     let start = url.find("//").map_or(0, |at| at + 2);
     let (before, rest) = url.split_at_checked(start).unwrap_or(("", url));
-    // A password may have a slash that should have been encoded, so up to the last `@`.
-    match rest.rsplit_once('@') {
-        Some((_, rest)) => format!("{before}***@{rest}"),
-        None => url.to_owned(),
+    if start == 0 && rest.contains('@') || hides_a_password(rest) {
+        return format!("{before}***");
     }
+    let authority = authority(rest);
+    let after = rest.get(authority.len()..).unwrap_or_default();
+    let path = after.split(['?', '#']).next().unwrap_or_default();
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{before}***@{host}{path}"),
+        None => format!("{before}{authority}{path}"),
+    }
+}
+
+fn authority(after_scheme: &str) -> &str {
+    after_scheme.split(['/', '?', '#']).next().unwrap_or_default()
+}
+
+/// A password with a `/`, `?` or `#` that should have been encoded: what looks like the authority
+/// then ends within it, and the `@` comes later. A host and its port look the same if the port is a
+/// number, and an `@` may well stand in a path or query behind that.
+fn hides_a_password(after_scheme: &str) -> bool {
+    let authority = authority(after_scheme);
+    let after = after_scheme.get(authority.len()..).unwrap_or_default();
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let colon = authority.rsplit_once(':').is_some_and(|(host, port)| {
+        !is_port(port) && !(host.starts_with('[') && port.ends_with(']'))
+    });
+    colon && after.contains('@')
 }
 
 #[cfg(test)]
@@ -93,10 +114,12 @@ mod tests {
             "https://[2001:db8::1]/t",
             "http://localhost:3000/token",
             "http://LocalHost/",
-            "http://auth.localhost/t",
             "http://127.8.9.1:80/t",
             "http://[::1]:8080/t",
         ] {
+            assert!(parse(good, Insecure::Loopback).is_ok(), "{good}");
+        }
+        for good in ["https://a.example:8443/@realm/t", "https://[::1]/t?user=a@b"] {
             assert!(parse(good, Insecure::Loopback).is_ok(), "{good}");
         }
         let plain = "http://auth.internal/t";
@@ -116,8 +139,12 @@ mod tests {
             ("https://:443/token", "has no host"),
             ("https://a.example/t#frag", "has a fragment"),
             ("https://me:c4n4ry@a.example/t", "has credentials in it"),
-            ("https://me:c4n4/4ry@a.example/t", "has a port that does not exist"),
-            ("https://c4n4ry@a.example/t?c4n4ry#c4n4ry", "has a fragment"),
+            ("https://me:c4n4/4ry@a.example/t", "has credentials in it"),
+            ("https://me:c4n4?4ry@a.example/t", "has credentials in it"),
+            ("https://me:c4n4#4ry@a.example/t", "has credentials in it"),
+            ("https://c4n4ry@a.example/t?c4n4ry#c4n4ry", "has credentials in it"),
+            ("https://a.example/t?c4n4ry#c4n4ry", "has a fragment"),
+            ("me:c4n4/4ry@a.example/t", "is not an absolute URL"),
             ("https://a.example:99999/t", "has a port that does not exist"),
             ("https://a.example:/t", "has a port that does not exist"),
             ("https://a.example/t t", "is not a URL"),
@@ -127,6 +154,7 @@ mod tests {
             ("http://a.example/t", "plain http"),
             ("http://127.0.0.1.example.com/t", "plain http"),
             ("http://notlocalhost/t", "plain http"),
+            ("http://auth.localhost/t", "plain http"),
             ("http://[::2]/t", "plain http"),
             ("http://0.0.0.0/t", "plain http"),
         ] {
@@ -135,6 +163,22 @@ mod tests {
             for secret in ["c4n4", "4ry"] {
                 assert!(!error.contains(secret), "{bad}: {error}");
             }
+        }
+    }
+
+    #[test]
+    fn a_url_is_shown_with_its_host_and_path() {
+        for (url, shown) in [
+            ("https://a.example/t/?key=c4n4ry#c4n4ry", "https://a.example/t/"),
+            ("https://me:c4n4ry@a.example/t", "https://***@a.example/t"),
+            ("https://me:c4n@4ry@a.example/t", "https://***@a.example/t"),
+            ("https://a.example:8443/@realm/token/", "https://a.example:8443/@realm/token/"),
+            ("https://[::1]/@realm", "https://[::1]/@realm"),
+            ("//a.example/@realm?c4n4ry", "//a.example/@realm"),
+            ("https://me:c4n4?ry@a.example/t", "https://***"),
+            ("/login?c4n4ry", "/login"),
+        ] {
+            assert_eq!(presentable(url), shown);
         }
     }
 }
