@@ -97,8 +97,8 @@ impl Builder {
 
     /// The URL of the token endpoint (RFC 6749 section 3.2).
     ///
-    /// It must be `https`, or plain `http` to this machine (`localhost`, `*.localhost`,
-    /// `127.0.0.0/8`, `[::1]`), without user, password or fragment. A slash at its end counts.
+    /// It must be `https`, or plain `http` to this machine (`localhost`, `127.0.0.0/8`, `[::1]`),
+    /// without user, password or fragment. A slash at its end counts.
     pub fn token_url(mut self, url: impl Into<String>) -> Self {
         self.token_url = Some(url.into());
         self

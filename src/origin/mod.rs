@@ -118,12 +118,12 @@ pub(crate) fn is_secure(uri: &Uri) -> bool {
     }
 }
 
-/// Whether `host`, as in a URI, is this host and nothing else: `localhost` and the names below it
-/// (RFC 6761 section 6.3), 127.0.0.0/8, `[::1]`.
+/// Whether `host`, as in a URI, is this host and nothing else: `localhost`, 127.0.0.0/8, `[::1]`.
 ///
 /// Only what is surely so. Not `[::ffff:127.0.0.1]`, which not every system keeps on the host;
 /// not `127.1` or `0x7f.1`, which resolvers read differently; not `localhost.`, which a hosts file
-/// may not have.
+/// may not have; not `api.localhost`, which RFC 6761 section 6.3 keeps on the host but many
+/// resolvers look up in DNS all the same.
 pub(crate) fn is_loopback(host: &str) -> bool {
     if let Some(address) = ipv6(host) {
         return address.is_loopback();
@@ -131,11 +131,7 @@ pub(crate) fn is_loopback(host: &str) -> bool {
     if let Ok(address) = host.parse::<Ipv4Addr>() {
         return address.is_loopback();
     }
-    let is_localhost = |label: &str| label.eq_ignore_ascii_case("localhost");
-    match host.rsplit_once('.') {
-        None => is_localhost(host),
-        Some((below, top)) => !below.is_empty() && is_localhost(top),
-    }
+    host.eq_ignore_ascii_case("localhost")
 }
 
 /// The origin of `uri` as an error may show it: no user info, path or query.
@@ -186,7 +182,7 @@ mod tests {
             ("*", true),
             ("http://localhost:3000/x", true),
             ("http://LOCALHOST/", true),
-            ("http://auth.localhost/", true),
+            ("http://auth.localhost/", false),
             ("http://127.0.0.1:8080/", true),
             ("http://127.255.3.4/", true),
             ("http://[::1]:8080/", true),

@@ -58,7 +58,6 @@ async fn by_default_the_token_goes_by_https_or_nowhere_else_than_this_machine() 
         "https://api.example.com:8443/v1",
         "https://[2001:db8::1]/",
         "http://localhost/",
-        "http://api.localhost:8080/",
         "http://127.0.0.1:3000/",
         "http://127.1.2.3/",
         "http://[::1]:3000/",
@@ -69,6 +68,7 @@ async fn by_default_the_token_goes_by_https_or_nowhere_else_than_this_machine() 
     let bad = [
         "http://api.example.com/",
         "http://localhost.example.com/",
+        "http://api.localhost:8080/",
         "http://127.0.0.1.example.com/",
         "http://localhost@example.com/",
         "http://example.com@localhost.evil/",
