@@ -323,9 +323,11 @@ impl Dialect {
     }
 
     /// Adds a header that goes with every token request, or replaces the one of that name.
-    /// `Authorization` and `Content-Type` follow from the other settings.
+    /// `Authorization` and `Content-Type` follow from the other settings. The value is marked
+    /// sensitive: it may be an API key.
     #[must_use]
-    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    pub fn header(mut self, name: HeaderName, mut value: HeaderValue) -> Self {
+        value.set_sensitive(true);
         self.headers.0.retain(|(present, _)| *present != name);
         self.headers.0.push((name, value));
         self

@@ -20,6 +20,9 @@ use crate::{
     token::sensitive_header,
 };
 
+/// Firewalls in front of token endpoints refuse requests without one.
+const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+
 /// All of a token request but the credentials.
 #[derive(Clone)]
 pub(crate) struct TokenRequest {
@@ -82,6 +85,7 @@ impl TokenRequest {
         // Ours come last, so that no setting can make the request contradict itself.
         let headers = request.headers_mut();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         for (name, value) in &self.dialect.headers.0 {
             headers.insert(name, value.clone());
         }
@@ -236,14 +240,18 @@ mod tests {
         TokenRequest::new(Uri::from_static(url), dialect)
     }
 
-    /// The request as text: request line with the whole URL, headers in alphabetical order, body.
+    /// The request as text: request line with the whole URL, headers in alphabetical order but for
+    /// the user agent, which has a version, body.
     fn golden(request: &TokenRequest, id: &str, secret: &str) -> String {
         let made = request.with(&ClientCredentials::new(id, secret)).unwrap();
         let mut text = format!("{} {}\n", made.method(), made.uri());
         let mut names: Vec<_> = made.headers().iter().collect();
         names.sort_by_key(|(name, _)| name.as_str());
+        assert_eq!(made.headers()[header::USER_AGENT], USER_AGENT);
+        names.retain(|(name, _)| *name != header::USER_AGENT);
         for (name, value) in names {
-            assert_eq!(value.is_sensitive(), name == header::AUTHORIZATION);
+            let is_ours = [header::ACCEPT, header::CONTENT_TYPE].contains(name);
+            assert_eq!(value.is_sensitive(), !is_ours, "{name}");
             writeln!(text, "{name}: {}", value.to_str().unwrap()).unwrap();
         }
         let body = futures_now(made.into_body().collect());
