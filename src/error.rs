@@ -239,6 +239,14 @@ impl TokenError {
         self.retry_at
     }
 
+    /// What caused it, from the outside in, as it may stand in a log line.
+    #[cfg_attr(not(feature = "tracing"), allow(dead_code, reason = "for events"))]
+    pub(crate) fn cause(&self) -> Option<Box<str>> {
+        let causes = std::iter::successors(self.source(), |&error| error.source());
+        let texts: Vec<_> = causes.map(ToString::to_string).collect();
+        (!texts.is_empty()).then(|| server_text(&texts.join(": ")))
+    }
+
     pub(crate) fn fingerprint(&self) -> Option<u64> {
         self.inner.fingerprint
     }
@@ -299,8 +307,10 @@ impl StdError for TokenError {
 
 /// A server's text as it may stand in a log line: printable, on one line, capped.
 pub(crate) fn server_text(text: &str) -> Box<str> {
+    // Line separators; and what turns the direction of the text around it.
+    let turns = |c| matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if c.is_control() || turns(c) { ' ' } else { c })
         .take(MAX_SERVER_TEXT)
         .collect::<String>()
         .into_boxed_str()
@@ -314,9 +324,19 @@ mod tests {
     fn a_servers_text_is_capped_and_kept_on_one_line() {
         let error = TokenError::new(ErrorClass::Request, "the token endpoint refused the request")
             .with_oauth_error("invalid\nscope", Some(&"x".repeat(300)));
+        assert_eq!(*server_text("a\u{2028}b\u{202e}c\u{2066}d"), *"a b c d");
         assert_eq!(error.oauth_error(), Some("invalid scope"));
         assert_eq!(error.oauth_error_description().map(str::len), Some(256));
         assert!(!error.to_string().contains('\n'));
+    }
+
+    #[test]
+    fn a_cause_is_told_to_its_end() {
+        let error = TokenError::new(ErrorClass::Transient, "the outermost");
+        assert_eq!(error.cause(), None);
+        let inner = error.clone().with_source(std::io::Error::other("the\nlast"));
+        let error = error.with_source(inner);
+        assert_eq!(error.cause().as_deref(), Some("the outermost: the last"));
     }
 
     #[test]

@@ -5,14 +5,15 @@
 //! |---|---|---|
 //! | span `oauth2.renewal` | INFO | `attempt`, `class`, `duration_ms`, `lifetime_s` |
 //! | `token renewed` | INFO | `generation`, `forced`, `attempt`, `lifetime_s`, `duration_ms` |
-//! | `renewal failed` | WARN | `class`, `error`, `attempt`, `duration_ms` |
-//! | `attempt failed` | DEBUG | `attempt`, `class`, `error` |
+//! | `renewal failed` | WARN | `class`, `error`, `cause`, `attempt`, `duration_ms` |
+//! | `attempt failed` | DEBUG | `attempt`, `class`, `error`, `cause` |
 //! | `token rejected` | INFO | `generation`, `challenge`, `sending`, `decision`, `error` |
 //! | `rejection stands` | INFO | `generation`, `reason` |
 //! | `not a rejection` | DEBUG | `generation`, `verdict` |
 //!
 //! The span's fields are those of its end: `attempt` is how often the source was asked, `class`
 //! that of the failure, if it failed, and `lifetime_s` the token's, if there is one that expires.
+//! `cause` is what the error's sources say, if it has any.
 //!
 //! Of a 401 there is one event for each decision: that it says nothing of the token, or what is
 //! done about the token, and, where a replay seemed possible then, why there was none after all.
@@ -66,7 +67,10 @@ pub(crate) fn not_a_rejection(generation: u64, verdict: Verdict) {
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn attempt_failed(attempt: u32, error: &TokenError) {
     #[cfg(feature = "tracing")]
-    tracing::debug!(attempt, class = error.class().as_str(), %error, "attempt failed");
+    {
+        let (class, cause) = (error.class().as_str(), error.cause());
+        tracing::debug!(attempt, class, %error, cause = cause.as_deref(), "attempt failed");
+    }
 }
 
 /// A request was rejected, and this was decided.
@@ -140,10 +144,16 @@ mod on {
                     );
                 }
                 Err(error) => {
-                    let class = error.class().as_str();
+                    let (class, cause) = (error.class().as_str(), error.cause());
                     span.record("class", class);
                     tracing::warn!(
-                        parent: span, class, %error, attempt, duration_ms, "renewal failed"
+                        parent: span,
+                        class,
+                        %error,
+                        cause = cause.as_deref(),
+                        attempt,
+                        duration_ms,
+                        "renewal failed"
                     );
                 }
             }

@@ -124,7 +124,7 @@ impl Inner {
             );
         }
         let response = self.transport.send(request).await.map_err(|error| {
-            transient("the token endpoint could not be reached").with_source(error)
+            transient("no answer came from the token endpoint").with_source(error)
         })?;
         let (parts, body) = response.into_parts();
         let asked = response::Asked { request: &self.request, credentials: &credentials };

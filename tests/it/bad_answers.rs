@@ -171,7 +171,7 @@ fn cases() -> Vec<Case> {
             "closed",
             Answer::connection_closed(),
             Transient,
-            &["the token endpoint could not be reached"],
+            &["no answer came from the token endpoint"],
         ),
         case("cut", ok(r#"{"access_token":"T0k3n""#).cut_short(), Transient, &["broke off", "200"]),
         case("10 MB", ok("").with_body_of(10_000_000), Malformed, &["longer than 256 KiB", "200"]),

@@ -155,7 +155,8 @@ async fn a_hundred_waiters_make_one_span_with_what_came_of_it() {
 async fn a_renewal_that_fails_says_so_once_with_its_class() {
     let (log, _guard) = Log::here();
     let tap = Tap::open();
-    tap.fail(TokenError::new(ErrorClass::Transient, "unreachable"));
+    let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+    tap.fail(TokenError::new(ErrorClass::Transient, "unreachable").with_source(refused));
     let cache = tap.layer().cache();
     for _ in 0..10 {
         cache.token().await.unwrap_err();
@@ -167,7 +168,10 @@ async fn a_renewal_that_fails_says_so_once_with_its_class() {
     let failed = log.events("renewal failed");
     assert_eq!(failed.len(), 1);
     assert_eq!((&*failed[0]["error"], &*failed[0]["attempt"]), ("unreachable", "3"));
-    assert_eq!(log.events("attempt failed").len(), 3);
+    assert_eq!(failed[0]["cause"], "\"connection refused\"", "what the operator has to know");
+    let attempts = log.events("attempt failed");
+    assert_eq!(attempts.len(), 3);
+    assert!(attempts.iter().all(|attempt| attempt.contains_key("cause")));
 }
 
 /// The end that nobody reports is the one that one looks for in the logs.
