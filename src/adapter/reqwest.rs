@@ -25,7 +25,8 @@
 //! # Ok::<_, BoxError>(()) }).unwrap();
 //! ```
 //!
-//! Token requests go by reqwest with a [`ReqwestTransport`].
+//! Token requests do not go through that client, nor through its proxy: they have a transport of
+//! their own, which is a [`ReqwestTransport`] if the builder is given one.
 //!
 //! # Redirects
 //!
@@ -34,6 +35,9 @@
 //! and rejects nothing. A 401 at the end of redirects within the origin rejects the token; the
 //! request is sent again if its method is safe (RFC 9110 section 9.2.1), because a redirect often
 //! means that the request has had its effect.
+//!
+//! To reqwest, plain http at the same host and port is another origin, and gets no token.
+//! [`https_only`](ClientBuilder::https_only) keeps redirects off it altogether.
 //!
 //! A chain that leaves the origin and comes back ends there without the token, which cannot be told
 //! from the outside. An API that does that costs a renewal now and then, within the layer's bounds.
@@ -225,7 +229,12 @@ fn is_same_resource(one: &Url, other: &Url) -> bool {
 /// ```
 ///
 /// Whether certificates are checked is up to the client, which checks them unless it is told
-/// otherwise.
+/// otherwise. So are proxies: as reqwest takes them from the environment, a token URL with plain
+/// `http` goes through `HTTP_PROXY` even if it is this machine's, and the proxy reads the secret.
+/// Set `NO_PROXY`, or call [`no_proxy`](ClientBuilder::no_proxy).
+///
+/// `User-Agent` is the token request's (see [`Builder::header`](crate::Builder::header)), not the
+/// client's.
 #[derive(Clone, Debug)]
 pub struct ReqwestTransport {
     service: ReqwestService,
@@ -252,7 +261,12 @@ impl Transport for ReqwestTransport {
         // In memory, so that reqwest can send it again on a connection that was closed meanwhile.
         let answer = self.service.clone().call(request.map(|body| in_memory(body).into()));
         Box::pin(
-            async move { Ok(answer.await?.map(|body| body.map_err(Into::into).boxed_unsync())) },
+            // Without the URL, whose query may be secret.
+            async move {
+                let answer = answer.await.map_err(reqwest::Error::without_url)?;
+                let without_url = |error: reqwest::Error| error.without_url().into();
+                Ok(answer.map(|body| body.map_err(without_url).boxed_unsync()))
+            },
         )
     }
 }
@@ -278,10 +292,15 @@ impl ReplayBody for Body {
 }
 
 /// What is kept of a [`reqwest::Body`].
-#[derive(Debug)]
 pub struct Kept(Keeping);
 
-#[derive(Debug)]
+impl fmt::Debug for Kept {
+    /// Not what is in it: it may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
+}
+
 enum Keeping {
     Bytes(Bytes),
     Stream(TeeHandle<Body>),

@@ -8,6 +8,7 @@ use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_oauth2_client_credentials::{
     NotReplaced, OAuthClientCredentials, OAuthClientCredentialsLayer, TokenError,
     adapter::reqwest::{ReqwestService, ReqwestTransport},
+    endpoint::Transport,
     testing::Answer,
 };
 
@@ -182,6 +183,15 @@ async fn token_requests_go_over_reqwest_and_follow_no_redirect() {
     let error = error.downcast::<TokenError>().unwrap();
     assert_eq!(error.status(), Some(StatusCode::TEMPORARY_REDIRECT));
     assert_eq!(world.server.requests(), 2);
+}
+
+/// Some providers have a key there.
+#[tokio::test]
+async fn a_token_request_that_fails_does_not_show_the_query_of_its_url() {
+    let transport = ReqwestTransport::new(reqwest::Client::builder().no_proxy()).unwrap();
+    let request = Request::post("http://127.0.0.1:1/t?key=c4n4ry").body(Default::default());
+    let error = transport.send(request.unwrap()).await.unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("c4n4ry"), "{error:?}");
 }
 
 #[tokio::test]
