@@ -157,6 +157,8 @@ mod tests {
         for (content, problem) in [
             (b"".as_slice(), "is empty"),
             (b"\n", "is empty"),
+            (b"  \n", "is blank"),
+            (b"\xef\xbb\xbfc4n4ry\r\n", "byte order mark"),
             (b"c4n4ry\n\n", "more than one newline"),
             (b"c4n4ry\nb", "a control character"),
             (b"c4n4ry\xff", "not UTF-8"),

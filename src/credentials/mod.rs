@@ -135,8 +135,8 @@ pub(crate) fn fingerprint(credentials: &ClientCredentials) -> u64 {
 /// What is wrong with a client's id, if anything; reads on from its name. RFC 6749 appendix A.1
 /// allows printable ASCII; other printable characters are let pass, since servers have them.
 pub(crate) fn id_problem(id: &str) -> Option<&'static str> {
-    if id.is_empty() {
-        Some("is empty")
+    if let Some(problem) = emptiness(id) {
+        Some(problem)
     } else if id.chars().any(char::is_control) {
         Some("has a control character")
     } else {
@@ -146,12 +146,25 @@ pub(crate) fn id_problem(id: &str) -> Option<&'static str> {
 
 /// The same for a client's secret (RFC 6749 appendix A.2).
 pub(crate) fn secret_problem(secret: &str) -> Option<&'static str> {
-    if secret.is_empty() {
-        Some("is empty")
+    if let Some(problem) = emptiness(secret) {
+        Some(problem)
     } else if secret.ends_with(['\n', '\r']) {
         Some("has a newline at its end (`client_secret_file` reads a file without it)")
     } else if secret.chars().any(char::is_control) {
         Some("has a control character")
+    } else {
+        None
+    }
+}
+
+/// What cannot be seen: nothing, blanks, or what some editors begin a file with.
+fn emptiness(text: &str) -> Option<&'static str> {
+    if text.is_empty() {
+        Some("is empty")
+    } else if text.chars().all(|c| c == ' ') {
+        Some("is blank")
+    } else if text.starts_with('\u{feff}') {
+        Some("begins with a byte order mark (save it as UTF-8 without one)")
     } else {
         None
     }
@@ -182,9 +195,13 @@ mod tests {
     #[test]
     fn what_no_request_can_carry_is_named() {
         assert_eq!(id_problem("a:b é"), None);
-        assert!(id_problem("").is_some() && id_problem("a\tb").is_some());
+        for bad in ["", " ", "a\tb", "\u{feff}a"] {
+            assert!(id_problem(bad).is_some(), "{bad:?}");
+        }
         assert_eq!(secret_problem("p%40:ss+w/ö "), None);
         assert!(secret_problem("a\n").is_some_and(|text| text.contains("newline")));
-        assert!(secret_problem("a\u{85}b").is_some() && secret_problem("").is_some());
+        for bad in ["", "  ", "a\u{85}b", "\u{feff}a"] {
+            assert!(secret_problem(bad).is_some(), "{bad:?}");
+        }
     }
 }
