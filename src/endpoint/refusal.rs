@@ -35,7 +35,9 @@ impl Complaint {
     /// The complaint in a body, if it is JSON with an `error`: a code (RFC 6749 section 5.2), or
     /// an object around one as Google and others have it.
     pub(super) fn in_body(body: &[u8]) -> Option<Self> {
-        let object = Object::parse_leniently(body)?;
+        // Latin-1 in a description must not hide the code beside it.
+        let body = String::from_utf8_lossy(body);
+        let object = Object::parse_leniently(body.as_bytes())?;
         let error = object.first("error")?;
         let text = |object: &Object<'_>, name| object.first(name).and_then(words);
         let description =
@@ -60,10 +62,11 @@ impl Complaint {
 
     /// The complaint of a refusal. DADI has it in the challenge; others have but a `message`.
     fn of_refusal(parts: &Parts, body: &[u8]) -> Self {
-        Self::in_body(body).or_else(|| Self::in_challenge(&parts.headers)).unwrap_or_else(|| Self {
-            code: None,
-            description: Object::parse_leniently(body)
-                .and_then(|object| object.first("message").and_then(words)),
+        Self::in_body(body).or_else(|| Self::in_challenge(&parts.headers)).unwrap_or_else(|| {
+            let body = String::from_utf8_lossy(body);
+            let object = Object::parse_leniently(body.as_bytes());
+            let description = object.and_then(|object| object.first("message").and_then(words));
+            Self { code: None, description }
         })
     }
 
@@ -318,6 +321,9 @@ mod tests {
         assert_eq!(read(r#"{"error":{"code":7,"status":"a","message":"b"}}"#), found("a", "b"));
         assert_eq!(read(r#"{"error":true,"message":"b"}"#), found("", "b"));
         assert_eq!(read("\u{feff}{\"error\":\"a\",\"error\":\"b\"}"), found("a", ""));
+        let latin1 = b"{\"error\":\"invalid_client\",\"error_description\":\"refus\xe9\"}";
+        let complaint = Complaint::in_body(latin1).unwrap();
+        assert_eq!(complaint.code.as_deref(), Some("invalid_client"));
         for none in [r#"{"error":null}"#, r#"{"error":""}"#, r#"{"error":false}"#, "{}", "<a>"] {
             assert_eq!(read(none), None, "{none}");
         }
