@@ -109,7 +109,7 @@ async fn call_configured_api() -> Result<bool, BoxError> {
 /// Trusts the platform's roots. `OAUTH_CA_FILE` is for the token endpoint.
 fn https_client() -> Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>, BoxError> {
     let connector = HttpsConnectorBuilder::new()
-        .with_provider_and_native_roots(rustls::crypto::ring::default_provider())?
+        .with_provider_and_native_roots(rustls::crypto::aws_lc_rs::default_provider())?
         .https_or_http()
         .enable_http1()
         .build();

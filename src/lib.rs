@@ -82,8 +82,8 @@
 //! | Feature | Default | What it adds |
 //! |---|---|---|
 //! | `rustls` | yes | the default transport of token requests: hyper and rustls, with the platform's roots |
-//! | `ring` | yes | the crypto provider of that transport, if the process has installed none |
-//! | `aws-lc-rs` | | the same, with aws-lc-rs |
+//! | `aws-lc-rs` | yes | the crypto provider of that transport, if the process has installed none |
+//! | `ring` | | the same, with ring |
 //! | `tracing` | yes | a span for each renewal, an event for each decision about a 401 |
 //! | `testing` | | a scripted authorization server and API, in memory and on loopback |
 //! | `testing-tls` | | TLS for those |
@@ -92,6 +92,10 @@
 //! | `axum` | | failures as responses, readiness, forwarding of requests |
 //! | `tonic` | | gRPC calls that are sent again, failures as `Status`, an interceptor |
 //! | `oauth2` | | settings from an `oauth2::Client`, transports for both crates |
+//!
+//! rustls has one crypto provider for all of a program. If yours is ring, leave the default features
+//! out and name `rustls`, `ring` and `tracing`: with both, rustls panics where the choice is left to
+//! it, as in hyper-rustls' `with_native_roots`.
 //!
 //! Without default features there is no HTTP client and no rustls in the tree: give
 //! [`Builder::transport`] any tower service.

@@ -47,7 +47,7 @@ type HttpClient<C> = Client<C, TransportRequestBody>;
 /// platform's, as the first of them has read them, while one of them lives.
 ///
 /// The crypto provider is the one that the process has installed, else aws-lc-rs (feature
-/// `aws-lc-rs`), else ring (feature `ring`, on by default).
+/// `aws-lc-rs`, on by default), else ring (feature `ring`).
 ///
 /// Not supported: HTTP/2, proxies, client certificates. For these, bring a [`Transport`] of your
 /// own.
@@ -281,7 +281,7 @@ fn built_in_provider() -> Result<Arc<CryptoProvider>, LoadError> {
 }
 
 #[cfg(test)]
-#[cfg(all(feature = "testing-tls", feature = "ring"))]
+#[cfg(all(feature = "testing-tls", any(feature = "aws-lc-rs", feature = "ring")))]
 mod tests {
     use bytes::Bytes;
     use http::{Request, Version};

@@ -52,7 +52,7 @@ fn tls(ca: Option<&Path>) -> ClientConfig {
             roots.add(certificate.expect("PEM")).expect("a certificate");
         }
     }
-    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("TLS 1.2 and 1.3")
         .with_root_certificates(roots)

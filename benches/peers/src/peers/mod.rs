@@ -76,7 +76,7 @@ fn runtime() -> Arc<Runtime> {
 /// Several are compiled in, so that nobody who makes an HTTP client finds one by himself.
 fn install_cryptography() {
     // Fails if a peer before this one did it.
-    drop(rustls::crypto::ring::default_provider().install_default());
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
 }
 
 /// [`Inner`], but for the type of its errors: not every peer takes any.
