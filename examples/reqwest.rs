@@ -3,7 +3,7 @@
 //! Runs against servers of its own on loopback: `cargo run --example reqwest --features reqwest,testing`
 #![allow(clippy::print_stdout, reason = "a program that says what it does")]
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_oauth2_client_credentials::{
@@ -23,7 +23,7 @@ async fn main() -> Result<(), BoxError> {
         .token_url(token_endpoint.url(server.token_path()))
         .client_id("test-client")
         .client_secret("test-secret")
-        .shared_transport(Arc::new(ReqwestTransport::new(transport)?))
+        .transport(ReqwestTransport::new(transport)?)
         .build()?;
     let http = reqwest::Client::new();
     let mut client = ServiceBuilder::new().layer(auth).service(ReqwestService::new(http.clone()));

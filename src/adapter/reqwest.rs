@@ -212,7 +212,7 @@ fn is_same_resource(one: &Url, other: &Url) -> bool {
 ///
 /// ```
 /// # use tower_oauth2_client_credentials::BoxError;
-/// use std::{sync::Arc, time::Duration};
+/// use std::time::Duration;
 ///
 /// use tower_oauth2_client_credentials::{
 ///     OAuthClientCredentialsLayer, adapter::reqwest::ReqwestTransport,
@@ -223,7 +223,7 @@ fn is_same_resource(one: &Url, other: &Url) -> bool {
 ///     .token_url("https://auth.example.com/oauth/token")
 ///     .client_id("my-service")
 ///     .client_secret("s3cr3t")
-///     .shared_transport(Arc::new(ReqwestTransport::new(client)?))
+///     .transport(ReqwestTransport::new(client)?)
 ///     .build()?;
 /// # Ok::<(), BoxError>(())
 /// ```
@@ -253,13 +253,18 @@ impl ReqwestTransport {
     }
 }
 
-impl Transport for ReqwestTransport {
-    fn send<'a>(
-        &'a self,
-        request: Request<TransportRequestBody>,
-    ) -> BoxFuture<'a, Result<Response<TransportResponseBody>, BoxError>> {
+impl Service<Request<TransportRequestBody>> for ReqwestTransport {
+    type Response = Response<TransportResponseBody>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response<TransportResponseBody>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<TransportRequestBody>) -> Self::Future {
         // In memory, so that reqwest can send it again on a connection that was closed meanwhile.
-        let answer = self.service.clone().call(request.map(|body| in_memory(body).into()));
+        let answer = self.service.call(request.map(|body| in_memory(body).into()));
         Box::pin(
             // Without the URL, whose query may be secret.
             async move {
@@ -268,6 +273,15 @@ impl Transport for ReqwestTransport {
                 Ok(answer.map(|body| body.map_err(without_url).boxed_unsync()))
             },
         )
+    }
+}
+
+impl Transport for ReqwestTransport {
+    fn send<'a>(
+        &'a self,
+        request: Request<TransportRequestBody>,
+    ) -> BoxFuture<'a, Result<Response<TransportResponseBody>, BoxError>> {
+        self.clone().call(request)
     }
 }
 

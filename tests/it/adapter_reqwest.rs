@@ -168,9 +168,8 @@ async fn the_timeout_of_a_request_is_kept_also_for_its_replay() {
 #[tokio::test]
 async fn token_requests_go_over_reqwest_and_follow_no_redirect() {
     let world = World::new().await;
-    let transport =
-        || std::sync::Arc::new(ReqwestTransport::new(reqwest::Client::builder()).unwrap());
-    let layer = world.builder().shared_transport(transport()).build().unwrap();
+    let transport = || ReqwestTransport::new(reqwest::Client::builder()).unwrap();
+    let layer = world.builder().transport(transport()).build().unwrap();
     assert_eq!(call(&client(&layer), get(&world.running.url("/"))).await.unwrap().status(), 200);
     assert_eq!(world.server.journal()[0].grant_type(), Some("client_credentials"));
 
@@ -178,7 +177,7 @@ async fn token_requests_go_over_reqwest_and_follow_no_redirect() {
         Answer::status(StatusCode::TEMPORARY_REDIRECT)
             .with_header("location", &world.token_endpoint.url("/elsewhere")),
     );
-    let layer = world.builder().shared_transport(transport()).build().unwrap();
+    let layer = world.builder().shared_transport(std::sync::Arc::new(transport())).build().unwrap();
     let error = call(&client(&layer), get(&world.running.url("/"))).await.unwrap_err();
     let error = error.downcast::<TokenError>().unwrap();
     assert_eq!(error.status(), Some(StatusCode::TEMPORARY_REDIRECT));
