@@ -15,6 +15,7 @@
 //! API_URL=https://api.example.com/reports \
 //! OAUTH_TOKEN_URL=https://auth.example.com/oauth/token \
 //! OAUTH_CLIENT_ID=my-service OAUTH_CLIENT_SECRET_FILE=/run/secrets/my-service \
+//! OAUTH_ALLOWED_ORIGINS=https://api.example.com \
 //! cargo run --example quickstart --all-features
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]

@@ -150,13 +150,20 @@ impl Builder {
         self
     }
 
-    /// Adds several origins: see [`allowed_origin`](Self::allowed_origin).
-    pub fn allowed_origins<I>(self, origins: I) -> Self
+    /// Adds several origins: see [`allowed_origin`](Self::allowed_origin). A list that turns out empty
+    /// is an error: every `https` origin would have the token.
+    pub fn allowed_origins<I>(mut self, origins: I) -> Self
     where
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
-        origins.into_iter().fold(self, Self::allowed_origin)
+        let mut origins = origins.into_iter().peekable();
+        if origins.peek().is_none() {
+            let problem = "names no origin (where none is to be named, leave the setting out: every \
+                           https origin may have the token then)";
+            self.fail("allowed_origin", problem);
+        }
+        origins.fold(self, Self::allowed_origin)
     }
 
     /// Sends requests for other than the allowed origins without the token, in place of an error.

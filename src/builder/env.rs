@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use super::Builder;
 
 /// The settings that have a variable, and the end of its name.
-const VARIABLES: [(&str, &str); 8] = [
+const VARIABLES: [(&str, &str); 9] = [
     ("token_url", "TOKEN_URL"),
     ("client_id", "CLIENT_ID"),
     ("client_secret", "CLIENT_SECRET"),
@@ -16,6 +16,7 @@ const VARIABLES: [(&str, &str); 8] = [
     ("audience", "AUDIENCE"),
     ("dialect", "DIALECT"),
     ("ca_file", "CA_FILE"),
+    ("allowed_origin", "ALLOWED_ORIGINS"),
 ];
 
 impl Builder {
@@ -31,9 +32,14 @@ impl Builder {
     /// | `OAUTH_AUDIENCE` | [`audience`](Self::audience) |
     /// | `OAUTH_DIALECT` | [`dialect`](Self::dialect): `rfc6749`, `auth0`, `podero` or `dadi` |
     /// | `OAUTH_CA_FILE` | [`ca_file`](Self::ca_file) |
+    /// | `OAUTH_ALLOWED_ORIGINS` | [`allowed_origin`](Self::allowed_origin), several with blanks or commas between them |
     ///
-    /// A variable that is empty counts as not set. What is wrong is reported when the client is
-    /// built, by the names of the setting and the variable.
+    /// Without `OAUTH_ALLOWED_ORIGINS`, every `https` origin may have the token, unless the program
+    /// names the allowed ones.
+    ///
+    /// A variable that is empty counts as not set. Not so `OAUTH_ALLOWED_ORIGINS`: empty, it is an
+    /// error, because the rule that it was to set would be gone. What is wrong is reported when the
+    /// client is built, by the names of the setting and the variable.
     pub fn from_env() -> Self {
         Self::from_env_with_prefix("OAUTH")
     }
@@ -50,7 +56,9 @@ impl Builder {
         let mut builder = Self { env_prefix: Some(prefix.to_owned()), ..Self::default() };
         for (setting, _) in VARIABLES {
             let value = variable(prefix, setting).and_then(|name| lookup(&name));
-            let Some(value) = value.filter(|value| !value.is_empty()) else {
+            // An empty list of origins must not read as "every origin".
+            let counts = |value: &OsString| !value.is_empty() || setting == "allowed_origin";
+            let Some(value) = value.filter(counts) else {
                 continue;
             };
             builder = match setting {
@@ -76,6 +84,11 @@ impl Builder {
             "client_secret" => self.client_secret(value),
             "scope" => self.scope(value),
             "audience" => self.audience(value),
+            "allowed_origin" => self.allowed_origins(
+                value
+                    .split(|c: char| c == ',' || c.is_ascii_whitespace())
+                    .filter(|origin| !origin.is_empty()),
+            ),
             "dialect" => match value.parse() {
                 Ok(dialect) => self.dialect(dialect),
                 Err(error) => {
@@ -169,6 +182,40 @@ mod tests {
             let problem = problem(&variables);
             assert!(problem.starts_with(said), "{problem}");
             assert!(!problem.contains("c4n4ry"), "{problem}");
+        }
+    }
+
+    // Whoever was configured by the environment alone gave the token to every https origin.
+    #[test]
+    fn allowed_origins_come_from_a_variable() {
+        for list in [
+            "https://a.example http://b.example:81",
+            "https://a.example,http://b.example:81",
+            " https://a.example ,\n\thttp://b.example:81, ",
+        ] {
+            let layer = from("OAUTH", &and(("OAUTH_ALLOWED_ORIGINS", list))).build().unwrap();
+            let debug = format!("{layer:?}");
+            let both = "[Origin(https://a.example), Origin(http://b.example:81)]";
+            assert!(debug.contains(both), "{list:?}: {debug}");
+        }
+        let debug = format!("{:?}", from("OAUTH", &ENOUGH).build().unwrap());
+        assert!(debug.contains("allowed: []"), "{debug}");
+    }
+
+    // A template whose value was missing lifted the rule that it was to set.
+    #[test]
+    fn allowed_origins_that_are_blank_or_wrong_are_an_error_that_names_the_variable() {
+        for (list, said) in [
+            ("", "names no origin"),
+            (" ", "names no origin"),
+            (" , ,", "names no origin"),
+            ("https://a.example;https://b.example", "is wrong: `https://a.example;https://b"),
+            ("https://a.example api.example", "is wrong: `api.example` is not an origin"),
+        ] {
+            let builder = from("OAUTH", &and(("OAUTH_ALLOWED_ORIGINS", list)));
+            let problem = builder.build().unwrap_err().to_string();
+            let said = format!("allowed_origin (OAUTH_ALLOWED_ORIGINS) {said}");
+            assert!(problem.starts_with(&said), "{list:?}: {problem}");
         }
     }
 

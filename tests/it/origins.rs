@@ -171,3 +171,13 @@ async fn a_target_that_is_refused_asks_for_no_token() {
     crate::tap::settle().await;
     assert_eq!(tap.asked(), 0);
 }
+
+// A list from a configuration file was empty, and the token went everywhere.
+#[test]
+fn an_empty_list_of_allowed_origins_is_an_error() {
+    let builder = || Builder::basic("id", "secret");
+    let error = builder().allowed_origins(Vec::<String>::new()).build().unwrap_err();
+    assert_eq!(error.setting(), "allowed_origin");
+    assert!(error.to_string().starts_with("allowed_origin names no origin"), "{error}");
+    assert!(builder().allowed_origins(["https://api.example.com"]).build().is_ok());
+}
