@@ -52,8 +52,11 @@ impl OAuthClientCredentialsLayer {
         Builder::new()
     }
 
-    /// A layer with the token of `cache` and the default rules. [`Builder::from_cache`] takes
-    /// other rules.
+    /// A layer with the token of `cache` and the default rules.
+    ///
+    /// Rules do not come with a cache, the allowed origins among them: every `https` origin may have
+    /// the token, whatever was set where the cache was made. To say who may, build the layer by
+    /// `Builder::from_cache(&cache).allowed_origin(..)`: see [`Builder::from_cache`].
     #[must_use]
     pub fn from_cache(cache: &TokenCache) -> Self {
         Self::with_rules(cache, Rules::default())
@@ -87,6 +90,11 @@ impl OAuthClientCredentialsLayer {
 
 impl<M> OAuthClientCredentialsLayer<M> {
     /// The token of this layer, to be shared with other clients.
+    ///
+    /// The rules stay behind, the allowed origins among them: a layer that is made of the cache lets
+    /// every `https` origin have the token, unless it is built by
+    /// `Builder::from_cache(&cache).allowed_origin(..)`. Who takes the token from the cache decides
+    /// where it goes.
     #[must_use]
     pub fn cache(&self) -> TokenCache {
         TokenCache::of(Arc::clone(&self.shared))

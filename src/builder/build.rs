@@ -17,14 +17,26 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// The first setting that is wrong or missing.
+    /// The first setting that is wrong or missing. Settings of the cache and rules of the layer are
+    /// wrong here: a source has neither. They belong on [`Builder::from_source`], to which it is
+    /// given.
     pub fn build_source(mut self) -> Result<TokenEndpoint, ConfigError> {
-        if let Some(error) = self.error.take() {
-            return Err(error);
-        }
+        self.first_error()?;
         if let Some(name) = self.origin.as_ref().map(Origin::name) {
             return Err(self.error_in(name, "is not a token endpoint"));
         }
+        self.refuse_rules("a source has none: set it on `Builder::from_source(source)`")?;
+        // The endpoint reads the clock, too.
+        if let Some(setting) = self.cache_settings.iter().find(|setting| **setting != "clock") {
+            let problem = "is for the cache, and a source has none: set it on \
+                           `Builder::from_source(source)`";
+            return Err(self.error_in(setting, problem));
+        }
+        self.endpoint()
+    }
+
+    /// The source, whatever else is made of it.
+    pub(super) fn endpoint(mut self) -> Result<TokenEndpoint, ConfigError> {
         let request = self.token_request()?;
         let credentials = self.credentials_provider()?;
         let transport = self.token_transport()?;
@@ -38,7 +50,7 @@ impl Builder {
         let url = url::parse(text, self.insecure)
             .map_err(|problem| self.error_in("token_url", problem))?;
 
-        let mut request = TokenRequest::new(url, self.dialect.clone());
+        let mut request = TokenRequest::new(url, self.dialect.take().unwrap_or_default());
         request.scope = (!self.scope.is_empty()).then(|| self.scope.join(" "));
         request.audience = self.audience.take();
         request.resources = std::mem::take(&mut self.resources);

@@ -8,6 +8,7 @@ use http::response::Parts;
 use super::Builder;
 use crate::{
     config_error::ConfigError,
+    endpoint::url::Insecure,
     layer::OAuthClientCredentialsLayer,
     rules::{Existing, Test},
     token::{TokenCache, TokenResponse, TokenSource, Warmth, source_fn},
@@ -42,6 +43,10 @@ impl Builder {
     }
 
     /// The token of `cache` is shared. Excludes the settings of a token endpoint and of a cache.
+    ///
+    /// Rules do not come with a cache, the allowed origins among them: without
+    /// [`allowed_origin`](Self::allowed_origin), every `https` origin may have the token, whatever
+    /// was set where the cache was made.
     pub fn from_cache(cache: &TokenCache) -> Self {
         Self { origin: Some(Origin::Cache(cache.clone())), ..Self::default() }
     }
@@ -105,7 +110,7 @@ impl Builder {
     /// Renews the token by a timer, too, once there has been one. Without this, renewals are set
     /// off by requests, and an idle client uses up no quota.
     pub fn keep_warm(mut self) -> Self {
-        self.cache_setting.get_or_insert("keep_warm");
+        self.cache_settings.push("keep_warm");
         self.settings.warmth = Warmth::Kept;
         self
     }
@@ -113,7 +118,7 @@ impl Builder {
     /// The time by which tokens expire, for tests.
     #[cfg(feature = "testing")]
     pub fn clock(mut self, clock: &crate::testing::ManualClock) -> Self {
-        self.cache_setting.get_or_insert("clock");
+        self.cache_settings.push("clock");
         self.settings.clock = clock.to_clock();
         self
     }
@@ -121,13 +126,13 @@ impl Builder {
     /// Where the jitter starts, for tests that must run alike each time.
     #[cfg(feature = "testing")]
     pub fn jitter_seed(mut self, seed: u64) -> Self {
-        self.cache_setting.get_or_insert("jitter_seed");
+        self.cache_settings.push("jitter_seed");
         self.settings.seed = Some(seed);
         self
     }
 
     fn check_duration(&mut self, setting: &'static str, duration: Duration) {
-        self.cache_setting.get_or_insert(setting);
+        self.cache_settings.push(setting);
         if duration.is_zero() {
             self.fail(setting, "must be longer than zero");
         }
@@ -143,6 +148,7 @@ impl Builder {
     /// the targets of requests are not all written down in your program, and where a redirect is
     /// followed outside of the layer.
     pub fn allowed_origin(mut self, origin: impl AsRef<str>) -> Self {
+        self.rule.get_or_insert("allowed_origin");
         match origin.as_ref().parse() {
             Ok(origin) => self.rules.origins.allow(origin),
             Err(error) => self.fail("allowed_origin", format!("is wrong: {error}")),
@@ -168,6 +174,7 @@ impl Builder {
 
     /// Sends requests for other than the allowed origins without the token, in place of an error.
     pub fn pass_other_origins_without_token(mut self) -> Self {
+        self.rule.get_or_insert("pass_other_origins_without_token");
         self.rules.origins.pass_others_without_token();
         self
     }
@@ -175,6 +182,7 @@ impl Builder {
     /// Lets plain `http` to other machines have the token, where no allowed origins are named.
     /// Whoever is on the way can read it and use it.
     pub fn dangerously_allow_plain_http(mut self) -> Self {
+        self.rule.get_or_insert("dangerously_allow_plain_http");
         self.rules.origins.allow_plain_http();
         self
     }
@@ -182,6 +190,7 @@ impl Builder {
     /// Replaces an `Authorization` header that a request already has. Without this, such a request
     /// is sent as it is, and its response is none of the layer's business.
     pub fn replace_authorization(mut self) -> Self {
+        self.rule.get_or_insert("replace_authorization");
         self.rules.existing = Existing::Replace;
         self
     }
@@ -189,6 +198,7 @@ impl Builder {
     /// Reads 403 as it does 401. Some APIs answer so to an expired token (the views of Django OAuth
     /// Toolkit do); at most, 403 means that a valid token is not enough.
     pub fn forbidden_means_rejected(mut self) -> Self {
+        self.rule.get_or_insert("forbidden_means_rejected");
         self.rules.challenges = self.rules.challenges.forbidden_is_stale();
         self
     }
@@ -199,6 +209,7 @@ impl Builder {
     /// without an `error` or with `invalid_token` (RFC 6750 section 3.1); and gRPC's
     /// `UNAUTHENTICATED` in the headers of a response.
     pub fn rejected_when(mut self, test: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.rule.get_or_insert("rejected_when");
         self.rules.test = Some(Test(Arc::new(test)));
         self
     }
@@ -207,6 +218,7 @@ impl Builder {
     /// again. Default: 65,536. A longer body streams on, and is not sent again. Bodies that are
     /// cheap to clone are kept whatever their size.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
+        self.rule.get_or_insert("replay_limit");
         self.rules.replay_limit = bytes;
         self
     }
@@ -219,20 +231,26 @@ impl Builder {
     /// # Errors
     ///
     /// The first setting that is wrong or missing.
-    pub fn build(self) -> Result<OAuthClientCredentialsLayer, ConfigError> {
-        let rules = self.rules.clone();
-        Ok(OAuthClientCredentialsLayer::with_rules(&self.build_cache()?, rules))
+    pub fn build(mut self) -> Result<OAuthClientCredentialsLayer, ConfigError> {
+        let rules = std::mem::take(&mut self.rules);
+        Ok(OAuthClientCredentialsLayer::with_rules(&self.cache()?, rules))
     }
 
     /// Checks the settings and makes the cache of a token, to be used without the layer. No I/O.
     ///
     /// # Errors
     ///
-    /// The first setting that is wrong or missing.
+    /// The first setting that is wrong or missing. Rules of the layer are wrong here: a cache has
+    /// none. They belong on [`from_cache`](Self::from_cache), which makes a layer of it.
     pub fn build_cache(mut self) -> Result<TokenCache, ConfigError> {
-        if let Some(error) = self.error.take() {
-            return Err(error);
-        }
+        self.first_error()?;
+        self.refuse_rules("a cache has none: set it on `Builder::from_cache(&cache)`")?;
+        self.cache()
+    }
+
+    /// The cache, whether or not there are rules for a layer over it.
+    fn cache(mut self) -> Result<TokenCache, ConfigError> {
+        self.first_error()?;
         let origin = self.origin.take();
         if let Some(name) = origin.as_ref().map(Origin::name)
             && let Some(setting) = self.endpoint_setting()
@@ -244,11 +262,11 @@ impl Builder {
         let source: Arc<dyn TokenSource> = match origin {
             None => {
                 self.settings.clock = settings.clock.clone();
-                Arc::new(self.build_source()?)
+                Arc::new(self.endpoint()?)
             }
             Some(Origin::Source(source)) => source,
             Some(Origin::Cache(cache)) => {
-                return match self.cache_setting {
+                return match self.cache_settings.first() {
                     None => Ok(cache),
                     Some(setting) => {
                         Err(self.error_in(setting, "is for a cache, and from_cache gives one"))
@@ -257,6 +275,18 @@ impl Builder {
             }
         };
         Ok(TokenCache::with_settings(source, settings))
+    }
+
+    pub(super) fn first_error(&mut self) -> Result<(), ConfigError> {
+        self.error.take().map_or(Ok(()), Err)
+    }
+
+    /// For what has no rules: to drop one in silence could send the token anywhere.
+    pub(super) fn refuse_rules(&self, why: &str) -> Result<(), ConfigError> {
+        match self.rule {
+            None => Ok(()),
+            Some(rule) => Err(self.error_in(rule, format!("is a rule of the layer, and {why}"))),
+        }
     }
 
     /// The first setting of a token endpoint that is set.
@@ -272,6 +302,8 @@ impl Builder {
             ("resource", !self.resources.is_empty()),
             ("param", !self.params.is_empty()),
             ("header", !self.headers.0.is_empty()),
+            ("dialect", self.dialect.is_some()),
+            ("dangerously_allow_insecure_token_url", self.insecure == Insecure::Anywhere),
             ("transport", self.transport.is_some()),
             ("ca_file", !self.ca_files.is_empty()),
             ("ca_pem", !self.ca_pem.is_empty()),

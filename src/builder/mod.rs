@@ -76,15 +76,17 @@ pub struct Builder {
     resources: Vec<String>,
     params: Vec<(String, String)>,
     headers: Headers,
-    dialect: Dialect,
+    dialect: Option<Dialect>,
     transport: Option<Arc<dyn Transport>>,
     ca_files: Vec<PathBuf>,
     ca_pem: Vec<Vec<u8>>,
     origin: Option<Origin>,
     settings: Settings,
-    /// The first setting of the cache that was given.
-    cache_setting: Option<&'static str>,
+    /// The settings of the cache that were given.
+    cache_settings: Vec<&'static str>,
     rules: Rules,
+    /// The first of the rules that was given.
+    rule: Option<&'static str>,
     env_prefix: Option<String>,
     error: Option<ConfigError>,
 }
@@ -222,7 +224,7 @@ impl Builder {
 
     /// The provider's ways; [`Dialect::rfc6749`] unless set.
     pub fn dialect(mut self, dialect: Dialect) -> Self {
-        self.dialect = dialect;
+        self.dialect = Some(dialect);
         self
     }
 
@@ -260,7 +262,7 @@ impl Builder {
         self
     }
 
-    /// Keeps the first thing that is wrong, for `build_source` to report.
+    /// Keeps the first thing that is wrong, for what is built to report.
     fn fail(&mut self, setting: &'static str, problem: impl Into<Cow<'static, str>>) {
         let error = self.error_in(setting, problem);
         self.error.get_or_insert(error);
@@ -309,6 +311,8 @@ impl fmt::Debug for Builder {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use http_body_util::Full;
 
     use super::*;
@@ -413,6 +417,94 @@ mod tests {
             let text = format!("{error}");
             assert!(text.starts_with(said), "{said}: {text}");
             assert!(!format!("{text} {error:?}").contains("c4n4ry"), "{text}");
+        }
+    }
+
+    type Set = fn(Builder) -> Builder;
+
+    const RULES: [(&str, Set); 7] = [
+        ("allowed_origin", |builder| builder.allowed_origin("https://a.example")),
+        ("pass_other_origins_without_token", Builder::pass_other_origins_without_token),
+        ("dangerously_allow_plain_http", Builder::dangerously_allow_plain_http),
+        ("replace_authorization", Builder::replace_authorization),
+        ("forbidden_means_rejected", Builder::forbidden_means_rejected),
+        ("rejected_when", |builder| builder.rejected_when(|_| false)),
+        // Even the default: whoever sets it counts on it.
+        ("replay_limit", |builder| builder.replay_limit(crate::rules::REPLAY_LIMIT)),
+    ];
+
+    const KEEPING: [(&str, Set); 5] = [
+        ("attempt_timeout", |builder| builder.attempt_timeout(Duration::from_secs(1))),
+        ("renewal_timeout", |builder| builder.renewal_timeout(Duration::from_secs(60))),
+        ("default_lifetime", |builder| builder.default_lifetime(Duration::from_secs(60))),
+        ("issuance_budget", |builder| builder.issuance_budget(1, Duration::from_secs(60))),
+        ("keep_warm", Builder::keep_warm),
+    ];
+
+    // A cache was built with allowed origins, and the layer over it sent the token everywhere.
+    #[test]
+    fn a_rule_of_the_layer_is_not_dropped_by_what_has_no_rules() {
+        for (name, set) in RULES {
+            assert!(set(good()).build().is_ok(), "{name}");
+            let cache = good().build_cache().unwrap();
+            assert!(set(Builder::from_cache(&cache)).build().is_ok(), "{name}");
+
+            for (error, remedy) in [
+                (set(good()).build_cache().unwrap_err(), "`Builder::from_cache(&cache)`"),
+                (
+                    set(Builder::from_cache(&cache)).build_cache().unwrap_err(),
+                    "`Builder::from_cache(&cache)`",
+                ),
+                (set(good()).build_source().unwrap_err(), "`Builder::from_source(source)`"),
+            ] {
+                assert_eq!(error.setting(), name);
+                let text = error.to_string();
+                let said = format!("{name} is a rule of the layer");
+                assert!(text.starts_with(&said) && text.contains(remedy), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_cache_is_told_is_not_dropped_by_a_source() {
+        for (name, set) in KEEPING {
+            assert!(set(good()).build_cache().is_ok(), "{name}");
+            let error = set(good()).build_source().unwrap_err();
+            assert_eq!(error.setting(), name);
+            let text = error.to_string();
+            let said = format!("{name} is for the cache");
+            assert!(text.starts_with(&said) && text.contains("from_source(source)"), "{text}");
+        }
+    }
+
+    /// The endpoint reads a clock itself.
+    #[cfg(feature = "testing")]
+    #[test]
+    fn a_clock_is_for_the_source_too_and_does_not_hide_what_is_not() {
+        let clock = crate::testing::ManualClock::new();
+        assert!(good().clock(&clock).build_source().is_ok());
+        for builder in [good().clock(&clock).keep_warm(), good().keep_warm().clock(&clock)] {
+            assert_eq!(builder.build_source().unwrap_err().setting(), "keep_warm");
+        }
+        let error = good().clock(&clock).jitter_seed(7).build_source().unwrap_err();
+        assert_eq!(error.setting(), "jitter_seed");
+        let cache = good().build_cache().unwrap();
+        let error = Builder::from_cache(&cache).clock(&clock).build().unwrap_err();
+        assert_eq!(error.setting(), "clock");
+    }
+
+    #[test]
+    fn what_is_for_a_token_endpoint_is_not_dropped_where_there_is_none() {
+        let cache = good().build_cache().unwrap();
+        let settings: [(&str, Set); 3] = [
+            ("scope", |builder| builder.scope("read")),
+            ("dialect", |builder| builder.dialect(Dialect::rfc6749())),
+            ("dangerously_allow_insecure_token_url", Builder::dangerously_allow_insecure_token_url),
+        ];
+        for (name, set) in settings {
+            for builder in [Builder::from_cache(&cache), Builder::basic("id", "secret")] {
+                assert_eq!(set(builder).build().unwrap_err().setting(), name);
+            }
         }
     }
 
