@@ -70,14 +70,16 @@ impl Builder {
 
 /// # How a token is kept
 impl Builder {
-    /// How long one attempt to get a token may take. Default: 10 s.
+    /// How long one attempt to get a token may take. Default: 10 s. Not longer than
+    /// [`renewal_timeout`](Self::renewal_timeout).
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.check_duration("attempt_timeout", timeout);
         self.settings.attempt_timeout = timeout;
         self
     }
 
-    /// How long a renewal may take in all, with up to three attempts. Default: 30 s.
+    /// How long a renewal may take in all, with up to three attempts. Default: 30 s. For less than
+    /// 10 s, set [`attempt_timeout`](Self::attempt_timeout), too.
     pub fn renewal_timeout(mut self, timeout: Duration) -> Self {
         self.check_duration("renewal_timeout", timeout);
         self.settings.renewal_timeout = timeout;
@@ -258,13 +260,9 @@ impl Builder {
             let problem = format!("is for a token endpoint, and {name} is set");
             return Err(self.error_in(setting, problem));
         }
-        let settings = std::mem::take(&mut self.settings);
-        let source: Arc<dyn TokenSource> = match origin {
-            None => {
-                self.settings.clock = settings.clock.clone();
-                Arc::new(self.endpoint()?)
-            }
-            Some(Origin::Source(source)) => source,
+        let source = match origin {
+            None => None,
+            Some(Origin::Source(source)) => Some(source),
             Some(Origin::Cache(cache)) => {
                 return match self.cache_settings.first() {
                     None => Ok(cache),
@@ -272,6 +270,22 @@ impl Builder {
                         Err(self.error_in(setting, "is for a cache, and from_cache gives one"))
                     }
                 };
+            }
+        };
+        let (attempt, renewal) = (self.settings.attempt_timeout, self.settings.renewal_timeout);
+        if attempt > renewal {
+            let problem = format!(
+                "is {attempt:?}, longer than the renewal_timeout of {renewal:?} that it must fit \
+                 into: set both"
+            );
+            return Err(self.error_in("attempt_timeout", problem));
+        }
+        let settings = std::mem::take(&mut self.settings);
+        let source: Arc<dyn TokenSource> = match source {
+            Some(source) => source,
+            None => {
+                self.settings.clock = settings.clock.clone();
+                Arc::new(self.endpoint()?)
             }
         };
         Ok(TokenCache::with_settings(source, settings))

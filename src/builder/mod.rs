@@ -477,6 +477,32 @@ mod tests {
         }
     }
 
+    // An attempt that may take longer than its renewal was cut off by the renewal's own deadline.
+    #[test]
+    fn an_attempt_may_not_take_longer_than_its_renewal() {
+        let secs = Duration::from_secs;
+        for builder in [
+            good().attempt_timeout(secs(31)),
+            good().renewal_timeout(secs(9)),
+            good().attempt_timeout(secs(2)).renewal_timeout(secs(1)),
+            good().renewal_timeout(secs(1)).attempt_timeout(secs(2)),
+            Builder::basic("id", "secret").attempt_timeout(secs(31)),
+        ] {
+            let error = builder.build_cache().unwrap_err();
+            assert_eq!(error.setting(), "attempt_timeout");
+            assert!(error.to_string().contains("renewal_timeout"), "{error}");
+        }
+        let text = good().renewal_timeout(secs(9)).build().unwrap_err().to_string();
+        assert!(text.starts_with("attempt_timeout is 10s, longer than the renewal_timeout of 9s"));
+        for builder in [
+            good().attempt_timeout(secs(30)),
+            good().renewal_timeout(secs(10)),
+            good().attempt_timeout(secs(60)).renewal_timeout(secs(60)),
+        ] {
+            assert!(builder.build_cache().is_ok());
+        }
+    }
+
     /// The endpoint reads a clock itself.
     #[cfg(feature = "testing")]
     #[test]
