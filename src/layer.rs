@@ -67,8 +67,8 @@ impl OAuthClientCredentialsLayer {
     ///
     /// # Errors
     ///
-    /// A [`ConfigError`] if RFC 7617 forbids `id` or `secret`: a colon in the id, a control
-    /// character in either.
+    /// A [`ConfigError`] if `id` or `secret` is empty or blank, or if RFC 7617 forbids it: a colon in
+    /// the id, a control character in either.
     pub fn basic(id: &str, secret: &str) -> Result<Self, ConfigError> {
         Builder::basic(id, secret).build()
     }

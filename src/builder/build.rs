@@ -90,7 +90,8 @@ impl Builder {
             (Some(provider), None, None) if id.is_none() => Ok(provider),
             (Some(_), ..) => Err(self.error_in(
                 "credentials",
-                "excludes client_id, client_secret and client_secret_file: set either",
+                "cannot be set together with client_id, client_secret or client_secret_file: leave \
+                 out one or the other",
             )),
             (None, Some(_), Some(_)) => Err(self.error_in(
                 "client_secret",

@@ -54,14 +54,14 @@ impl Builder {
     /// A static id and secret by HTTP Basic (RFC 7617) in place of a token: see
     /// [`OAuthClientCredentialsLayer::basic`].
     pub fn basic(id: &str, secret: &str) -> Self {
-        match TokenResponse::basic(id, secret) {
+        match TokenResponse::checked_basic(id, secret) {
             Ok(response) => Self::from_source(source_fn(move |_| {
                 let response = response.clone();
                 async move { Ok(response) }
             })),
-            Err(error) => {
+            Err(problem) => {
                 let mut builder = Self::default();
-                builder.fail("basic", error.to_string());
+                builder.fail("basic", problem);
                 builder
             }
         }
@@ -101,7 +101,10 @@ impl Builder {
     /// up, is kept for calls that have no usable token at all. Past the budget such calls fail with
     /// [`ErrorClass::Budget`](crate::ErrorClass::Budget) and the time of the next token.
     pub fn issuance_budget(mut self, tokens: u32, period: Duration) -> Self {
-        self.check_duration("issuance_budget", period);
+        self.cache_settings.push("issuance_budget");
+        if period.is_zero() {
+            self.fail("issuance_budget", "has a period of zero");
+        }
         if tokens == 0 {
             self.fail("issuance_budget", "must allow at least one token");
         }

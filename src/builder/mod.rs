@@ -371,6 +371,9 @@ mod tests {
         assert!(!debug.contains("c4n4ry"), "{debug}");
     }
 
+    const CREDENTIALS_TWICE: &str = "credentials cannot be set together with client_id, \
+                                     client_secret or client_secret_file: leave out";
+
     #[test]
     fn what_is_wrong_is_named_and_no_secret_is_shown() {
         let headers = |name, value| good().header(name, value);
@@ -387,7 +390,7 @@ mod tests {
             (good().client_secret("c4n4ry\0c4n4ry"), "client_secret has a control character"),
             (good().client_secret_file("/x"), "client_secret and client_secret_file are both set"),
             (bare().client_id("me").client_secret_file(""), "client_secret_file is empty"),
-            (good().credentials(ClientCredentials::new("a", "b")), "credentials excludes"),
+            (good().credentials(ClientCredentials::new("a", "b")), CREDENTIALS_TWICE),
             (good().scope("a\"b"), r#"scope has '"', which RFC 6749 section 3.3 forbids: "a\"b""#),
             (good().scopes(["ok", "a\\b"]), r"scope has '\\'"),
             (good().scope("é"), "scope has 'é'"),
@@ -501,6 +504,42 @@ mod tests {
         ] {
             assert!(builder.build_cache().is_ok());
         }
+    }
+
+    #[test]
+    fn what_a_cache_cannot_do_is_named() {
+        let zero = Duration::ZERO;
+        for (builder, said) in [
+            (good().attempt_timeout(zero), "attempt_timeout must be longer than zero"),
+            (good().issuance_budget(1, zero), "issuance_budget has a period of zero"),
+            (
+                good().issuance_budget(0, Duration::from_secs(1)),
+                "issuance_budget must allow at least one token",
+            ),
+        ] {
+            assert_eq!(builder.build_cache().unwrap_err().to_string(), said);
+        }
+    }
+
+    #[test]
+    fn a_static_id_and_secret_that_basic_cannot_carry_are_named() {
+        for (id, secret, said) in [
+            ("", "", "basic has an empty id"),
+            ("", "c4n4ry", "basic has an empty id"),
+            (" \t", "c4n4ry", "basic has an id of nothing but blanks"),
+            ("me", "", "basic has an empty secret"),
+            ("me", "  ", "basic has a secret of nothing but blanks"),
+            ("c4n:4ry", "x", "basic has an id with a colon, which RFC 7617 forbids"),
+            ("me", "c4n4ry\n", "basic has a control character in the id or the secret"),
+            ("me", &"c4n4ry".repeat(2100), "basic has an id and a secret of more than 12 KiB"),
+        ] {
+            let error = Builder::basic(id, secret).build().unwrap_err();
+            assert_eq!(error.setting(), "basic");
+            let text = error.to_string();
+            assert!(text.starts_with(said), "{text}");
+            assert!(!text.contains("c4n"), "{text}");
+        }
+        assert!(Builder::basic("a id", "b é ").build().is_ok());
     }
 
     /// The endpoint reads a clock itself.

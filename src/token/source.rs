@@ -182,23 +182,42 @@ impl TokenResponse {
     ///
     /// # Errors
     ///
-    /// [`ErrorClass::Malformed`] if `id` contains a colon or either has control characters
-    /// (RFC 7617 section 2), or if both are longer than 12 KiB together.
+    /// [`ErrorClass::Malformed`] if `id` or `secret` is empty or blank, if `id` contains a colon or
+    /// either has control characters (RFC 7617 section 2), or if both are longer than 12 KiB
+    /// together.
     pub fn basic(id: &str, secret: &str) -> Result<Self, TokenError> {
+        Self::checked_basic(id, secret)
+            .map_err(|problem| malformed(format!("HTTP Basic {problem}")))
+    }
+
+    /// The same. What is wrong reads on from the name of what cannot be made.
+    pub(crate) fn checked_basic(id: &str, secret: &str) -> Result<Self, &'static str> {
+        // RFC 7617 has nothing against an empty one, but nearly always a setting was forgotten.
+        if id.is_empty() {
+            return Err("has an empty id");
+        }
+        if secret.is_empty() {
+            return Err("has an empty secret");
+        }
+        if id.trim().is_empty() {
+            return Err("has an id of nothing but blanks");
+        }
+        if secret.trim().is_empty() {
+            return Err("has a secret of nothing but blanks");
+        }
         if id.contains(':') {
-            return Err(malformed("the id of HTTP Basic must not contain a colon"));
+            return Err("has an id with a colon, which RFC 7617 forbids");
         }
         if id.chars().chain(secret.chars()).any(char::is_control) {
-            return Err(malformed(
-                "the id or the secret of HTTP Basic has a control character (a newline at its end?)",
-            ));
+            return Err("has a control character in the id or the secret (a newline at its end?)");
         }
         if id.len() + secret.len() > MAX_TOKEN_LEN / 4 * 3 {
-            return Err(malformed("the id and the secret of HTTP Basic are longer than 12 KiB"));
+            return Err("has an id and a secret of more than 12 KiB together");
         }
         let plain = Zeroizing::new(format!("{id}:{secret}"));
-        let mut response =
-            Self::present(Scheme::Basic, &Zeroizing::new(STANDARD.encode(plain.as_bytes())))?;
+        let encoded = Zeroizing::new(STANDARD.encode(plain.as_bytes()));
+        let mut response = Self::present(Scheme::Basic, &encoded)
+            .map_err(|_| "has characters that no header can carry")?;
         response.lifetime = Lifetime::Never;
         Ok(response)
     }
@@ -307,7 +326,20 @@ mod tests {
         let response = TokenResponse::basic("Aladdin", "open sesame").unwrap();
         assert_eq!(response.lifetime(), Lifetime::Never);
         assert_eq!(response.into_parts().0.as_bytes(), b"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
-        assert!(TokenResponse::basic("a:b", "c").is_err());
-        assert!(TokenResponse::basic("a", "c\n").is_err());
+    }
+
+    #[test]
+    fn basic_has_an_id_and_a_secret_or_an_error_that_reads_well() {
+        for (id, secret, said) in [
+            ("", "c", "HTTP Basic has an empty id"),
+            ("a", "", "HTTP Basic has an empty secret"),
+            ("a", " ", "HTTP Basic has a secret of nothing but blanks"),
+            ("a:b", "c", "HTTP Basic has an id with a colon, which RFC 7617 forbids"),
+            ("a", "c\n", "HTTP Basic has a control character in the id or the secret"),
+        ] {
+            let error = TokenResponse::basic(id, secret).unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Malformed);
+            assert!(error.to_string().starts_with(said), "{error}");
+        }
     }
 }
