@@ -133,12 +133,20 @@ impl Builder {
 
 /// The one place where the default transport is plugged in: `endpoint::rustls`, with feature
 /// `rustls`.
+///
+/// A file is read when the first token is asked for; a text in memory can be judged now.
 #[cfg(feature = "rustls")]
-#[allow(clippy::unnecessary_wraps, reason = "without the feature there is none")]
 fn default_transport(
     ca_files: Vec<PathBuf>,
     ca_pem: Vec<Vec<u8>>,
 ) -> Result<Arc<dyn Transport>, ConfigError> {
+    for (index, pem) in ca_pem.iter().enumerate() {
+        if let Some(problem) = RustlsTransport::pem_problem(pem) {
+            let which =
+                if ca_pem.len() > 1 { format!(" (number {})", index + 1) } else { String::new() };
+            return Err(ConfigError::new("ca_pem", problem + &which));
+        }
+    }
     Ok(Arc::new(RustlsTransport::new(ca_files, ca_pem)))
 }
 

@@ -256,7 +256,8 @@ impl Builder {
         self
     }
 
-    /// Adds certificates in PEM form that the default transport trusts.
+    /// Adds certificates in PEM form that the default transport trusts. A text with none in it, or
+    /// with one that cannot be used, is reported when the client is built.
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca_pem.push(pem.into());
         self

@@ -68,6 +68,16 @@ impl RustlsTransport {
         Self { ca_files, ca_pem, plain, secure: OnceCell::new() }
     }
 
+    /// What is wrong with `pem` as the text of a CA, if anything; reads on from its name. Blocks for
+    /// nothing: the text is in memory.
+    pub(crate) fn pem_problem(pem: &[u8]) -> Option<String> {
+        let error = add_pem(&mut RootCertStore::empty(), pem).err()?;
+        Some(match &error.source {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        })
+    }
+
     async fn secure(&self) -> Result<&HttpClient<HttpsConnector<HttpConnector>>, BoxError> {
         // `get_or_try_init` keeps nothing of a failure, and a caller that gives up in the middle
         // leaves it to the next.
@@ -126,6 +136,11 @@ impl LoadError {
     fn bare(message: impl Into<String>) -> Self {
         Self { message: message.into(), source: None }
     }
+
+    /// With the name of what it is about in front.
+    fn of(self, what: &str) -> Self {
+        Self { message: format!("{what} {}", self.message), ..self }
+    }
 }
 
 impl fmt::Display for LoadError {
@@ -171,8 +186,10 @@ where
 
 /// Blocks: reads files.
 fn client_config(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<ClientConfig, LoadError> {
+    // First: without one, no certificate helps.
+    let provider = crypto_provider()?;
     let roots = roots(ca_files, ca_pem)?;
-    let config = ClientConfig::builder_with_provider(crypto_provider()?)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| {
             LoadError::new("the crypto provider supports neither TLS 1.3 nor TLS 1.2", error)
@@ -192,14 +209,13 @@ fn roots(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<Arc<RootCertStore>,
         let pem = std::fs::read(path).map_err(|error| {
             LoadError::new(format!("cannot read the CA file {}", path.display()), error)
         })?;
-        add_pem(&mut roots, &pem, &format!("the CA file {}", path.display()))?;
+        add_pem(&mut roots, &pem)
+            .map_err(|error| error.of(&format!("the CA file {}", path.display())))?;
     }
     for (index, pem) in ca_pem.iter().enumerate() {
-        add_pem(
-            &mut roots,
-            pem,
-            &format!("the CA certificate given as PEM (number {})", index + 1),
-        )?;
+        add_pem(&mut roots, pem).map_err(|error| {
+            error.of(&format!("the CA certificate given as PEM (number {})", index + 1))
+        })?;
     }
     // A private CA will do without those of the platform.
     if let Ok(platform) = platform() {
@@ -237,17 +253,17 @@ fn platform() -> Result<Arc<RootCertStore>, LoadError> {
     Ok(roots)
 }
 
-fn add_pem(roots: &mut RootCertStore, pem: &[u8], what: &str) -> Result<(), LoadError> {
+/// The error reads on from the name of what `pem` is.
+fn add_pem(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), LoadError> {
     let before = roots.len();
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate
-            .map_err(|error| LoadError::new(format!("{what} is not valid PEM"), error))?;
-        roots.add(certificate).map_err(|error| {
-            LoadError::new(format!("{what} has a certificate that cannot be used"), error)
-        })?;
+        let certificate = certificate.map_err(|error| LoadError::new("is not valid PEM", error))?;
+        roots
+            .add(certificate)
+            .map_err(|error| LoadError::new("has a certificate that cannot be used", error))?;
     }
     if roots.len() == before {
-        return Err(LoadError::bare(format!("{what} has no certificate in it (is it PEM?)")));
+        return Err(LoadError::bare("has no certificate in it (is it PEM?)"));
     }
     Ok(())
 }
@@ -278,6 +294,26 @@ fn built_in_provider() -> Result<Arc<CryptoProvider>, LoadError> {
          program, or switch on the feature `ring` or `aws-lc-rs` of \
          tower-oauth2-client-credentials",
     ))
+}
+
+#[cfg(test)]
+#[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
+mod tests_without_a_provider {
+    use http_body_util::Full;
+
+    use super::*;
+
+    /// Pins a build that succeeds, and a first token that fails without saying what is missing.
+    #[tokio::test]
+    async fn without_a_crypto_provider_the_first_use_says_how_to_get_one() {
+        let transport = RustlsTransport::new(vec!["/does/not/exist".into()], Vec::new());
+        let request = http::Request::post("https://auth.example.com/token");
+        let error = transport.send(request.body(Full::default()).unwrap()).await.unwrap_err();
+        let text = error.to_string();
+        for part in ["feature `ring` or `aws-lc-rs`", "CryptoProvider::install_default"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -58,6 +58,31 @@ async fn a_private_ca_is_trusted_when_it_is_given_as_pem_or_as_a_file() {
     .await;
 }
 
+/// Pins a text in memory that is only found to be no certificate when the first token is needed.
+#[test]
+fn a_ca_that_is_no_certificate_is_an_error_of_its_setting() {
+    let ca = TestCa::new().unwrap();
+    let good = || test_client("https://auth.example.com/token").ca_pem(ca.pem());
+    assert!(good().build().is_ok());
+    assert!(good().ca_pem(TestCa::new().unwrap().pem()).build().is_ok());
+    let pem =
+        |text: &str| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+    for (text, said) in [
+        (String::new(), "ca_pem has no certificate in it (is it PEM?)"),
+        ("/etc/ssl/ca.pem".to_owned(), "ca_pem has no certificate in it (is it PEM?)"),
+        (pem("AAAA"), "ca_pem has a certificate that cannot be used: "),
+        (pem("!"), "ca_pem is not valid PEM: "),
+        (ca.pem().to_owned() + &pem("AAAA"), "ca_pem has a certificate that cannot be used: "),
+    ] {
+        let builder = test_client("https://auth.example.com/token").ca_pem(text.as_str());
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.setting(), "ca_pem");
+        assert!(error.to_string().starts_with(said), "{error}");
+        let error = good().ca_pem(text.as_str()).build().unwrap_err().to_string();
+        assert!(error.starts_with(said) && error.ends_with(" (number 2)"), "{error}");
+    }
+}
+
 /// Pins: the secret sent to whoever answers, or an error that does not say why it was not.
 #[tokio::test]
 async fn a_certificate_of_another_ca_is_refused_and_the_error_says_why() {
