@@ -146,8 +146,9 @@ impl Builder {
 
 /// # Where the token goes, and what a rejection is
 impl Builder {
-    /// Adds an origin, `scheme://host` or `scheme://host:port`, that may have the token. With at
-    /// least one, a request for any other is an error before anything is sent.
+    /// Adds an origin that may have the token: an [`Origin`](crate::Origin), or its text,
+    /// `scheme://host` or `scheme://host:port`. With at least one, a request for any other is an
+    /// error before anything is sent.
     ///
     /// Without: every `https` origin may, and plain `http` to this machine. Name the origins where
     /// the targets of requests are not all written down in your program, and where a redirect is

@@ -8,15 +8,19 @@ use crate::error::server_text;
 
 /// An origin: scheme, host and port (RFC 6454), as in `https://api.example.com`.
 ///
-/// Written without a path, a query or user info. The port may be left out where it is the
-/// scheme's own (443, 80). Host names are compared without regard to case, IPv6 addresses by
-/// value; `api.example.com.`, with a dot at the end, is not `api.example.com`.
+/// Written without a path, a query or user info; one slash at the end is let pass, as URL types
+/// print it. The port may be left out where it is the scheme's own (443, 80). Host names are
+/// compared without regard to case, IPv6 addresses by value; `api.example.com.`, with a dot at the
+/// end, is not `api.example.com`.
+///
+/// [`Builder::allowed_origin`](crate::Builder::allowed_origin) takes one, or its text. Whoever reads
+/// origins from a configuration can parse them there, and has the error where the text is.
 ///
 /// ```
 /// use tower_oauth2_client_credentials::Origin;
 ///
 /// let origin: Origin = "https://API.example.com:443".parse()?;
-/// assert_eq!(origin, "https://api.example.com".parse()?);
+/// assert_eq!(origin, "https://api.example.com/".parse()?);
 /// assert_eq!(origin.to_string(), "https://api.example.com");
 ///
 /// let error = "https://api.example.com/v1".parse::<Origin>().unwrap_err();
@@ -28,6 +32,8 @@ pub struct Origin {
     scheme: Scheme,
     host: Host,
     port: u16,
+    /// As it is shown: what the others come to, and nothing more.
+    text: Box<str>,
 }
 
 /// The text is not an [`Origin`]. The message shows it, without user info and query.
@@ -62,9 +68,7 @@ impl Origin {
 
     /// If it is https: what stands in its URIs between `https://` and the path.
     pub(super) fn https_authority(&self) -> Option<Box<str>> {
-        (self.scheme == Scheme::Https)
-            .then(|| self.to_string())
-            .and_then(|text| text.strip_prefix("https://").map(Into::into))
+        self.text.strip_prefix("https://").map(Into::into)
     }
 }
 
@@ -84,17 +88,16 @@ impl TryFrom<&str> for Origin {
     }
 }
 
+/// As it is shown, which reads as the same origin.
+impl AsRef<str> for Origin {
+    fn as_ref(&self) -> &str {
+        &self.text
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://", self.scheme.as_str())?;
-        match &self.host {
-            Host::Name(name) => f.write_str(name)?,
-            Host::V6(address) => write!(f, "[{address}]")?,
-        }
-        if self.port != self.scheme.default_port() {
-            write!(f, ":{}", self.port)?;
-        }
-        Ok(())
+        f.write_str(&self.text)
     }
 }
 
@@ -151,6 +154,15 @@ impl Host {
     }
 }
 
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::V6(address) => write!(f, "[{address}]"),
+        }
+    }
+}
+
 /// An IPv6 address in brackets, as in a URI.
 pub(super) fn ipv6(host: &str) -> Option<Ipv6Addr> {
     host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
@@ -170,8 +182,10 @@ fn parse(text: &str) -> Result<Origin, &'static str> {
     } else {
         return Err("the scheme must be https or http");
     };
+    // `http::Uri` and `url::Url` print an origin with one.
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
     if rest.contains(['/', '?', '#', '\\']) {
-        return Err("it must end after the host or the port, without a slash, path or query");
+        return Err("it must end after the host or the port, without a path, query or fragment");
     }
     if rest.contains('@') {
         return Err("it must not have user info");
@@ -204,7 +218,12 @@ fn parse(text: &str) -> Result<Origin, &'static str> {
         }
         _ => return Err("the port must be a number"),
     };
-    Ok(Origin { scheme, host, port })
+    let text = if port == scheme.default_port() {
+        format!("{}://{host}", scheme.as_str())
+    } else {
+        format!("{}://{host}:{port}", scheme.as_str())
+    };
+    Ok(Origin { scheme, host, port, text: text.into_boxed_str() })
 }
 
 /// What was given for an origin, without what may be a secret in it.
@@ -236,6 +255,9 @@ mod tests {
             ("https://[2001:DB8::1]", "https://[2001:db8::1]"),
             ("https://xn--bcher-kva.example", "https://xn--bcher-kva.example"),
             ("https://example.com.", "https://example.com."),
+            // As `http::Uri` and `url::Url` print one.
+            ("https://api.example.com/", "https://api.example.com"),
+            ("http://[::1]:8080/", "http://[::1]:8080"),
         ] {
             assert_eq!(text.parse::<Origin>().unwrap().to_string(), shown);
         }
@@ -250,15 +272,20 @@ mod tests {
             ("https://:443", "`https://:443`", "scheme://host"),
             ("ftp://a", "`ftp://a`", "https or http"),
             (" https://a", "` https://a`", "https or http"),
-            ("https://a/", "`https://a/`", "without a slash"),
-            ("https://a/v1", "`https://a/v1`", "without a slash"),
-            ("https://a/v1@b", "`https://***@b`", "without a slash"),
+            ("https://a//", "`https://a//`", "without a path"),
+            ("https:///", "`https:///`", "scheme://host"),
+            ("https://a/?", "`https://a/`", "without a path"),
+            ("https://a/#", "`https://a/`", "without a path"),
+            ("https://a\\", "`https://a\\`", "without a path"),
+            ("https://a:/", "`https://a:/`", "1 to 65535"),
+            ("https://a/v1", "`https://a/v1`", "without a path"),
+            ("https://a/v1@b", "`https://***@b`", "without a path"),
             ("https://a?key=s3cr3t", "`https://a`", "query"),
             ("https://a#s3cr3t", "`https://a`", "query"),
             ("https://u:s3cr3t@a", "`https://***@a`", "user info"),
-            ("https://u:s3c/r3t@a", "`https://***@a`", "without a slash"),
+            ("https://u:s3c/r3t@a", "`https://***@a`", "without a path"),
             ("u:s3c://r3t@a", "`***@a`", "https or http"),
-            ("https://a\\.b", "`https://a\\.b`", "without a slash"),
+            ("https://a\\.b", "`https://a\\.b`", "without a path"),
             ("https://a:", "`https://a:`", "1 to 65535"),
             ("https://a:0", "`https://a:0`", "1 to 65535"),
             ("https://a:65536", "`https://a:65536`", "1 to 65535"),

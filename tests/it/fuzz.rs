@@ -253,7 +253,7 @@ fn attached(uri: &Uri, allowed: Option<&Origin>) -> Option<bool> {
         let source = source_fn(|_| async { TokenResponse::bearer("t") });
         let mut builder = Builder::from_source(source).clock(&ManualClock::new());
         if let Some(origin) = allowed {
-            builder = builder.allowed_origin(origin.to_string());
+            builder = builder.allowed_origin(origin);
         }
         let sent = Arc::new(Mutex::new(None));
         let seen = Arc::clone(&sent);

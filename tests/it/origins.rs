@@ -3,7 +3,7 @@
 use http::{Request, Uri};
 use tokio_test::{assert_ready_err, assert_ready_ok, task};
 use tower_oauth2_client_credentials::{
-    Builder, ErrorClass, OAuthClientCredentials, OAuthClientCredentialsLayer, TokenError,
+    Builder, ErrorClass, OAuthClientCredentials, OAuthClientCredentialsLayer, Origin, TokenError,
 };
 use tower_test::mock::{self, Mock};
 
@@ -180,4 +180,24 @@ fn an_empty_list_of_allowed_origins_is_an_error() {
     assert_eq!(error.setting(), "allowed_origin");
     assert!(error.to_string().starts_with("allowed_origin names no origin"), "{error}");
     assert!(builder().allowed_origins(["https://api.example.com"]).build().is_ok());
+}
+
+/// `http::Uri` and `url::Url` print an origin with a slash, and it was no origin then.
+#[tokio::test]
+async fn an_allowed_origin_may_be_a_printed_url_or_an_origin_that_was_read_before() {
+    let uri: Uri = "https://api.example.com".parse().unwrap();
+    let url = reqwest::Url::parse("https://api.example.com").unwrap();
+    let origin: Origin = "https://api.example.com".parse().unwrap();
+    let text = String::from("https://api.example.com");
+    for layer in [
+        layer(|builder| builder.allowed_origin(uri.to_string())).await,
+        layer(|builder| builder.allowed_origin(&url)).await,
+        layer(|builder| builder.allowed_origin(&text)).await,
+        layer(|builder| builder.allowed_origin(&origin)).await,
+        layer(|builder| builder.allowed_origins([origin.clone()])).await,
+        layer(|builder| builder.allowed_origins([&origin])).await,
+    ] {
+        assert_carries(&layer, &["https://api.example.com/v1"]).await;
+        assert_refused(&layer, &["https://www.api.example.com/v1"]).await;
+    }
 }
