@@ -67,7 +67,7 @@ impl OAuthClientCredentialsLayer {
     ///
     /// # Errors
     ///
-    /// A [`ConfigError`] if `id` or `secret` is empty or blank, or if RFC 7617 forbids it: a colon in
+    /// A [`ConfigError`] if both are empty or either is blank, or if RFC 7617 forbids it: a colon in
     /// the id, a control character in either.
     pub fn basic(id: &str, secret: &str) -> Result<Self, ConfigError> {
         Builder::basic(id, secret).build()

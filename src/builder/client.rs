@@ -70,7 +70,7 @@ impl Builder {
 
 /// # How a token is kept
 impl Builder {
-    /// How long one attempt to get a token may take. Default: 10 s. Not longer than
+    /// How long one attempt to get a token may take. Default: 10 s. At most
     /// [`renewal_timeout`](Self::renewal_timeout).
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.check_duration("attempt_timeout", timeout);
@@ -78,8 +78,7 @@ impl Builder {
         self
     }
 
-    /// How long a renewal may take in all, with up to three attempts. Default: 30 s. For less than
-    /// 10 s, set [`attempt_timeout`](Self::attempt_timeout), too.
+    /// How long a renewal may take in all, with up to three attempts. Default: 30 s.
     pub fn renewal_timeout(mut self, timeout: Duration) -> Self {
         self.check_duration("renewal_timeout", timeout);
         self.settings.renewal_timeout = timeout;
@@ -277,10 +276,11 @@ impl Builder {
             }
         };
         let (attempt, renewal) = (self.settings.attempt_timeout, self.settings.renewal_timeout);
-        if attempt > renewal {
+        // The default gives way.
+        if attempt > renewal && self.cache_settings.contains(&"attempt_timeout") {
             let problem = format!(
                 "is {attempt:?}, longer than the renewal_timeout of {renewal:?} that it must fit \
-                 into: set both"
+                 into"
             );
             return Err(self.error_in("attempt_timeout", problem));
         }

@@ -206,7 +206,8 @@ impl Builder {
         self
     }
 
-    /// Adds a header to token requests. Its value is marked sensitive.
+    /// Adds a header to token requests. Its value is marked sensitive. `Accept` and `User-Agent`
+    /// (this crate's name and version) are there already, and are replaced.
     pub fn header(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
         let name = name.as_ref();
         match (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value.as_ref())) {
@@ -487,7 +488,6 @@ mod tests {
         let secs = Duration::from_secs;
         for builder in [
             good().attempt_timeout(secs(31)),
-            good().renewal_timeout(secs(9)),
             good().attempt_timeout(secs(2)).renewal_timeout(secs(1)),
             good().renewal_timeout(secs(1)).attempt_timeout(secs(2)),
             Builder::basic("id", "secret").attempt_timeout(secs(31)),
@@ -496,11 +496,9 @@ mod tests {
             assert_eq!(error.setting(), "attempt_timeout");
             assert!(error.to_string().contains("renewal_timeout"), "{error}");
         }
-        let text = good().renewal_timeout(secs(9)).build().unwrap_err().to_string();
-        assert!(text.starts_with("attempt_timeout is 10s, longer than the renewal_timeout of 9s"));
         for builder in [
             good().attempt_timeout(secs(30)),
-            good().renewal_timeout(secs(10)),
+            good().renewal_timeout(secs(1)),
             good().attempt_timeout(secs(60)).renewal_timeout(secs(60)),
         ] {
             assert!(builder.build_cache().is_ok());
@@ -525,11 +523,9 @@ mod tests {
     #[test]
     fn a_static_id_and_secret_that_basic_cannot_carry_are_named() {
         for (id, secret, said) in [
-            ("", "", "basic has an empty id"),
-            ("", "c4n4ry", "basic has an empty id"),
-            (" \t", "c4n4ry", "basic has an id of nothing but blanks"),
-            ("me", "", "basic has an empty secret"),
-            ("me", "  ", "basic has a secret of nothing but blanks"),
+            ("", "", "basic has neither an id nor a secret"),
+            (" \t", "c4n4ry", "basic has an id or a secret of nothing but blanks"),
+            ("me", "  ", "basic has an id or a secret of nothing but blanks"),
             ("c4n:4ry", "x", "basic has an id with a colon, which RFC 7617 forbids"),
             ("me", "c4n4ry\n", "basic has a control character in the id or the secret"),
             ("me", &"c4n4ry".repeat(2100), "basic has an id and a secret of more than 12 KiB"),

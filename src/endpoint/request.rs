@@ -328,6 +328,15 @@ mod tests {
     }
 
     #[test]
+    fn a_user_agent_of_ones_own_replaces_ours() {
+        let mut request = asking("https://auth.example.com/token", Dialect::rfc6749());
+        request.headers.0.push((header::USER_AGENT, HeaderValue::from_static("reports/1.0")));
+        let made = request.with(&ClientCredentials::new("id", "secret")).unwrap();
+        let sent: Vec<_> = made.headers().get_all(header::USER_AGENT).iter().collect();
+        assert_eq!(sent, ["reports/1.0"]);
+    }
+
+    #[test]
     fn podero() {
         let request = asking("https://podero.example/oauth2/token/", Dialect::podero());
         assert_eq!(

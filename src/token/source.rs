@@ -171,7 +171,12 @@ impl TokenResponse {
         }
         if let Some(position) = token.bytes().position(|b| !b.is_ascii_graphic()) {
             return Err(malformed(format!(
-                "the access token has a character at position {position} that no header can carry"
+                "the access token has a character at position {position} that no header can carry{}",
+                if token.contains(' ') {
+                    ": is it a token, or a header with its scheme?"
+                } else {
+                    ""
+                }
             )));
         }
         Self::present(Scheme::Bearer, token)
@@ -182,7 +187,7 @@ impl TokenResponse {
     ///
     /// # Errors
     ///
-    /// [`ErrorClass::Malformed`] if `id` or `secret` is empty or blank, if `id` contains a colon or
+    /// [`ErrorClass::Malformed`] if both are empty or either is blank, if `id` contains a colon or
     /// either has control characters (RFC 7617 section 2), or if both are longer than 12 KiB
     /// together.
     pub fn basic(id: &str, secret: &str) -> Result<Self, TokenError> {
@@ -192,18 +197,14 @@ impl TokenResponse {
 
     /// The same. What is wrong reads on from the name of what cannot be made.
     pub(crate) fn checked_basic(id: &str, secret: &str) -> Result<Self, &'static str> {
-        // RFC 7617 has nothing against an empty one, but nearly always a setting was forgotten.
-        if id.is_empty() {
-            return Err("has an empty id");
+        // Some APIs have an id alone (Stripe) or a secret alone (Azure DevOps); RFC 7617 has nothing
+        // against that.
+        if id.is_empty() && secret.is_empty() {
+            return Err("has neither an id nor a secret");
         }
-        if secret.is_empty() {
-            return Err("has an empty secret");
-        }
-        if id.trim().is_empty() {
-            return Err("has an id of nothing but blanks");
-        }
-        if secret.trim().is_empty() {
-            return Err("has a secret of nothing but blanks");
+        let is_blank = |text: &str| !text.is_empty() && text.trim().is_empty();
+        if is_blank(id) || is_blank(secret) {
+            return Err("has an id or a secret of nothing but blanks");
         }
         if id.contains(':') {
             return Err("has an id with a colon, which RFC 7617 forbids");
@@ -329,11 +330,24 @@ mod tests {
     }
 
     #[test]
+    fn an_id_or_a_secret_alone_will_do() {
+        for (id, secret, line) in [("sk", "", &b"Basic c2s6"[..]), ("", "pat", b"Basic OnBhdA==")] {
+            let response = TokenResponse::basic(id, secret).unwrap();
+            assert_eq!(response.into_parts().0.as_bytes(), line);
+        }
+    }
+
+    #[test]
+    fn a_whole_header_is_no_token() {
+        let error = TokenResponse::bearer("Bearer c4n4ry").unwrap_err().to_string();
+        assert!(error.contains("with its scheme") && !error.contains("c4n4ry"), "{error}");
+    }
+
+    #[test]
     fn basic_has_an_id_and_a_secret_or_an_error_that_reads_well() {
         for (id, secret, said) in [
-            ("", "c", "HTTP Basic has an empty id"),
-            ("a", "", "HTTP Basic has an empty secret"),
-            ("a", " ", "HTTP Basic has a secret of nothing but blanks"),
+            ("", "", "HTTP Basic has neither an id nor a secret"),
+            ("a", " ", "HTTP Basic has an id or a secret of nothing but blanks"),
             ("a:b", "c", "HTTP Basic has an id with a colon, which RFC 7617 forbids"),
             ("a", "c\n", "HTTP Basic has a control character in the id or the secret"),
         ] {
