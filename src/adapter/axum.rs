@@ -32,7 +32,7 @@
 //! `Authorization` would reach the upstream, and the layer, which leaves a request alone that has
 //! one, would put no token on it. Responses go through [`strip_response`].
 
-use std::time::Duration;
+use std::{error::Error as StdError, iter, time::Duration};
 
 use axum_core::{
     body::Body,
@@ -91,16 +91,26 @@ fn plain(status: StatusCode) -> Response {
 
 /// What a call of an upstream has failed with: for handlers that use `?`.
 ///
-/// As a response, a [`TokenError`] is what it is by itself; anything else is a bare 502. The error is
-/// in the response's extensions as an `Arc<UpstreamError>`.
+/// As a response, a [`TokenError`] is what it is by itself, also behind the errors of other layers and
+/// clients (it is looked for along [`source`](StdError::source)); anything else is a bare 502. The
+/// error is in the response's extensions as an `Arc<UpstreamError>`.
+///
+/// Not found is what hides itself from `source`: a [`TokenError`] inside `io::Error::other`, or inside
+/// an `anyhow::Error` without context.
 #[derive(Debug)]
 pub struct UpstreamError(BoxError);
 
 impl UpstreamError {
-    /// Why there is no token, if it is that.
+    /// Why there is no token, if it is that: the error itself, or one of its sources.
     #[must_use]
     pub fn token_error(&self) -> Option<&TokenError> {
-        self.0.downcast_ref()
+        self.chain().find_map(|error| error.downcast_ref())
+    }
+
+    /// The error and its sources, from the outermost on.
+    fn chain(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        let outermost: &(dyn StdError + 'static) = &*self.0;
+        iter::successors(Some(outermost), |&error| error.source())
     }
 
     /// The error as it was.

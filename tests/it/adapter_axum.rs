@@ -154,6 +154,87 @@ async fn a_failure_to_get_a_token_is_502_or_503_without_details() {
     }
 }
 
+/// A backend with one handler, which is `handle`. Returns its answer's status and `Retry-After`.
+#[cfg(any(feature = "reqwest-middleware", feature = "tonic"))]
+async fn answer_of<H, T>(handle: H) -> (u16, Option<String>)
+where
+    H: axum::handler::Handler<T, ()>,
+    T: 'static,
+{
+    let backend = Router::new().route("/", get(handle));
+    let response = backend.oneshot(Request::get("/").body(Body::empty()).unwrap()).await.unwrap();
+    status_and_retry_after(&response)
+}
+
+fn status_and_retry_after(response: &Response) -> (u16, Option<String>) {
+    let retry_after = response.headers().get(header::RETRY_AFTER);
+    let retry_after = retry_after.map(|value| value.to_str().unwrap().to_owned());
+    (response.status().as_u16(), retry_after)
+}
+
+/// Pins a 502 for whatever was not the outermost error.
+#[cfg(feature = "reqwest-middleware")]
+#[tokio::test]
+async fn a_token_error_behind_reqwest_middlewares_error_is_the_same_503() {
+    use reqwest_middleware::ClientBuilder;
+    use reqwest_retry::{RetryTransientMiddleware, policies::ExponentialBackoff};
+    use tower_oauth2_client_credentials::adapter::reqwest_middleware::OAuthMiddleware;
+
+    for retries in [false, true] {
+        let world = World::new().await;
+        let mut client = ClientBuilder::new(reqwest::Client::new());
+        if retries {
+            let policy = ExponentialBackoff::builder().build_with_max_retries(1);
+            client = client.with(RetryTransientMiddleware::new_with_policy(policy));
+        }
+        let client = client.with(OAuthMiddleware::from(world.layer())).build();
+        let call = |url: String| {
+            let client = client.clone();
+            answer_of(move || async move {
+                Ok::<_, UpstreamError>(client.get(url).send().await?.text().await?)
+            })
+        };
+        world.server.respond_once(Answer::too_many_requests("42"));
+        assert_eq!(call(world.running.url("/")).await, (503, Some("42".into())));
+        // Something else is wrong with this one.
+        assert_eq!(call("http://".into()).await, (502, None));
+    }
+}
+
+/// Pins the same for gRPC, where the error stands in a status.
+#[cfg(feature = "tonic")]
+#[tokio::test]
+async fn a_token_error_in_a_grpc_status_is_the_same_503() {
+    use tonic::transport::Endpoint;
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    use tower_oauth2_client_credentials::adapter::tonic::StatusLayer;
+
+    // With a token, but nobody there, it is `UNAVAILABLE` as well, and not for want of a token.
+    for (with_status, has_token, answer) in [
+        (true, false, (503, Some("42".to_owned()))),
+        (false, false, (503, Some("42".to_owned()))),
+        (true, true, (502, None)),
+        (false, true, (502, None)),
+    ] {
+        let world = World::new().await;
+        let nowhere = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        let channel = ServiceBuilder::new()
+            .option_layer(with_status.then(StatusLayer::new))
+            .layer(world.layer())
+            .service(nowhere);
+        if !has_token {
+            world.server.respond_once(Answer::too_many_requests("42"));
+        }
+        let mut client = HealthClient::new(channel);
+        let handler = move || async move {
+            client.check(HealthCheckRequest::default()).await?;
+            Ok::<_, UpstreamError>(())
+        };
+        assert_eq!(answer_of(handler).await, answer, "{with_status} {has_token}");
+        assert_eq!(world.server.issued(), u64::from(has_token));
+    }
+}
+
 #[tokio::test]
 async fn readiness_starts_the_renewal_that_it_waits_for() {
     let world = World::new().await;
