@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 use tower::{ServiceBuilder, ServiceExt, timeout::Timeout};
 use tower_oauth2_client_credentials::{
     BoxError, Builder, OAuthClientCredentials, TokenCache,
-    adapter::axum::{UpstreamError, forward, readiness, strip_response},
+    adapter::axum::{UpstreamError, error_for_rejected_token, forward, readiness, strip_response},
     testing::{Answer, AuthorizationServer, ProtectedApi},
 };
 
@@ -126,9 +126,9 @@ fn router(config: Config) -> Result<Router, BoxError> {
 /// Calls the API for reports and makes something of what it says.
 async fn summary(State(Reports(reports)): State<Reports>) -> Result<Response, UpstreamError> {
     let request = Request::get(format!("{}reports", reports.url)).body(Body::empty())?;
-    let response = reports.client.oneshot(request).await?;
+    let response = error_for_rejected_token(reports.client.oneshot(request).await?)?;
     if !response.status().is_success() {
-        // The API's own failure. Its 401 is ours to explain and not the caller's to answer.
+        // The API's own failure.
         return Err(format!("the API for reports says {}", response.status()).into());
     }
     let body = Limited::new(response.into_body(), 1024 * 1024).collect().await?.to_bytes();
@@ -142,7 +142,9 @@ async fn orders(
     mut request: Request,
 ) -> Result<Response, UpstreamError> {
     forward(&mut request, &orders.url)?;
-    let mut response = orders.client.oneshot(request).await?.map(Body::new);
+    // A 401 to our token is not the caller's to answer.
+    let response = error_for_rejected_token(orders.client.oneshot(request).await?)?;
+    let mut response = response.map(Body::new);
     strip_response(response.headers_mut());
     Ok(response)
 }
@@ -235,10 +237,11 @@ async fn check_itself() -> Result<(), BoxError> {
     let leaked = journal.iter().any(|call| call.headers().contains_key(header::COOKIE));
     expect("cookies forwarded", leaked, false)?;
 
-    // No newer token is to be had, so that the API's 401 stands, and comes once.
+    // No newer token is to be had, so that the API's 401 stands, and comes once. The caller would
+    // take it for their own.
     orders_auth.change_secret("test-client", "another");
     orders_auth.revoke_all();
-    expect("the API's own 401", send(caller("three")?).await?.0, 401)?;
+    expect("the API's 401", send(caller("three")?).await?.0, 502)?;
     expect("never sent twice", orders_api.calls(), 4)?;
 
     // A request that is under way when the backend is told to stop is answered.
@@ -249,7 +252,7 @@ async fn check_itself() -> Result<(), BoxError> {
     stop.send(()).map_err(|()| "the backend is gone")?;
     orders_api.release();
     let (status, ..) = under_way.await??;
-    expect("answered while shutting down", status, 401)?;
+    expect("answered while shutting down", status, 502)?;
     backend.await??;
     expect("nobody listens any more", get_from(&url, "/readyz").await.is_err(), true)?;
     expect("tokens", (reports_auth.issued(), orders_auth.issued()), (0, 2))

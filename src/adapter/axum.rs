@@ -6,9 +6,9 @@
 //! ```
 //! # use tower_oauth2_client_credentials::{BoxError, TokenCache};
 //! # type Client = tower::util::BoxCloneSyncService<http::Request<Body>, http::Response<Body>, BoxError>;
-//! use axum::{Router, body::Body, extract::State, http::Request, response::Response, routing::get};
+//! use axum::{Router, body::Body, extract::State, http::Request, routing::get};
 //! use tower::ServiceExt;
-//! use tower_oauth2_client_credentials::adapter::axum::{UpstreamError, readiness};
+//! use tower_oauth2_client_credentials::adapter::axum::{error_for_rejected_token, readiness};
 //!
 //! # fn router(client: Client, cache: TokenCache) -> Router {
 //! // `Client` is a stack with the layer in it, `cache` the layer's.
@@ -16,7 +16,9 @@
 //!     .route("/reports", get(|State(client): State<Client>| async move {
 //!         let request = Request::get("https://api.example.com/reports").body(Body::empty())?;
 //!         // A failure of the token's, or of the client's, becomes a 502 or a 503.
-//!         Ok::<Response, UpstreamError>(client.oneshot(request).await?)
+//!         let response = client.oneshot(request).await?;
+//!         // So does the API's 401 to our token: our caller cannot answer it.
+//!         error_for_rejected_token(response)
 //!     }))
 //!     .route("/readyz", get(|| async move { readiness(&cache) }))
 //!     .with_state(client)
@@ -26,13 +28,31 @@
 //! `axum::body::Body` is a [`ReplayBody`](crate::ReplayBody): a stream that comes in and is sent on
 //! is kept while it passes, up to the layer's limit.
 //!
+//! # An upstream's 401
+//!
+//! A 401 that the layer could not cure comes back as a response, with the reason in its extensions
+//! ([`NotReplaced`]). **Do not hand it on**: it is about this backend's token, and a browser
+//! application would log its user out. [`error_for_rejected_token`] makes an error of it, and lets
+//! every other response pass.
+//!
+//! A 401 without a reason in its extensions is one that a newer token would not have cured: the
+//! layer put no token on the request, another origin has answered it, the token was understood and
+//! something else is wrong (its scope is too small), or another scheme is asked for. Where no
+//! credentials of the caller's reach the upstream, that is not the caller's to answer either; look at
+//! the status.
+//!
 //! # Reverse proxies
 //!
 //! [`forward`] makes of an incoming request one to an upstream. Without it, the caller's
 //! `Authorization` would reach the upstream, and the layer, which leaves a request alone that has
-//! one, would put no token on it. Responses go through [`strip_response`].
+//! one, would put no token on it. Responses go through [`error_for_rejected_token`], and then through
+//! [`strip_response`], which lets any other 401 pass with its challenge.
 
-use std::{error::Error as StdError, iter, time::Duration};
+use std::{
+    error::Error as StdError,
+    iter,
+    time::{Duration, SystemTime},
+};
 
 use axum_core::{
     body::Body,
@@ -47,7 +67,7 @@ use crate::{
     clock::Clock,
     error::{BoxError, ErrorClass, TokenError},
     replay::replay_by_tee,
-    token::TokenCache,
+    token::{NotReplaced, TokenCache},
 };
 
 /// 503 with `Retry-After` if it may pass, 502 if somebody has to do something about it.
@@ -66,23 +86,21 @@ impl IntoResponse for TokenError {
             | ErrorClass::Malformed
             | ErrorClass::Origin => false,
         };
-        let mut response = if passes {
-            let mut response = plain(StatusCode::SERVICE_UNAVAILABLE);
-            response.headers_mut().insert(header::RETRY_AFTER, retry_after(&self).into());
-            response
-        } else {
-            plain(StatusCode::BAD_GATEWAY)
-        };
+        let mut response =
+            if passes { unavailable(self.retry_at()) } else { plain(StatusCode::BAD_GATEWAY) };
         response.extensions_mut().insert(self);
         response
     }
 }
 
-/// In whole seconds, rounded up: whoever comes back as told must not be early.
-fn retry_after(error: &TokenError) -> u64 {
+/// `Retry-After` is in whole seconds, rounded up: whoever comes back as told must not be early.
+fn unavailable(retry_at: Option<SystemTime>) -> Response {
     let now = Clock::default().now().system_time();
-    let wait = error.retry_at().and_then(|at| at.duration_since(now).ok()).unwrap_or_default();
-    wait.saturating_add(Duration::from_nanos(999_999_999)).as_secs().max(1)
+    let wait = retry_at.and_then(|at| at.duration_since(now).ok()).unwrap_or_default();
+    let wait = wait.saturating_add(Duration::from_nanos(999_999_999)).as_secs().max(1);
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE);
+    response.headers_mut().insert(header::RETRY_AFTER, wait.into());
+    response
 }
 
 fn plain(status: StatusCode) -> Response {
@@ -92,8 +110,9 @@ fn plain(status: StatusCode) -> Response {
 /// What a call of an upstream has failed with: for handlers that use `?`.
 ///
 /// As a response, a [`TokenError`] is what it is by itself, also behind the errors of other layers and
-/// clients (it is looked for along [`source`](StdError::source)); anything else is a bare 502. The
-/// error is in the response's extensions as an `Arc<UpstreamError>`.
+/// clients (it is looked for along [`source`](StdError::source)). A rejected token is a 502 or a 503
+/// as well (see [`error_for_rejected_token`]); anything else is a bare 502. The error is in the
+/// response's extensions as an `Arc<UpstreamError>`.
 ///
 /// Not found is what hides itself from `source`: a [`TokenError`] inside `io::Error::other`, or inside
 /// an `anyhow::Error` without context.
@@ -101,9 +120,19 @@ fn plain(status: StatusCode) -> Response {
 pub struct UpstreamError(BoxError);
 
 impl UpstreamError {
-    /// Why there is no token, if it is that: the error itself, or one of its sources.
+    /// Why there is no token, or no newer one, if it is that: the error itself, or one of its
+    /// sources.
     #[must_use]
     pub fn token_error(&self) -> Option<&TokenError> {
+        self.chain().find_map(|error| match error.downcast_ref::<NotReplaced>() {
+            Some(why) => why.error(),
+            None => error.downcast_ref(),
+        })
+    }
+
+    /// Why a rejected token was not replaced, if it is that: see [`error_for_rejected_token`].
+    #[must_use]
+    pub fn not_replaced(&self) -> Option<&NotReplaced> {
         self.chain().find_map(|error| error.downcast_ref())
     }
 
@@ -128,12 +157,41 @@ impl<E: Into<BoxError>> From<E> for UpstreamError {
 
 impl IntoResponse for UpstreamError {
     fn into_response(self) -> Response {
-        let mut response = match self.token_error() {
-            Some(error) => error.clone().into_response(),
-            None => plain(StatusCode::BAD_GATEWAY),
+        let mut response = match (self.token_error(), self.not_replaced()) {
+            (Some(error), _) => error.clone().into_response(),
+            (None, Some(why)) if !why.is_futile() => unavailable(why.retry_at()),
+            (None, _) => plain(StatusCode::BAD_GATEWAY),
         };
         response.extensions_mut().insert(std::sync::Arc::new(self));
         response
+    }
+}
+
+/// Makes an error of a response that rejects the layer's token, so that it does not reach a caller
+/// who has nothing to do with that token. Every other response passes as it is.
+///
+/// A response rejects the token if the layer has left in its extensions why there is no newer one
+/// ([`NotReplaced`]): a 401, or what else was declared a rejection on the builder. What becomes of it:
+///
+/// | | |
+/// |---|---|
+/// | the renewal failed | as the [`TokenError`] by itself: 503 with `Retry-After` if it may pass, else 502 |
+/// | the request could not be sent again | 503, and the next call has a newer token |
+/// | renewals were of no use lately | 503, with `Retry-After` until the next is tried |
+/// | the request was sent again and rejected again, or there is no other token | 502: the upstream does not want this client |
+///
+/// A 401 without a reason passes: see [An upstream's 401](self#an-upstreams-401). A
+/// `reqwest::Response` has the reason as well; `http::Response::from` makes of it what this takes.
+///
+/// # Errors
+///
+/// The reason, as an [`UpstreamError`]. The response is dropped, and with it what is left of its body.
+pub fn error_for_rejected_token<B>(
+    mut response: Response<B>,
+) -> Result<Response<B>, UpstreamError> {
+    match response.extensions_mut().remove::<NotReplaced>() {
+        Some(why) => Err(why.into()),
+        None => Ok(response),
     }
 }
 
@@ -156,6 +214,9 @@ pub fn readiness(cache: &TokenCache) -> StatusCode {
 ///
 /// Besides the headers (see [`strip_request`]), what belongs to the caller's connection is dropped:
 /// the version, and the extensions, in which axum keeps its own.
+///
+/// Since nothing that the caller has shown is sent on, a 401 of the upstream's is not about the
+/// caller: put the response through [`error_for_rejected_token`].
 ///
 /// # Errors
 ///
@@ -192,7 +253,8 @@ pub fn strip_request(headers: &mut HeaderMap) {
 /// Takes out what is between the upstream and this server only (RFC 9110 section 7.6.1): what
 /// `Connection` names, and what is so by definition.
 ///
-/// `Set-Cookie` and `WWW-Authenticate` pass; think about whether the caller is meant.
+/// `Set-Cookie` and `WWW-Authenticate` pass; think about whether the caller is meant. A 401 that
+/// rejects the layer's token is none of this function's: [`error_for_rejected_token`] comes first.
 pub fn strip_response(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)

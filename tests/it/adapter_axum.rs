@@ -14,7 +14,7 @@ use hyper_util::{
 use tower::{ServiceBuilder, ServiceExt};
 use tower_oauth2_client_credentials::{
     OAuthClientCredentials, TokenCache, TokenError,
-    adapter::axum::{UpstreamError, forward, readiness, strip_response},
+    adapter::axum::{UpstreamError, error_for_rejected_token, forward, readiness, strip_response},
     testing::Answer,
 };
 
@@ -201,7 +201,22 @@ async fn a_token_error_behind_reqwest_middlewares_error_is_the_same_503() {
     }
 }
 
-/// Pins the same for gRPC, where the error stands in a status.
+#[cfg(feature = "reqwest-middleware")]
+#[tokio::test]
+async fn a_rejection_behind_reqwest_middleware_is_one_of_ours_as_well() {
+    use tower_oauth2_client_credentials::adapter::reqwest_middleware::OAuthMiddleware;
+
+    let world = World::new().await;
+    world.api.reject_everything();
+    let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+        .with(OAuthMiddleware::from(world.layer()))
+        .build();
+    let response = client.get(world.running.url("/")).send().await.unwrap();
+    let error = error_for_rejected_token(http::Response::from(response)).unwrap_err();
+    assert!(error.not_replaced().unwrap().is_futile());
+}
+
+/// Pins the bare 502 for gRPC, where the error stands in a status.
 #[cfg(feature = "tonic")]
 #[tokio::test]
 async fn a_token_error_in_a_grpc_status_is_the_same_503() {
@@ -233,6 +248,110 @@ async fn a_token_error_in_a_grpc_status_is_the_same_503() {
         assert_eq!(answer_of(handler).await, answer, "{with_status} {has_token}");
         assert_eq!(world.server.issued(), u64::from(has_token));
     }
+}
+
+/// Pins a browser application that logs its user out because a token of ours was rejected.
+#[tokio::test]
+async fn a_rejection_that_was_not_cured_is_not_the_callers_to_answer() {
+    let unauthorized = || Answer::status(StatusCode::UNAUTHORIZED);
+    let in_a_minute = Some("60");
+    for (what, status, retry_after) in [
+        ("no newer token for a while", 503, in_a_minute),
+        ("no newer token before somebody acts", 502, None),
+        ("not replayable: the next call has a newer one", 503, Some("1")),
+        ("rejected after the replay as well", 502, None),
+    ] {
+        let world = World::new().await;
+        let layer = world.builder().replay_limit(4).build().unwrap();
+        layer.cache().token().await.unwrap();
+        world.api.respond_once(unauthorized());
+        let mut body = "";
+        match what {
+            "no newer token for a while" => {
+                world.server.respond_once(Answer::too_many_requests("60"));
+            }
+            "no newer token before somebody acts" => {
+                world.server.change_secret("test-client", "another");
+            }
+            "not replayable: the next call has a newer one" => body = "too long",
+            _ => world.api.respond_once(unauthorized()),
+        }
+        let client = ServiceBuilder::new().layer(layer).service(http());
+        let request = incoming(&world.running.url("/"), Body::from(body));
+        let response = client.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 401, "{what}");
+        let error = error_for_rejected_token(response).unwrap_err();
+        assert!(error.not_replaced().is_some(), "{what}");
+        let refused = retry_after == in_a_minute || what.contains("somebody");
+        assert_eq!(error.token_error().is_some(), refused, "{what}");
+        let response = axum::response::IntoResponse::into_response(error);
+        assert_eq!(
+            status_and_retry_after(&response),
+            (status, retry_after.map(str::to_owned)),
+            "{what}"
+        );
+        assert!(!response.headers().contains_key(header::WWW_AUTHENTICATE), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn while_no_newer_token_is_asked_for_the_caller_is_told_until_when() {
+    let world = World::new().await;
+    world.api.reject_everything();
+    let client = ServiceBuilder::new().layer(world.layer()).service(http());
+    let error = async || {
+        let request = incoming(&world.running.url("/"), Body::empty());
+        error_for_rejected_token(client.clone().oneshot(request).await.unwrap()).unwrap_err()
+    };
+    assert!(error().await.not_replaced().unwrap().is_futile());
+    let error = error().await;
+    assert!(error.not_replaced().unwrap().is_cooling_down());
+    let (status, retry_after) =
+        status_and_retry_after(&axum::response::IntoResponse::into_response(error));
+    assert_eq!(status, 503);
+    assert!(retry_after.unwrap().parse::<u64>().unwrap() > 1);
+}
+
+/// What the program has declared a rejection is one, whatever its status.
+#[tokio::test]
+async fn a_403_that_means_rejected_is_not_the_callers_to_answer_either() {
+    let world = World::new().await;
+    let layer = world.builder().forbidden_means_rejected().build().unwrap();
+    let client = ServiceBuilder::new().layer(layer).service(http());
+    let forbidden = || Answer::status(StatusCode::FORBIDDEN);
+    world.api.respond_once(forbidden());
+    world.api.respond_once(forbidden());
+    let request = incoming(&world.running.url("/"), Body::empty());
+    let response = client.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 403);
+    let error = error_for_rejected_token(response).unwrap_err();
+    assert!(error.not_replaced().unwrap().is_futile());
+}
+
+#[tokio::test]
+async fn a_response_that_does_not_reject_our_token_passes() {
+    let world = World::new().await;
+    let client = ServiceBuilder::new().layer(world.layer()).service(http());
+    for (what, answer) in [
+        ("accepted", Answer::as_usual()),
+        ("too little scope", Answer::challenge(r#"Bearer error="insufficient_scope""#)),
+        ("another scheme", Answer::challenge(r#"Basic realm="x""#)),
+        ("forbidden", Answer::status(StatusCode::FORBIDDEN)),
+        ("broken", Answer::status(StatusCode::INTERNAL_SERVER_ERROR)),
+        ("the caller's own token", Answer::challenge("Bearer")),
+    ] {
+        world.api.respond_once(answer);
+        let mut request = incoming(&world.running.url("/"), Body::empty());
+        if what == "the caller's own token" {
+            request.headers_mut().insert("authorization", "Bearer mine".parse().unwrap());
+        }
+        let response = client.clone().oneshot(request).await.unwrap();
+        let before = (response.status(), response.headers().clone());
+        let response = error_for_rejected_token(response).unwrap();
+        assert_eq!((response.status(), response.headers().clone()), before, "{what}");
+        assert!(response.into_body().collect().await.is_ok());
+    }
+    assert_eq!(world.server.issued(), 1);
 }
 
 #[tokio::test]
