@@ -29,11 +29,14 @@
 //! read as a blank whether they decode percent-encoding or forms; `*` and `~` differ as well, and are
 //! decoded alike by both. (`basic_encoding` of a [`Dialect`] has another way.)
 //!
+//! A parameter that is there twice, which that crate sends twice, is an error when the layer is built:
+//! RFC 6749 section 3.2 forbids it. `resource` may be repeated (RFC 8707).
+//!
 //! # Not supported
 //!
 //! A client without a secret, which no client credentials grant is for (RFC 6749 section 4.4).
 
-use std::{fmt, io, sync::Arc};
+use std::{collections::HashSet, fmt, io, sync::Arc};
 
 use http::{Request, Response, header};
 use http_body_util::{BodyExt, Full};
@@ -57,8 +60,8 @@ use crate::{
 /// A builder with the settings of `request`, which is not sent.
 ///
 /// What is set on the builder afterwards adds to it or replaces it, as always. What is wrong with
-/// the settings is reported when the client is built: plain http to another machine, for one,
-/// which the oauth2 crate has nothing against.
+/// the settings is reported when the client is built: plain http to another machine, for one, or a
+/// parameter that is there twice, which the oauth2 crate has nothing against.
 pub fn builder<TE, TR>(request: ClientCredentialsTokenRequest<'_, TE, TR>) -> Builder
 where
     TE: ErrorResponse + 'static,
@@ -89,14 +92,18 @@ fn settings(request: HttpRequest) -> Builder {
         }
         None => ClientAuthentication::Body,
     };
+    let mut names = HashSet::new();
     for (name, value) in form_pairs(&body) {
+        // A second one of a name would replace the first. As a parameter, `build` refuses it.
+        let is_first = names.insert(name.to_string());
+        let is_client = is_first && authentication == ClientAuthentication::Body;
         builder = match name.as_str() {
-            "grant_type" => builder,
-            "client_id" => builder.client_id(value.as_str()),
-            "client_secret" => builder.client_secret(value.as_str()),
-            "scope" => builder.scope(value.as_str()),
-            "audience" => builder.audience(value.as_str()),
             "resource" => builder.resource(value.as_str()),
+            "grant_type" if is_first => builder,
+            "client_id" if is_client => builder.client_id(value.as_str()),
+            "client_secret" if is_client => builder.client_secret(value.as_str()),
+            "scope" if is_first => builder.scope(value.as_str()),
+            "audience" if is_first => builder.audience(value.as_str()),
             _ => builder.param(name.as_str(), value.as_str()),
         };
     }

@@ -113,6 +113,56 @@ fn settings_that_the_oauth2_crate_takes_are_checked() {
     assert!(!format!("{:?}", builder(good.exchange_client_credentials())).contains("s3cr3t"));
 }
 
+/// Pins the last of two that won in silence, where the oauth2 crate sends both.
+#[test]
+fn a_parameter_that_is_there_twice_is_an_error_and_none_is_dropped() {
+    for auth_type in [AuthType::BasicAuth, AuthType::RequestBody] {
+        let client = BasicClient::new(ClientId::new("me".into()))
+            .set_client_secret(ClientSecret::new("s3cr3t".into()))
+            .set_auth_type(auth_type.clone())
+            .set_token_uri(TokenUrl::new("https://a.example/t".into()).unwrap());
+        let request = || client.exchange_client_credentials();
+        let audience = |value: &'static str| request().add_extra_param("audience", value);
+        for (name, twice) in [
+            ("audience", audience("a").add_extra_param("audience", "b")),
+            ("scope", request().add_scope(Scope::new("a".into())).add_extra_param("scope", "b")),
+            ("client_id", request().add_extra_param("client_id", "a")),
+            ("client_secret", request().add_extra_param("client_secret", "a")),
+            ("grant_type", request().add_extra_param("grant_type", "password")),
+        ] {
+            let in_header = matches!(auth_type, AuthType::BasicAuth) && name.starts_with("client_");
+            let twice = if in_header { twice.add_extra_param(name, "b") } else { twice };
+            let error = builder(twice).build().expect_err(name);
+            assert_eq!(error.setting(), "param", "{name}");
+            assert!(error.to_string().contains(&format!("{name:?}")), "{error}");
+        }
+        // A request for a token may name several (RFC 8707 section 2).
+        let resources =
+            audience("a").add_extra_param("resource", "b").add_extra_param("resource", "c");
+        builder(resources).build().unwrap();
+    }
+}
+
+/// Pins an id in the body that took the place of the one in the header.
+#[tokio::test]
+async fn with_basic_an_id_in_the_body_is_one_more_parameter() {
+    let server = AuthorizationServer::builder()
+        .client("test-client", "test-secret")
+        .basic_decoding(BasicDecoding::Form)
+        .build();
+    let running = server.serve().await.unwrap();
+    let client = BasicClient::new(ClientId::new("test-client".into()))
+        .set_client_secret(ClientSecret::new("test-secret".into()))
+        .set_token_uri(TokenUrl::new(running.url("/token")).unwrap());
+    let request =
+        || client.exchange_client_credentials().add_extra_param("client_id", "another in the body");
+    let _ = request().request_async(&HttpClient::new(transport())).await;
+    let _ = builder(request()).build_cache().unwrap().token().await;
+    let journal = server.journal();
+    assert_eq!(journal.len(), 2);
+    assert_eq!(seen(&journal[0]), seen(&journal[1]));
+}
+
 /// Any client of the oauth2 crate's; here a function over one of ours.
 #[tokio::test]
 async fn an_http_client_of_the_oauth2_crate_carries_our_token_requests() {
