@@ -40,6 +40,21 @@ use crate::{
 /// `poll_ready` is the inner service's own: no token is waited for there. While a request waits
 /// for a token, nothing of the inner service is held: what `poll_ready` had reserved is given up,
 /// and a fresh clone is made ready when the token is there.
+///
+/// # Bodies
+///
+/// - The request's body must be a [`ReplayBody`](crate::ReplayBody), like `Bytes`, `String`, `Full`,
+///   boxed bodies, and those of the adapters. Another, like `hyper::body::Incoming`, is boxed before
+///   the request gets here (`request.map(http_body_util::BodyExt::boxed_unsync)`), or implements the
+///   trait.
+/// - The response's body must be an [`http_body::Body`].
+/// - After [`never_replay()`](crate::OAuthClientCredentialsLayer::never_replay) on the layer, both may
+///   be of any type.
+///
+/// With other bodies this is no [`Service`]. Where a method is called, the compiler says so without a
+/// word on the body: error E0599, "the method `oneshot` exists for struct `OAuthClientCredentials`,
+/// but its trait bounds were not satisfied"; the same of `ready` and `call`. It does say what is wrong
+/// where the service is passed on, as in `tower::util::BoxCloneSyncService::new(service)`.
 pub struct OAuthClientCredentials<S, M = Replay> {
     inner: S,
     handle: Arc<Handle<S>>,
