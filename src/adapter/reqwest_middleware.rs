@@ -37,7 +37,9 @@
 //!
 //! A request that reqwest cannot clone, because its body is a stream, passes and is not sent again;
 //! the token that its 401 rejects is renewed all the same. Others are kept by
-//! [`try_clone`](reqwest::Request::try_clone), which copies no body. Redirects are as in
+//! [`try_clone`](reqwest::Request::try_clone), which copies no body. As that costs next to nothing,
+//! it is always done: no [`OAuthMiddleware`] can be made from a layer with
+//! [`never_replay()`](OAuthClientCredentialsLayer::never_replay). Redirects are as in
 //! [`adapter::reqwest`](super::reqwest#redirects).
 //!
 //! # Errors
