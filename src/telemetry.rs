@@ -3,7 +3,7 @@
 //!
 //! | span or event | level | fields |
 //! |---|---|---|
-//! | span `oauth2.renewal` | INFO | `attempt`, `class`, `duration_ms`, `lifetime_s` |
+//! | span `oauth2.renewal` | INFO | `endpoint`, `client_id`, `attempt`, `class`, `duration_ms`, `lifetime_s` |
 //! | `token renewed` | INFO | `generation`, `forced`, `attempt`, `lifetime_s`, `duration_ms` |
 //! | `renewal failed` | WARN | `class`, `error`, `cause`, `attempt`, `duration_ms` |
 //! | `attempt failed` | DEBUG | `attempt`, `class`, `error`, `cause` |
@@ -11,7 +11,8 @@
 //! | `rejection stands` | INFO | `generation`, `reason` |
 //! | `not a rejection` | DEBUG | `generation`, `verdict` |
 //!
-//! The span's fields are those of its end: `attempt` is how often the source was asked, `class`
+//! `endpoint` and `client_id` are those that the first attempt asked with, for programs that have
+//! several tokens. The span's other fields are those of its end: `attempt` is how often the source was asked, `class`
 //! that of the failure, if it failed, and `lifetime_s` the token's, if there is one that expires.
 //! `cause` is what the error's sources say, if it has any.
 //!
@@ -23,10 +24,12 @@
 
 use std::time::Duration;
 
+use http::Uri;
+
 use crate::{
     challenge::Verdict,
     error::TokenError,
-    token::{NotReplaced, Outcome, Rejection, Sending, Staleness},
+    token::{Attempt, NotReplaced, Outcome, Rejection, Sending, Staleness},
 };
 
 #[cfg(not(feature = "tracing"))]
@@ -61,6 +64,18 @@ pub(crate) fn not_a_rejection(generation: u64, verdict: Verdict) {
         },
         "not a rejection"
     );
+}
+
+/// A token request is about to be made, within the renewal's span.
+///
+/// Once: a field that is recorded twice is shown twice.
+#[allow(unused_variables, reason = "without `tracing` nothing is said")]
+pub(crate) fn asks(attempt: Attempt, endpoint: &Uri, client_id: &str) {
+    #[cfg(feature = "tracing")]
+    if attempt.number() == 1 {
+        let host = endpoint.authority().map(http::uri::Authority::as_str);
+        tracing::Span::current().record("endpoint", host).record("client_id", client_id);
+    }
 }
 
 /// One attempt of a renewal has failed.
@@ -116,6 +131,8 @@ mod on {
             Self(tracing::info_span!(
                 parent: None,
                 "oauth2.renewal",
+                endpoint = Empty,
+                client_id = Empty,
                 attempt = Empty,
                 class = Empty,
                 duration_ms = Empty,

@@ -58,6 +58,7 @@ use crate::{
     clock::Clock,
     credentials::{CredentialsProvider, fingerprint},
     error::{ErrorClass, TokenError},
+    telemetry,
     token::{Attempt, BoxFuture, TokenResponse, TokenSource},
 };
 
@@ -108,6 +109,7 @@ impl Inner {
         let credentials = self.credentials.credentials().await.map_err(|error| {
             transient("the client's credentials could not be had").with_source(error)
         })?;
+        telemetry::asks(attempt, &self.request.url, credentials.id());
         let fingerprint = fingerprint(&credentials);
         let told_apart = |error: TokenError| match error.class() {
             ErrorClass::Credentials => error.with_fingerprint(fingerprint),

@@ -95,11 +95,12 @@ fn authority(after_scheme: &str) -> &str {
 fn hides_a_password(after_scheme: &str) -> bool {
     let authority = authority(after_scheme);
     let after = after_scheme.get(authority.len()..).unwrap_or_default();
-    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
-    let colon = authority.rsplit_once(':').is_some_and(|(host, port)| {
-        !is_port(port) && !(host.starts_with('[') && port.ends_with(']'))
-    });
-    colon && after.contains('@')
+    let is_number = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_host_and_port = match authority.rsplit_once(':') {
+        Some((host, port)) => is_number(port) || host.starts_with('[') && port.ends_with(']'),
+        None => true,
+    };
+    !is_host_and_port && after.contains('@')
 }
 
 #[cfg(test)]

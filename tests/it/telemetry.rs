@@ -133,6 +133,8 @@ async fn a_hundred_waiters_make_one_span_with_what_came_of_it() {
     }
     let spans = log.spans("oauth2.renewal");
     assert_eq!(spans.len(), 1);
+    assert_eq!(spans[0]["endpoint"], "\"localhost\"");
+    assert_eq!(spans[0]["client_id"], "\"test-client\"", "once");
     assert_eq!(spans[0]["attempt"], "2");
     assert_eq!(spans[0]["lifetime_s"], "3600");
     assert!(!spans[0].contains_key("class"));
