@@ -116,3 +116,29 @@ impl fmt::Debug for Test {
         f.write_str("Test")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A user's test says whether it is a rejection. How clear a word it is, and whether a response
+    /// that is none accepts the token, is still read from the response.
+    #[test]
+    fn a_users_test_decides_no_more_than_it_is_asked() {
+        use Verdict::{Accepted, Invalid, Stale, Unknown};
+        for (rejects, without, verdict) in [
+            (true, Accepted, Stale),
+            (true, Unknown, Stale),
+            (true, Stale, Stale),
+            (true, Invalid, Invalid),
+            (false, Accepted, Accepted),
+            (false, Unknown, Unknown),
+            (false, Stale, Accepted),
+            (false, Invalid, Accepted),
+        ] {
+            let test = Test(Arc::new(move |_| rejects));
+            let (_, judged) = test.judge(Response::new(()), without);
+            assert_eq!(judged, verdict, "{rejects} {without:?}");
+        }
+    }
+}

@@ -444,4 +444,82 @@ mod tests {
         drop(original.clone().call(Request::new(())));
         assert!(is_known(), "the second follows");
     }
+
+    /// Counts how often it is looked at.
+    struct Counting(ManualClock, std::sync::atomic::AtomicU32);
+
+    impl crate::clock::ReadClock for Counting {
+        fn now(&self) -> crate::clock::Now {
+            self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.0.now()
+        }
+    }
+
+    /// Pins a look at the exact clocks for every request of a program that clones a service for each
+    /// which it has called itself.
+    #[tokio::test(start_paused = true)]
+    async fn one_look_does_for_all_clones_of_a_value_that_was_called() {
+        let clock = Arc::new(Counting(ManualClock::new(), 0.into()));
+        let read_clock = Arc::clone(&clock) as Arc<dyn crate::clock::ReadClock>;
+        let settings =
+            Settings { clock: crate::clock::Clock::Test(read_clock), ..Settings::default() };
+        let source = source_fn(|_| async { TokenResponse::bearer("t0k3n") });
+        let cache = TokenCache::with_settings(Arc::new(source), settings);
+        cache.token().await.unwrap();
+        let layer = OAuthClientCredentialsLayer::from_cache(&cache).never_replay();
+        let mut original = tower_layer::Layer::layer(&layer, Seen::default());
+        drop(original.call(Request::new(())));
+
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let looks = || {
+            let before = clock.1.load(std::sync::atomic::Ordering::Relaxed);
+            drop(original.clone().call(Request::new(())));
+            clock.1.load(std::sync::atomic::Ordering::Relaxed) - before
+        };
+        let first = looks();
+        assert!(lock(&original.handle.recent).is_surely_current(&original.handle.shared));
+        let second = looks();
+        assert!(second < first, "a glance of its own, one at what is known: {first}, {second}");
+        assert_eq!(looks(), second);
+    }
+
+    /// Pins the handle that each clone of a value with bytes of its own would make, and the value that
+    /// keeps no bytes of its own any more once it has followed its clone to another token.
+    #[tokio::test(start_paused = true)]
+    async fn clones_of_a_value_with_its_own_bytes_borrow_and_it_has_them_again_after_a_renewal() {
+        let clock = ManualClock::new();
+        let settings = Settings { clock: clock.to_clock(), ..Settings::default() };
+        let source = source_fn(|attempt: crate::token::Attempt| async move {
+            Ok(TokenResponse::bearer(format!("t{}", attempt.number()))?
+                .expires_in(Duration::from_secs(100)))
+        });
+        let cache = TokenCache::with_settings(Arc::new(source), settings);
+        cache.token().await.unwrap();
+        let seen = Seen::default();
+        let layer = OAuthClientCredentialsLayer::from_cache(&cache).never_replay();
+        let mut value = tower_layer::Layer::layer(&layer, seen.clone());
+        let bytes = |service: &mut OAuthClientCredentials<_, _>| {
+            drop(service.call(Request::new(())));
+            lock(&seen.0).take().unwrap()
+        };
+        let second = Duration::from_secs(1);
+        let shared = bytes(&mut value);
+        tokio::time::advance(second).await;
+        let own = bytes(&mut value);
+        assert_ne!(own, shared);
+        tokio::time::advance(second).await;
+        let mut clone = value.clone();
+        assert_eq!(bytes(&mut clone), own);
+        assert!(Arc::ptr_eq(&clone.handle, &value.handle), "no handle for one request");
+
+        // Renewed; the clone is the first to know.
+        tokio::time::advance(Duration::from_secs(100)).await;
+        cache.token().await.unwrap();
+        let shared = bytes(&mut value.clone());
+        assert_eq!(bytes(&mut value), shared, "it follows");
+        tokio::time::advance(second).await;
+        let own = bytes(&mut value);
+        assert_ne!(own, shared, "its own again");
+        assert_eq!(bytes(&mut value), own);
+    }
 }

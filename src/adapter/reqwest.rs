@@ -385,4 +385,28 @@ mod tests {
         assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
         assert_eq!(Body::restore(kept).unwrap().collect().await.unwrap().to_bytes(), "hello");
     }
+
+    /// A GET can be repeated wherever it ended; anything else only if its own target has answered.
+    #[test]
+    fn a_redirected_request_may_have_had_its_effect_unless_its_method_has_none() {
+        let mark = |method: &Method, end: &str| {
+            let request =
+                reqwest::Request::new(method.clone(), url("https://api.example.com/a?b=1"));
+            let response = Response::builder().url(url(end)).body("").unwrap();
+            let mut response = reqwest::Response::from(response);
+            Target::of(&request).mark(&mut response);
+            response.extensions().get::<Redirected>().copied()
+        };
+        for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+            assert_eq!(mark(&method, "https://api.example.com/a?b=1#c"), None, "{method}");
+            for end in ["https://api.example.com/a?b=2", "https://api.example.com/?b=1"] {
+                assert_eq!(mark(&method, end), Some(Redirected::AfterEffect), "{method} {end}");
+            }
+        }
+        for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
+            assert_eq!(mark(&method, "https://api.example.com/b"), None, "{method}");
+            let elsewhere = mark(&method, "https://example.com/a?b=1");
+            assert_eq!(elsewhere, Some(Redirected::Elsewhere), "{method}");
+        }
+    }
 }

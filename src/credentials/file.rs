@@ -197,4 +197,17 @@ mod tests {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(matches!(future.as_mut().poll(&mut cx), std::task::Poll::Ready(Err(_))));
     }
+
+    #[test]
+    fn a_secret_of_the_same_length_is_another_version() {
+        let file = TempFile::with("one");
+        let provider = SecretFile::new("me", &file.0);
+        let before = provider.version();
+        fs::write(&file.0, "two").unwrap();
+        let written = File::options().write(true).open(&file.0).unwrap();
+        let modified = written.metadata().unwrap().modified().unwrap();
+        // File systems may be as coarse as that.
+        written.set_modified(modified + std::time::Duration::from_secs(2)).unwrap();
+        assert_ne!(provider.version(), before);
+    }
 }

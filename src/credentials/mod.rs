@@ -189,6 +189,7 @@ mod tests {
         let of = |id: &str, secret: &str| fingerprint(&ClientCredentials::new(id, secret));
         assert_eq!(of("a", "b"), of("a", "b"));
         assert_ne!(of("a", "b"), of("a", "c"));
+        assert_ne!(of("a", "b"), of("c", "b"));
         assert_ne!(of("ab", "c"), of("a", "bc"));
     }
 

@@ -249,6 +249,11 @@ mod tests {
         }
         let podero = granted(r#"{"access_token":"x","scope":"read write"}"#);
         assert_eq!(podero.into_parts().2.as_deref(), Some("read write"));
+        for (len, kept) in [(4096, true), (4097, false)] {
+            let scope = "s".repeat(len);
+            let granted = granted(&format!(r#"{{"access_token":"x","scope":"{scope}"}}"#));
+            assert_eq!(granted.into_parts().2.is_some(), kept, "{len}");
+        }
     }
 
     #[test]
@@ -272,6 +277,10 @@ mod tests {
             (r#""expires_in":{}"#, Lifetime::Unknown),
             (r#""expires_at":1700000060"#, secs(60)),
             (r#""expires_at":1700000060000"#, secs(60)),
+            // In the year 2290, and in milliseconds not yet past 1973.
+            (r#""expires_at":1.01e10"#, never_longer),
+            (r#""expires_at":99999999999"#, never_longer),
+            (r#""expires_at":100000000001"#, secs(0)),
             (r#""expires_on":"1700000060""#, secs(60)),
             (r#""expires_at":1600000000"#, secs(0)),
             (r#""expires_at":1e400"#, never_longer),
@@ -499,5 +508,29 @@ mod tests {
         assert!(refused(302, &[("location", &long)], "").to_string().len() < 600);
         let error = answer(Dialect::dadi(), 401, &[], coded("invalid_client")).unwrap_err();
         assert!(!error.to_string().contains('('), "no Basic, no advice about it: {error}");
+    }
+
+    /// A gateway's challenge beside the server's own words is the lesser witness.
+    #[test]
+    fn what_the_body_says_counts_more_than_the_challenge() {
+        let challenge = [("www-authenticate", r#"Bearer error="invalid_request""#)];
+        let error = refused(401, &challenge, r#"{"error":"invalid_client"}"#);
+        assert_eq!(error.oauth_error(), Some("invalid_client"));
+        assert_eq!(error.class(), ErrorClass::Credentials);
+    }
+
+    #[test]
+    fn an_id_with_reserved_characters_is_advised_about_as_a_secret_is() {
+        for (id, secret, advised) in
+            [("me", "plain", false), ("m:e", "plain", true), ("me", "pl/ain", true)]
+        {
+            let request =
+                TokenRequest::new(Uri::from_static("https://a.example/t"), Dialect::rfc6749());
+            let credentials = ClientCredentials::new(id, secret);
+            let asked = Asked { request: &request, credentials: &credentials };
+            let (parts, ()) = Response::builder().status(401).body(()).unwrap().into_parts();
+            let error = read(&parts, b"", &asked, UNIX_EPOCH).unwrap_err();
+            assert_eq!(error.to_string().contains("basic_encoding"), advised, "{id} {secret}");
+        }
     }
 }

@@ -196,6 +196,7 @@ mod tests {
             ("http://notlocalhost/", false),
             ("http://evil-localhost/", false),
             ("http://localhost./", false),
+            ("http://.localhost/", false),
             ("http://127.1/", false),
             ("http://0.0.0.0/", false),
             ("http://128.0.0.1/", false),
@@ -274,6 +275,10 @@ mod tests {
 
         rules.pass_others_without_token();
         assert!(matches!(rules.admit(&target), Admission::Without));
+        let mut any = super::tests::rules(&[]);
+        any.pass_others_without_token();
+        let plain = uri("http://evil.com/");
+        assert!(matches!(any.admit(&plain), Admission::Without), "also where there is no list");
         assert!(attaches(&rules, "https://api.example.com/"));
     }
 

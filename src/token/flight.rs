@@ -124,3 +124,46 @@ impl Drop for Landing {
         drop(waker);
     }
 }
+
+#[cfg(test)]
+#[cfg(not(oauth2_loom))]
+mod tests {
+    use std::task::Wake;
+
+    use super::*;
+    use crate::token::shared::interrupted;
+
+    #[derive(Debug)]
+    struct Sleeper;
+
+    impl Wake for Sleeper {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    /// Pins the memory that every caller who loses patience would leave behind until the renewal
+    /// ends: a place, and the waker, which keeps the caller's task.
+    #[test]
+    fn who_leaves_leaves_nothing_behind() {
+        let flight = Flight::new();
+        let sleeper = Arc::new(Sleeper);
+        let waker = Waker::from(Arc::clone(&sleeper));
+        let mut cx = Context::from_waker(&waker);
+        let mut stays = flight.join();
+        assert!(Pin::new(&mut stays).poll(&mut cx).is_pending());
+        let held = Arc::strong_count(&sleeper);
+        for _ in 0..100 {
+            let mut leaves = flight.join();
+            assert!(Pin::new(&mut leaves).poll(&mut cx).is_pending());
+            assert_eq!(Arc::strong_count(&sleeper), held + 1);
+            drop(leaves);
+            assert_eq!(Arc::strong_count(&sleeper), held, "the waker is gone");
+        }
+        assert_eq!(
+            lock(&flight.waiters).as_ref().unwrap().places.len(),
+            2,
+            "places are used again"
+        );
+        flight.land(Err(interrupted("on purpose")), None);
+        assert!(Pin::new(&mut stays).poll(&mut cx).is_ready());
+    }
+}

@@ -344,4 +344,21 @@ mod tests {
         assert!(within(Accepted::BySome) <= 14, "{}", within(Accepted::BySome));
         assert_eq!(cooldown(u32::MAX, Accepted::ByNone), secs(300.0));
     }
+
+    /// A server that hands out a token again says of it what is left, in whole seconds; one that has
+    /// prolonged it says more.
+    #[test]
+    fn two_tokens_end_together_give_or_take_what_rounding_does() {
+        let later = |secs_later: f64, lifetime: f64| {
+            let lifetime = Lifetime::Of(secs(lifetime));
+            let t0 = T0.plus(secs(secs_later));
+            Schedule::new(t0, lifetime, DEFAULT_LIFETIME, &mut Random::seeded(1))
+        };
+        let hour = of(3600.0, 1);
+        assert!(later(3280.0, 320.0).ends_with(&hour));
+        assert!(later(3280.5, 320.0).ends_with(&hour), "rounded up");
+        assert!(later(3283.0, 320.0).ends_with(&hour), "and the answer was slow");
+        assert!(!later(3280.0, 330.0).ends_with(&hour), "prolonged");
+        assert!(!later(5.0, 10.0).ends_with(&of(10.0, 1)), "of a short life, half is much");
+    }
 }

@@ -449,4 +449,58 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(task.is_finished());
     }
+
+    /// Pins the caller that waits for ever for a renewal that was given up, because its runtime is
+    /// alive but drives nothing.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_renewal_that_is_overdue_is_told() {
+        let shared = a_cache();
+        let now = shared.clock.now();
+        let wait = |now| match shared.acquire(now).0 {
+            Answer::Wait(flight) => flight,
+            other => panic!("{other:?}"),
+        };
+        let first = wait(now);
+        assert!(Arc::ptr_eq(&first, &wait(now.plus(Duration::from_secs(35)))), "in time");
+        let mut waiting = first.join();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(Pin::new(&mut waiting).poll(&mut cx).is_pending());
+        let second = wait(now.plus(Duration::from_secs(36)));
+        assert!(!Arc::ptr_eq(&first, &second));
+        let Poll::Ready(landed) = Pin::new(&mut waiting).poll(&mut cx) else {
+            panic!("nobody was told");
+        };
+        assert_eq!(landed.outcome.unwrap_err().class(), ErrorClass::Interrupted);
+    }
+
+    /// Pins the handle of every task there ever was, each of which keeps its task's memory.
+    #[tokio::test(start_paused = true)]
+    async fn tasks_that_have_ended_are_forgotten() {
+        let source =
+            source_fn(|_| async { Ok(TokenResponse::bearer("t")?.expires_in(Duration::ZERO)) });
+        let shared = Shared::new(Arc::new(source), Settings::default());
+        for _ in 0..100 {
+            let mut waiting = Acquiring::new();
+            std::future::poll_fn(|cx| waiting.poll(&shared, cx)).await.unwrap();
+        }
+        assert!(lock(&shared.tasks).renewals.len() <= 2);
+    }
+
+    /// Pins the request that goes round in circles, and never out: by the coarse clocks, a token that
+    /// lives for less than a second has no time left from the beginning.
+    #[tokio::test]
+    async fn a_token_of_less_than_a_second_may_go_out() {
+        let source = source_fn(|_| async {
+            Ok(TokenResponse::bearer("t")?.expires_in(Duration::from_millis(900)))
+        });
+        // By the system's clocks, which may stand still for a second, but hardly each time.
+        let mut may = 0;
+        for _ in 0..5 {
+            let shared = Shared::new(Arc::new(source), Settings::default());
+            let mut waiting = Acquiring::new();
+            let snapshot = std::future::poll_fn(|cx| waiting.poll(&shared, cx)).await.unwrap();
+            may += u32::from(shared.may_go_out(&snapshot));
+        }
+        assert!(may > 0);
+    }
 }

@@ -273,3 +273,38 @@ impl Middleware for Answering {
         Ok(response.body("").unwrap().into())
     }
 }
+
+/// gRPC says in a header of a 200 over HTTP/2 what others say by a 401: the layer must be told which
+/// version it was.
+#[tokio::test]
+async fn a_call_that_grpc_does_not_authenticate_is_repeated() {
+    /// Answers so, once, and counts.
+    struct Grpc(Arc<AtomicU32>);
+
+    #[async_trait::async_trait]
+    impl Middleware for Grpc {
+        async fn handle(
+            &self,
+            request: Request,
+            _: &mut Extensions,
+            _: Next<'_>,
+        ) -> Result<Response, Error> {
+            let first = self.0.fetch_add(1, Ordering::SeqCst) == 0;
+            let response = http::Response::builder()
+                .version(http::Version::HTTP_2)
+                .header("grpc-status", if first { "16" } else { "0" });
+            let response = reqwest::ResponseBuilderExt::url(response, request.url().clone());
+            Ok(response.body("").unwrap().into())
+        }
+    }
+
+    let world = World::new().await;
+    let calls = Arc::default();
+    let client = ClientBuilder::new(reqwest::Client::new())
+        .with(OAuthMiddleware::from(world.layer()))
+        .with(Grpc(Arc::clone(&calls)))
+        .build();
+    let response = client.get(world.running.url("/")).send().await.unwrap();
+    assert_eq!(response.headers()["grpc-status"], "0");
+    assert_eq!((calls.load(Ordering::SeqCst), world.server.issued()), (2, 2));
+}

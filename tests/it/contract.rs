@@ -123,6 +123,27 @@ async fn after_waiting_for_a_token_a_fresh_clone_is_made_ready() {
     assert_ready_ok!(response.poll());
 }
 
+/// A future that is polled again although it has not woken anybody counts wrong, or spins.
+#[tokio::test]
+async fn the_inner_future_is_polled_once_for_each_poll_of_the_response() {
+    let polls = Arc::new(AtomicU32::new(0));
+    let layer = Tap::open().layer();
+    layer.cache().token().await.unwrap();
+    let counter = Arc::clone(&polls);
+    let mut client = layer.layer(service_fn(move |_: Request<Body>| {
+        let counter = Arc::clone(&counter);
+        std::future::poll_fn(move |_| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            Poll::<Result<Response<Body>, BoxError>>::Pending
+        })
+    }));
+    let mut response = task::spawn(client.call(get()));
+    for expected in 1..=3 {
+        assert_pending!(response.poll());
+        assert_eq!(polls.load(Ordering::SeqCst), expected);
+    }
+}
+
 #[tokio::test]
 async fn an_error_of_the_inner_service_keeps_its_type() {
     let (_, mut client, mut handle) = warm_client().await;
@@ -526,6 +547,23 @@ fn a_call_outside_of_the_runtime_that_polls_it_works() {
     }
     assert_eq!(tap.asked(), 1);
     assert!(client.cache().last_error().is_none());
+}
+
+/// With a token at hand nothing is given up and done again: not what `poll_ready` has reserved either.
+#[test]
+fn with_a_fresh_token_a_call_outside_of_any_runtime_goes_at_once() {
+    let tap = Tap::open();
+    let layer = tap.layer();
+    runtime().block_on(layer.cache().token()).unwrap();
+    let sent = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&sent);
+    let mut client = layer.layer(service_fn(move |_: Request<Body>| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        std::future::ready(Ok::<_, BoxError>(ok::<Body>()))
+    }));
+    let mut response = task::spawn(client.call(get()));
+    assert_eq!(sent.load(Ordering::SeqCst), 1, "before the first poll");
+    assert_ready_ok!(response.poll());
 }
 
 #[test]

@@ -360,3 +360,49 @@ async fn tokens_are_counted_and_without_a_budget_not_limited() {
     }
     assert_eq!(world.server.issued(), 200);
 }
+
+/// Row 13. Pins the refusal that is remembered although the secret has changed: while the one after
+/// the next was refused.
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_changes_again_during_the_refusal_is_tried_at_the_next_call() {
+    let secret = RotatingSecret::new("test-client", "old");
+    let world = World::with_credentials(secret.clone());
+    world.server.delay_answers(secs(1));
+    let call = tokio::spawn(world.call("/"));
+    pass(millis(500)).await;
+    secret.set("as wrong");
+    pass(secs(1)).await;
+    assert_eq!(world.server.requests(), 2, "the second attempt is under way");
+    secret.set("test-secret");
+    assert!(call.await.unwrap().is_err());
+    assert_eq!(world.status("/").await, StatusCode::OK, "at once");
+    assert_eq!(world.server.requests(), 3);
+}
+
+/// A throttled server is asked three times in one renewal, and no more.
+#[tokio::test(start_paused = true)]
+async fn a_short_retry_after_is_waited_for_twice_in_one_renewal() {
+    let world = World::new();
+    world.server.script((0..3).map(|_| Answer::too_many_requests("2")));
+    let before = world.clock.wall();
+    let error = world.error("/").await;
+    assert_eq!(world.clock.wall().duration_since(before).unwrap(), secs(4));
+    assert_eq!((world.server.requests(), waits(&world, &error)), (3, secs(2)));
+}
+
+/// The reserve of the budget is also for the caller whose 401 came so late that no token is usable.
+#[tokio::test(start_paused = true)]
+async fn a_late_rejection_without_a_usable_token_may_use_the_reserve() {
+    let world = World::with(|builder| builder.issuance_budget(5, secs(86_400)));
+    let mut cache = world.cache();
+    let first = cache.token().await.unwrap();
+    world.server.issue_for(secs(20));
+    for _ in 2..=4 {
+        let token = cache.peek().unwrap().clone();
+        let newer = cache.rejected(&token).await.unwrap();
+        cache.accepted(&newer);
+    }
+    pass(secs(20)).await;
+    assert!(cache.rejected(&first).await.is_ok());
+    assert_eq!(cache.issued(), 5);
+}

@@ -428,3 +428,96 @@ async fn absurd_lifetimes_cause_neither_panic_nor_loop() {
     ));
     assert!(within(secs(1), world.cache().token()).await.is_ok());
 }
+
+/// Pins the copy that a service takes over from its clone, with the end of the token before it.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_a_service_has_from_its_clone_ends_when_it_ends() {
+    use tower::ServiceExt;
+
+    let world = World::new();
+    let mut client = world.client.clone();
+    for _ in 0..2 {
+        let response = (&mut client).oneshot(crate::kit::get("/")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+    // The next token is a short one, and a clone is the first to have it.
+    world.server.issue_for(secs(20));
+    world.server.revoke_all();
+    let mut clone = client.clone();
+    for _ in 0..2 {
+        let response = (&mut clone).oneshot(crate::kit::get("/")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+    assert_eq!((&mut client).oneshot(crate::kit::get("/")).await.unwrap().status(), StatusCode::OK);
+    let rejected = world.api.rejected();
+    pass(secs(21)).await;
+    assert_eq!((&mut client).oneshot(crate::kit::get("/")).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.api.rejected(), rejected, "an expired token went out");
+    assert_eq!(world.server.requests(), 3);
+}
+
+/// Pins the wait, once in a token's life, for a server that prolongs the token it has given.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_prolonged_is_asked_for_in_the_background_each_time() {
+    let _limit = Watchdog::start(secs(300));
+    let clock = ManualClock::new();
+    let source = source_fn(|_| async {
+        tokio::time::sleep(secs(1)).await;
+        Ok(TokenResponse::bearer("t")?.expires_in(secs(3600)))
+    });
+    let cache = Builder::from_source(source).clock(&clock).build_cache().unwrap();
+    cache.token().await.unwrap();
+    for issued in 2..=4 {
+        pass(secs(3280)).await;
+        let before = clock.wall();
+        cache.token().await.unwrap();
+        assert_eq!(clock.wall(), before, "nobody waits");
+        pass(secs(2)).await;
+        assert_eq!(cache.issued(), issued);
+    }
+}
+
+/// Pins the timer that looks again in half a minute, although the backoff ends in a second.
+#[tokio::test(start_paused = true)]
+async fn a_warm_cache_asks_again_when_the_backoff_ends() {
+    let world = World::with(|builder| builder.keep_warm());
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.server.script((0..3).map(|_| Answer::unavailable()));
+    while world.server.requests() < 4 {
+        pass(millis(100)).await;
+    }
+    let failed = world.clock.wall();
+    while world.server.requests() < 5 {
+        pass(millis(100)).await;
+    }
+    let waited = world.clock.wall().duration_since(failed).unwrap();
+    assert!(waited <= secs(2), "{waited:?}");
+    settle().await;
+    assert_eq!(world.cache().issued(), 2);
+}
+
+/// Pins the expired token of a call that had one in time, and then waited for the service below.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_expires_while_the_inner_service_is_not_ready_does_not_go_out() {
+    use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimit};
+
+    type Get = http::Request<http_body_util::Full<bytes::Bytes>>;
+
+    let world = World::new();
+    let limit = ConcurrencyLimit::new(world.api.service(), 1);
+    let mut client = world.layer.layer(limit.clone());
+    world.server.delay_answers(secs(1));
+    let ready = ServiceExt::<Get>::ready(&mut client).await.unwrap();
+    let call = tokio::spawn(ready.call(crate::kit::get("/")));
+    settle().await;
+    // The permit that the call has given up while it waits for the token goes to another.
+    let mut other = limit.clone();
+    let ready = ServiceExt::<Get>::ready(&mut other);
+    within(secs(1), ready).await.unwrap();
+    pass(secs(3602)).await;
+    assert_eq!((world.server.requests(), world.api.calls()), (1, 0));
+    drop(other);
+    assert_eq!(within(secs(10), call).await.unwrap().unwrap().status(), StatusCode::OK);
+    assert_eq!((world.server.requests(), world.api.calls()), (2, 1));
+    world.assert_no_expired_token_went_out();
+}

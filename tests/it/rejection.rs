@@ -538,6 +538,7 @@ async fn when_the_renewal_fails_the_401_comes_whole_with_the_cause() {
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(response.headers()["x-trace"], "42");
     assert!(reason(&response).error().unwrap().is_unreachable());
+    assert!(std::error::Error::source(reason(&response)).is_some(), "and the cause of that");
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, "why not");
     world.server.up();
@@ -560,4 +561,151 @@ async fn without_a_replay_the_token_is_rejected_all_the_same() {
     assert_eq!(response.status(), StatusCode::OK);
     let _: Request<Full<Bytes>> = get("/");
     assert_eq!(world.server.requests(), 2);
+}
+
+/// Row 10. Pins the stream of renewals for an API that answers 401 and 503 by turns: a server that is
+/// broken accepts no token, so it is no cure.
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_meets_a_broken_server_is_no_cure() {
+    for broken in [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS] {
+        let _limit = Watchdog::start(secs(300));
+        let clock = ManualClock::new();
+        let (layer, issued) = numbered(&clock);
+        let calls = Arc::new(AtomicU64::new(0));
+        let mut client = layer.layer(tower::service_fn(move |_: Call| {
+            let turn = calls.fetch_add(1, Ordering::Relaxed) % 2;
+            let mut response = Response::new(Empty::<Bytes>::new());
+            *response.status_mut() = if turn == 0 { StatusCode::UNAUTHORIZED } else { broken };
+            ready(Ok::<_, Infallible>(response))
+        }));
+        for _ in 0..600 {
+            (&mut client).oneshot(to("/")).await.unwrap();
+            pass(secs(1)).await;
+        }
+        let tokens = issued.load(Ordering::Relaxed);
+        assert!((4..=9).contains(&tokens), "{tokens} with {broken}");
+    }
+}
+
+/// Row 10. Pins the token request for every call of an API that answers 401 at random: each time the
+/// newer token looks like a cure. Thirty in a row, and then one every two seconds.
+#[tokio::test(start_paused = true)]
+async fn an_api_that_answers_401_at_random_costs_no_more_than_a_token_every_two_seconds() {
+    let _limit = Watchdog::start(secs(300));
+    let clock = ManualClock::new();
+    let (layer, issued) = numbered(&clock);
+    let api = Api::new();
+    let turns = Arc::new(AtomicU64::new(0));
+    let service =
+        api.service(Some(INVALID_TOKEN), move |_| turns.fetch_add(1, Ordering::Relaxed) % 2 == 1);
+    let mut client = layer.layer(service);
+    for _ in 0..1_200 {
+        (&mut client).oneshot(to("/")).await.unwrap();
+        tokio::time::advance(millis(100)).await;
+    }
+    let tokens = issued.load(Ordering::Relaxed);
+    assert!((60..=100).contains(&tokens), "{tokens} in two minutes");
+}
+
+/// Row 11: the same token twice over, and a 401 for the second time that it was handed out.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_was_handed_out_three_times_is_the_same_token() {
+    let world = World::new();
+    let mut cache = world.cache();
+    cache.token().await.unwrap();
+    world.server.repeat_token();
+    let mut handed_out = Vec::new();
+    for _ in 0..3 {
+        let token = cache.peek().unwrap().clone();
+        assert!(cache.rejected(&token).await.unwrap_err().is_futile());
+        handed_out.push(token);
+        pass(secs(100)).await;
+    }
+    for token in handed_out {
+        assert!(
+            cache.rejected(&token).await.is_err(),
+            "no replay with the token that was rejected"
+        );
+    }
+}
+
+/// Pins the replay with a token that has expired since it took the place of the rejected one.
+#[tokio::test(start_paused = true)]
+async fn a_late_rejection_gets_no_token_that_has_expired() {
+    let world = World::new();
+    let cache = world.cache();
+    let first = cache.token().await.unwrap();
+    world.server.issue_for(secs(20));
+    let second = cache.rejected(&first).await.unwrap();
+    cache.accepted(&second);
+    pass(secs(20)).await;
+    let third = cache.rejected(&first).await.unwrap();
+    assert!(third.expires_at().unwrap() > world.clock.wall());
+    assert_eq!(world.server.requests(), 3);
+}
+
+/// Row 8. Pins the acceptance of an older token that is taken for a cure by the newest.
+#[tokio::test(start_paused = true)]
+async fn that_an_older_token_was_accepted_says_nothing_about_the_newest() {
+    let world = World::new();
+    let cache = world.cache();
+    let first = cache.token().await.unwrap();
+    let second = cache.rejected(&first).await.unwrap();
+    cache.rejected_again(&second);
+    pass(secs(10)).await;
+    let third = cache.rejected(&second).await.unwrap();
+    cache.accepted(&second);
+    cache.rejected_again(&third);
+    let why = cache.rejected(&third).await.unwrap_err();
+    assert_eq!(
+        why.retry_at(),
+        Some(world.clock.wall() + secs(20)),
+        "the second futile one in a row"
+    );
+}
+
+/// The replay was rejected while the token of yet another renewal had come: it is not replayed again,
+/// and the response says why.
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_is_rejected_late_stands_as_futile() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.server.revoke_all();
+    world.server.delay_answers(secs(1));
+    let call = tokio::spawn(world.call("/"));
+    settle().await;
+    world.api.hold();
+    pass(secs(1)).await;
+    world.api.held(1).await;
+    // The replay is on its way, and its token is revoked and renewed.
+    world.server.delay_answers(secs(0));
+    world.server.revoke_all();
+    let mut cache = world.cache();
+    let token = cache.peek().unwrap().clone();
+    cache.accepted(&token);
+    assert!(cache.rejected(&token).await.is_ok());
+    world.api.release();
+    let response = call.await.unwrap().unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert!(reason(&response).is_futile());
+    assert_eq!((world.server.requests(), world.api.calls()), (3, 3));
+}
+
+/// A renewal that is under way is joined, also in a cooldown: it costs nothing more.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_in_the_background_is_joined_in_the_cooldown_too() {
+    let world = World::new();
+    world.api.misuse_401("/misuses");
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.server.issue_for(secs(10));
+    let response = world.call("/misuses").await.unwrap();
+    assert!(reason(&response).is_futile(), "the cooldown begins");
+    pass(secs(6)).await;
+    world.server.delay_answers(secs(1));
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    settle().await;
+    assert_eq!(world.server.requests(), 3, "the soft renewal is under way");
+    world.server.revoke(world.cache().peek().unwrap().clone().expose_secret());
+    assert_eq!(world.status("/").await, StatusCode::OK, "cured");
+    assert_eq!(world.server.requests(), 3);
 }
