@@ -22,8 +22,7 @@ use tower::{
 };
 use tower_oauth2_client_credentials::{
     BoxError, ErrorClass, NeverReplay, NotReplaced, OAuthClientCredentials,
-    OAuthClientCredentialsLayer, Replay, ResponseFuture, TokenCache, TokenError, TokenResponse,
-    source_fn,
+    OAuthClientCredentialsLayer, Replay, ResponseFuture, TokenCache, TokenError, source_fn,
 };
 use tower_test::mock::{self, Mock};
 
@@ -584,31 +583,6 @@ fn when_its_runtime_is_dropped_waiters_are_told_and_another_runtime_serves() {
     tap.release();
     let response = runtime().block_on(client.call(get())).unwrap();
     assert_eq!(response.into_body(), "t2");
-}
-
-/// Who asks again at once after every failure, by a timer, must not do so for a source that
-/// panics: it would keep the runtime spinning and the authorization server busy.
-#[tokio::test(start_paused = true)]
-async fn a_source_that_panics_is_not_asked_without_pause_to_keep_it_warm() {
-    let asked = Arc::new(AtomicU32::new(0));
-    let counter = Arc::clone(&asked);
-    let clock = tower_oauth2_client_credentials::testing::ManualClock::new();
-    let source = source_fn(move |_| {
-        let number = counter.fetch_add(1, Ordering::SeqCst);
-        async move {
-            match number {
-                0 => Ok(TokenResponse::bearer("t1")?.expires_in(Duration::from_secs(60))),
-                1..100 => std::panic::resume_unwind(Box::new("the source panics")),
-                _ => std::future::pending().await,
-            }
-        }
-    });
-    let builder = tower_oauth2_client_credentials::Builder::from_source(source);
-    let cache = builder.keep_warm().clock(&clock).build_cache().unwrap();
-    cache.token().await.unwrap();
-    tokio::time::sleep(Duration::from_secs(40)).await;
-    let asked = asked.load(Ordering::SeqCst);
-    assert!((2..=20).contains(&asked), "{asked}");
 }
 
 // Types
