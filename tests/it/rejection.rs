@@ -339,6 +339,48 @@ async fn a_bare_401_makes_no_other_request_wait_and_invalid_token_does_so_while_
     }
 }
 
+/// Row 10: a renewal that fails is neither cure nor futile. Pins the wait of all others for each of
+/// them, half a minute at a time, while the token is good and the authorization server hangs.
+#[tokio::test(start_paused = true)]
+async fn while_the_server_hangs_invalid_token_on_one_path_makes_others_wait_once() {
+    let world = World::new();
+    world.api.reject_with(Answer::challenge(INVALID_TOKEN));
+    world.api.misuse_401("/misuses");
+    assert_eq!(world.status("/works").await, StatusCode::OK);
+    world.server.delay_answers(secs(3600));
+    let mut misusing = Vec::new();
+    let mut waited = Vec::new();
+    while world.clock.elapsed() < secs(600) {
+        misusing.push(tokio::spawn(world.call("/misuses")));
+        settle().await;
+        let before = world.clock.elapsed();
+        assert_eq!(world.status("/works").await, StatusCode::OK);
+        let wait = world.clock.elapsed() - before;
+        if wait > secs(0) {
+            waited.push(wait);
+        }
+        pass(secs(1)).await;
+    }
+    assert_eq!(waited.len(), 1, "{waited:?}");
+    assert!(world.server.requests() > 10, "renewals were forced, and failed");
+    misusing.iter().for_each(tokio::task::JoinHandle::abort);
+
+    // With a token the word counts again.
+    world.server.down();
+    pass(secs(300)).await;
+    world.server.up();
+    world.server.delay_answers(millis(100));
+    world.server.revoke_all();
+    assert_eq!(world.status("/works").await, StatusCode::OK);
+    world.server.revoke_all();
+    let revoked = tokio::spawn(world.call("/works"));
+    settle().await;
+    let calls = world.api.calls();
+    assert_eq!(world.status("/works").await, StatusCode::OK);
+    assert_eq!(revoked.await.unwrap().unwrap().status(), StatusCode::OK);
+    assert_eq!(world.api.calls() - calls, 2, "one has waited, and was not rejected");
+}
+
 /// Row 10. Pins the cooldown that a cure sets off.
 #[tokio::test(start_paused = true)]
 async fn a_token_revoked_again_two_seconds_after_a_cure_is_cured_again_at_once() {

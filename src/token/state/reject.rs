@@ -108,8 +108,10 @@ impl State {
         if let Some(aloft) = &mut self.aloft {
             aloft.forced = true;
             // One endpoint that misuses 401 must not stall the rest: only a clear word does, and
-            // only while such words have proved true.
-            if staleness == Staleness::Invalid && self.rejections.is_trusting() {
+            // only while such words have proved true. While no token can be had, nothing proves
+            // them true or false; then others wait once, not for each renewal that fails.
+            let trusting = self.rejections.is_trusting() && self.failures.1 == 0;
+            if staleness == Staleness::Invalid && trusting {
                 changed = !aloft.blocking;
                 aloft.blocking = true;
             }
