@@ -564,6 +564,27 @@ async fn the_same_token_is_not_replayed_by_anyone() {
     assert_eq!((world.server.requests(), world.api.calls()), (2, 501));
 }
 
+/// Row 8: a renewal in the background brought the rejected token again, which is no reason not to ask
+/// for a newer one. Pins the 401 that stands for that although the server has others by now.
+#[tokio::test(start_paused = true)]
+async fn a_late_401_for_a_token_that_came_again_is_cured() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.server.repeat_token();
+    pass(secs(3280)).await;
+    world.api.hold();
+    let late: Vec<_> = (0..2).map(|_| tokio::spawn(world.call("/late"))).collect();
+    world.api.held(2).await;
+    assert_eq!(world.server.requests(), 2, "the same token, in the background");
+    world.server.issue_new_tokens();
+    world.server.revoke_all();
+    world.api.release();
+    for call in late {
+        assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    assert_eq!(world.server.requests(), 3);
+}
+
 /// A renewal that fails never turns a response into an error.
 #[tokio::test(start_paused = true)]
 async fn when_the_renewal_fails_the_401_comes_whole_with_the_cause() {

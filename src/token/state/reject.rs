@@ -82,7 +82,8 @@ impl State {
             // The token was for one use, and there is none to compare it with.
             return Rejection::Stand(Standstill::SameToken).into();
         };
-        if current.generation != rejected {
+        // Generations of the same text are one token: a server may have handed it out again.
+        if !(current.first_seen..=current.generation).contains(&rejected) {
             return self.reject_former(rejected, &current, sending, now);
         }
         // Others need to know when it comes to be of interest whether they are accepted, and only
@@ -138,7 +139,8 @@ impl State {
         if sending == Sending::Replay {
             return Rejection::Stand(Standstill::ReplayRejected).into();
         }
-        if rejected >= current.first_seen {
+        if rejected > current.generation {
+            // It was for one use, and newer than the one at hand.
             return Rejection::Stand(Standstill::SameToken).into();
         }
         if !self.rejections.is_promising()
