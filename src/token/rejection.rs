@@ -12,6 +12,10 @@ use super::schedule::{Accepted, cooldown};
 /// rejection of it is news. (Where no request can be replayed, no replay can tell of a cure.)
 const PROBATION: Duration = Duration::from_secs(60);
 
+/// Before that, such a token has the benefit of the doubt if no replay has told of it (its caller has
+/// left, its body was not kept, the API broke): once in so long a time, or until the next cure.
+const DOUBT: Duration = Duration::from_secs(600);
+
 /// However many cures there are, no more renewals are forced in a row than this, and then one
 /// every two seconds: an API that answers 401 at random looks cured each time.
 const MAX_BURST: u32 = 30;
@@ -38,6 +42,8 @@ pub(crate) struct Rejections {
     /// Futile renewals in a row.
     futile: u32,
     futile_at: Duration,
+    /// When a token last had the benefit of the doubt.
+    doubted_at: Option<Duration>,
     token: Token,
     /// Forced renewals that count against the burst, as of `counted_at`.
     burst: u32,
@@ -68,6 +74,7 @@ impl Rejections {
         Self {
             futile: 0,
             futile_at: Duration::ZERO,
+            doubted_at: None,
             token: Token { trial: Trial::None, since: Duration::ZERO, accepted: false },
             burst: 0,
             counted_at: Duration::ZERO,
@@ -97,11 +104,19 @@ impl Rejections {
             {
                 true
             }
+            Trial::Pending if self.token.accepted && self.may_doubt(now) => {
+                self.doubted_at = Some(now);
+                true
+            }
             Trial::Pending => {
                 self.fail(now);
                 false
             }
         }
+    }
+
+    fn may_doubt(&self, now: Duration) -> bool {
+        self.doubted_at.is_none_or(|at| now.saturating_sub(at) >= DOUBT)
     }
 
     /// The current token was rejected by a replay.
@@ -131,6 +146,7 @@ impl Rejections {
         if self.token.trial != Trial::None {
             self.token.trial = Trial::None;
             self.futile = 0;
+            self.doubted_at = None;
         }
         self.token.accepted = true;
     }
@@ -240,7 +256,20 @@ mod tests {
         assert!(rejections.rejected(at(60)));
         rejections.published(true, at(61));
         rejections.accepted();
-        assert!(!rejections.rejected(at(120)), "not a second less");
+        assert!(rejections.rejected(at(62)), "the benefit of the doubt");
+        rejections.published(true, at(63));
+        rejections.accepted();
+        assert!(!rejections.rejected(at(122)), "once, and not a second less than a minute");
+        rejections.published(true, at(661));
+        assert!(!rejections.rejected(at(662)), "none has accepted it");
+        rejections.published(true, at(663));
+        rejections.accepted();
+        assert!(rejections.rejected(at(664)), "and ten minutes later once more");
+        rejections.published(true, at(665));
+        rejections.cured();
+        rejections.published(true, at(666));
+        rejections.accepted();
+        assert!(rejections.rejected(at(667)), "also after a cure");
     }
 
     #[test]

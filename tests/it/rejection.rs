@@ -311,6 +311,35 @@ async fn one_path_that_misuses_401_costs_fifteen_tokens_and_troubles_no_other() 
     }
 }
 
+/// Row 10: where nothing is replayed, the doubt in favour of a token that others use costs one more.
+#[tokio::test(start_paused = true)]
+async fn without_replays_one_path_that_misuses_401_costs_fifteen_tokens() {
+    // Two of them in each minute or so are the worst: the first looks like news again.
+    for pattern in [&[1][..], &[1, 60], &[1, 61], &[61]] {
+        let _limit = Watchdog::start(secs(600));
+        let clock = ManualClock::new();
+        let (layer, issued) = numbered(&clock);
+        let api = Api::new();
+        let service = api.service(Some(INVALID_TOKEN), |call| call.uri().path() != "/misuses");
+        let layer = layer.never_replay();
+        let mut others = layer.layer(service.clone());
+        let mut misusing = layer.layer(service);
+        for pause in pattern.iter().cycle() {
+            if clock.elapsed() >= secs(600) {
+                break;
+            }
+            (&mut misusing).oneshot(to("/misuses")).await.unwrap();
+            for _ in 0..*pause {
+                let response = (&mut others).oneshot(to("/works")).await.unwrap();
+                assert_eq!(response.status(), StatusCode::OK);
+                tokio::time::advance(secs(1)).await;
+            }
+        }
+        let tokens = issued.load(Ordering::Relaxed);
+        assert!((10..=15).contains(&tokens), "{tokens}, {pattern:?}");
+    }
+}
+
 /// Row 10: also while the renewal that the misuse forces is under way. A bare 401 makes nobody
 /// wait; `invalid_token` does, for as long as such words have proved true.
 #[tokio::test(start_paused = true)]
@@ -394,6 +423,44 @@ async fn a_token_revoked_again_two_seconds_after_a_cure_is_cured_again_at_once()
         pass(secs(2)).await;
     }
     assert_eq!(world.server.requests(), 21);
+}
+
+/// Row 10: also where no replay has told whether the first renewal helped. Pins the pause after a
+/// renewal whose token all others have used since.
+#[tokio::test(start_paused = true)]
+async fn a_token_revoked_again_is_cured_although_no_replay_has_told_of_the_first_cure() {
+    for untold in ["the caller leaves", "the body is not kept", "the API breaks"] {
+        let world = World::new();
+        assert_eq!(world.status("/").await, StatusCode::OK);
+        for _ in 0..3 {
+            world.server.revoke_all();
+            world.server.delay_answers(secs(2));
+            let call = tokio::spawn(world.call("/"));
+            pass(secs(1)).await;
+            match untold {
+                "the caller leaves" => call.abort(),
+                "the body is not kept" => {
+                    let client = world.layer.clone().never_replay().layer(world.api.service());
+                    let response = client.oneshot(get("/")).await.unwrap();
+                    assert!(reason(&response).is_not_replayable());
+                    call.abort();
+                }
+                _ => {
+                    let broken = StatusCode::SERVICE_UNAVAILABLE;
+                    world.api.respond_once(Answer::status(broken));
+                    assert_eq!(call.await.unwrap().unwrap().status(), broken);
+                }
+            }
+            pass(secs(2)).await;
+            world.server.delay_answers(secs(0));
+            let requests = world.server.requests();
+            assert_eq!(world.status("/").await, StatusCode::OK);
+            assert_eq!(world.server.requests(), requests, "the renewal was a cure");
+            pass(secs(3)).await;
+            world.server.revoke_all();
+            assert_eq!(world.status("/").await, StatusCode::OK, "{untold}");
+        }
+    }
 }
 
 /// Row 10. At the worst moments: the misuse has just brought about a futile renewal.
