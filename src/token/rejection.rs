@@ -156,6 +156,11 @@ impl Rejections {
         self.token.accepted = true;
     }
 
+    /// A request with the current token was accepted since it came to be watched.
+    pub(crate) fn is_accepted(&self) -> bool {
+        self.token.accepted
+    }
+
     /// Is it of interest whether requests with the current token are accepted?
     pub(crate) fn is_watching(&self) -> bool {
         !self.token.accepted && (self.futile > 0 || self.token.trial != Trial::None)

@@ -652,6 +652,69 @@ async fn a_late_401_for_a_token_that_came_again_is_cured() {
     assert_eq!(world.server.requests(), 3);
 }
 
+/// Row 10, with a server that has turned to tokens for one use. Pins the token at hand that is used
+/// on, although it was rejected and its substitutes are accepted.
+#[tokio::test(start_paused = true)]
+async fn a_revoked_token_that_a_token_for_one_use_has_cured_is_not_used_again() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.server.announce_expires_in("0");
+    world.server.revoke_all();
+    for _ in 0..100 {
+        assert_eq!(world.status("/").await, StatusCode::OK);
+        pass(millis(100)).await;
+    }
+    assert_eq!(world.api.rejected(), 1, "the first call with it");
+    assert_eq!(world.server.requests(), 1 + 100, "each needs one of its own");
+    // Kept again when it can be.
+    world.server.issue_for(secs(3600));
+    for _ in 0..10 {
+        assert_eq!(world.status("/").await, StatusCode::OK);
+    }
+    assert_eq!(world.server.requests(), 1 + 100 + 1);
+}
+
+/// Row 10: pins the renewals that are never found futile, because what they bring is not kept.
+#[tokio::test(start_paused = true)]
+async fn an_api_that_rejects_everything_costs_no_more_where_tokens_are_for_one_use() {
+    for replays in [true, false] {
+        let world = World::new();
+        assert_eq!(world.status("/").await, StatusCode::OK);
+        world.server.announce_expires_in("0");
+        world.api.reject_everything();
+        let client = world.layer.clone().never_replay().layer(world.api.service());
+        for _ in 0..6000 {
+            let response = if replays {
+                world.call("/").await.unwrap()
+            } else {
+                client.clone().oneshot(get("/")).await.unwrap()
+            };
+            assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+            pass(millis(100)).await;
+        }
+        let tokens = world.server.requests();
+        assert!((6..=8).contains(&tokens), "{tokens}, replays: {replays}");
+    }
+}
+
+/// Row 10: what one path makes of it is no reason to give up a token that others use.
+#[tokio::test(start_paused = true)]
+async fn one_path_that_misuses_401_does_not_cost_the_others_their_token_for_those_of_one_use() {
+    let world = World::new();
+    world.api.misuse_401("/misuses");
+    assert_eq!(world.status("/works").await, StatusCode::OK);
+    world.server.announce_expires_in("0");
+    for _ in 0..600 {
+        assert_eq!(world.status("/misuses").await, StatusCode::UNAUTHORIZED);
+        let calls = world.api.calls();
+        assert_eq!(world.status("/works").await, StatusCode::OK);
+        assert_eq!(world.api.calls(), calls + 1);
+        pass(secs(1)).await;
+    }
+    let tokens = world.server.requests();
+    assert!((10..=15).contains(&tokens), "{tokens}");
+}
+
 /// A renewal that fails never turns a response into an error.
 #[tokio::test(start_paused = true)]
 async fn when_the_renewal_fails_the_401_comes_whole_with_the_cause() {

@@ -29,6 +29,9 @@ const OVERDUE: Duration = Duration::from_secs(5);
 pub(crate) struct State {
     current: Option<Arc<Snapshot>>,
     generations: u64,
+    /// A token for one use that a rejection brought. It is on trial in the place of the current one,
+    /// which is the one that was rejected.
+    substitute: Option<u64>,
     aloft: Option<Aloft>,
     failure: Option<Failure>,
     /// Consecutive failed renewals of one class.
@@ -106,6 +109,7 @@ impl State {
         Self {
             current: None,
             generations: 0,
+            substitute: None,
             aloft: None,
             failure: None,
             failures: (ErrorClass::Interrupted, 0),
@@ -300,11 +304,15 @@ impl State {
                 .filter(|current| current.is_usable(now))
                 .map(|current| Arc::new(current.to_the_end()));
         } else {
+            self.current = Some(Arc::clone(&snapshot));
+        }
+        let substitutes = forced && schedule.is_for_once() && self.current.is_some();
+        self.substitute = substitutes.then_some(snapshot.generation);
+        if substitutes || !schedule.is_for_once() {
             self.rejections.published(forced, now.mono);
             if forced && snapshot.first_seen != snapshot.generation {
                 self.rejections.same_token(now.mono);
             }
-            self.current = Some(Arc::clone(&snapshot));
         }
         snapshot
     }

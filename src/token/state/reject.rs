@@ -82,13 +82,19 @@ impl State {
             // The token was for one use, and there is none to compare it with.
             return Rejection::Stand(Standstill::SameToken).into();
         };
+        // Others need to know when it comes to be of interest whether they are accepted, and only
+        // then: an API may answer 401 at any rate of calls.
+        let watching = self.rejections.is_watching();
+        if self.substitute == Some(rejected) {
+            self.rejections.replay_rejected(now.mono);
+            let changed = self.rejections.is_watching() != watching;
+            let answer = Rejection::Stand(Standstill::ReplayRejected);
+            return Decision { answer, launch: None, changed };
+        }
         // Generations of the same text are one token: a server may have handed it out again.
         if !(current.first_seen..=current.generation).contains(&rejected) {
             return self.reject_former(rejected, &current, sending, now);
         }
-        // Others need to know when it comes to be of interest whether they are accepted, and only
-        // then: an API may answer 401 at any rate of calls.
-        let watching = self.rejections.is_watching();
         if sending == Sending::Replay && self.rejections.replay_rejected(now.mono) {
             let changed = self.rejections.is_watching() != watching;
             let answer = Rejection::Stand(Standstill::ReplayRejected);
@@ -159,6 +165,15 @@ impl State {
 
     /// A request with the token of `generation` was accepted. True if others need to know.
     pub(crate) fn accept(&mut self, generation: u64, sending: Sending) -> bool {
+        if self.substitute == Some(generation) && sending == Sending::Replay {
+            self.substitute = None;
+            // The API takes the one and not the other, unless others have used that since.
+            if !self.rejections.is_accepted() {
+                self.current = None;
+            }
+            self.rejections.cured();
+            return true;
+        }
         if self.current.as_ref().is_none_or(|current| current.generation != generation) {
             return false;
         }
