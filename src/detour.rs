@@ -138,7 +138,7 @@ where
                 Stage::replay(response, snapshot, kept, rejected)?
             }
             (Rejection::Wait(flight), Some(kept)) => Stage::Replacing {
-                replacing: Replacing::new(&flight, rejected),
+                replacing: Replacing::new(&handle.shared, &flight, rejected),
                 generation: rejected,
                 rejected: Some((response, kept)),
             },

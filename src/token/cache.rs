@@ -148,9 +148,10 @@ impl TokenCache {
     /// An API rejected `token`, which a request carried. The future is of the token to send that
     /// request again with, once; a renewal that this sets off goes on also without it.
     ///
-    /// If `token` is not the current one any more, the current one is the answer. If it is, a
-    /// renewal is forced, unless renewals have been of no use lately: an API that rejects
-    /// everything must not turn into a stream of token requests. Tell with
+    /// If `token` is not the current one any more, the current one is the answer (or its successor,
+    /// while a rejection of that one has it renewed). If it is, a renewal is forced, unless renewals
+    /// have been of no use lately: an API that rejects everything must not turn into a stream of
+    /// token requests. Tell with
     /// [`accepted`](Self::accepted) and [`rejected_again`](Self::rejected_again) how the second
     /// request went.
     ///
@@ -179,7 +180,7 @@ impl TokenCache {
         let rejected = token.snapshot().generation;
         let now = self.shared.clock.now();
         let rejection = self.shared.reject(rejected, Staleness::Unclear, sending, now);
-        Replacement::new(Arc::clone(&self.shared), rejection, rejected)
+        Replacement::new(&self.shared, rejection, rejected)
     }
 
     /// How many tokens have been issued to this cache. Counts answers that were a success and yet

@@ -171,7 +171,7 @@ impl Rejections {
         self.token.trial != Trial::Failed || self.token.accepted
     }
 
-    /// Nothing speaks against believing a rejection.
+    /// No rejection has turned out to be one that no newer token cures.
     pub(crate) fn is_trusting(&self) -> bool {
         self.futile == 0
     }

@@ -20,8 +20,6 @@ use crate::error::TokenError;
 /// The future of [`TokenCache::rejected`](crate::TokenCache::rejected). Dropping it stops nothing.
 #[derive(Debug)]
 pub struct Replacement {
-    /// A cache that is waited for stays alive.
-    _shared: Arc<Shared>,
     state: Replaced,
 }
 
@@ -33,13 +31,13 @@ enum Replaced {
 
 impl Replacement {
     /// What `rejection`, of the token of generation `rejected`, comes to.
-    pub(crate) fn new(shared: Arc<Shared>, rejection: Rejection, rejected: u64) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, rejection: Rejection, rejected: u64) -> Self {
         let state = match rejection {
             Rejection::Replay(snapshot) => Replaced::Ready(Some(Ok(AccessToken::new(snapshot)))),
-            Rejection::Wait(flight) => Replaced::Waiting(Replacing::new(&flight, rejected)),
+            Rejection::Wait(flight) => Replaced::Waiting(Replacing::new(shared, &flight, rejected)),
             Rejection::Stand(why) => Replaced::Ready(Some(Err(NotReplaced::new(why)))),
         };
-        Self { _shared: shared, state }
+        Self { state }
     }
 }
 

@@ -336,13 +336,15 @@ impl Acquiring {
 /// Waits for the token that replaces a rejected one.
 #[derive(Debug)]
 pub(crate) struct Replacing {
+    /// Also keeps alive what is waited for.
+    shared: Arc<Shared>,
     landing: Landing,
     rejected: u64,
 }
 
 impl Replacing {
-    pub(crate) fn new(flight: &Arc<Flight>, rejected: u64) -> Self {
-        Self { landing: flight.join(), rejected }
+    pub(crate) fn new(shared: &Arc<Shared>, flight: &Arc<Flight>, rejected: u64) -> Self {
+        Self { shared: Arc::clone(shared), landing: flight.join(), rejected }
     }
 }
 
@@ -354,7 +356,10 @@ impl Future for Replacing {
         Poll::Ready(match ready!(Pin::new(&mut this.landing).poll(cx)).outcome {
             Ok(snapshot) if snapshot.first_seen > this.rejected => Ok(snapshot),
             Ok(_) => Err(Standstill::SameToken),
-            Err(error) => Err(Standstill::Failed(error)),
+            // What is at hand may be newer, too, if not the newest: it is worth a try.
+            Err(error) => (this.shared.usable(this.shared.clock.now()))
+                .filter(|snapshot| snapshot.first_seen > this.rejected)
+                .ok_or(Standstill::Failed(error)),
         })
     }
 }

@@ -22,7 +22,7 @@ use http_body_util::{Empty, Full};
 use tower::{Layer, Service, ServiceExt};
 use tower_oauth2_client_credentials::{
     Builder, NotReplaced, TokenResponse, source_fn,
-    testing::{Answer, ManualClock},
+    testing::{Answer, ManualClock, ProtectedApi},
 };
 
 use crate::kit::{
@@ -580,6 +580,81 @@ async fn a_late_401_is_not_replayed_with_a_token_that_was_rejected_as_well() {
         assert!(reason(&response).is_cooling_down());
     }
     assert_eq!((world.server.requests(), world.api.calls()), (2, 101), "no replay");
+}
+
+/// Row 8: the current token was rejected in the meantime, and its successor is under way. Pins the
+/// replay that is spent on a token which is known to be of no use.
+#[tokio::test(start_paused = true)]
+async fn a_late_401_waits_where_the_current_token_is_being_replaced_too() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.api.hold();
+    let late = tokio::spawn(world.call("/late"));
+    world.api.held(1).await;
+    let cache = world.cache();
+    let first = cache.token().await.unwrap();
+    let second = cache.rejected(&first).await.unwrap();
+    cache.accepted(&second);
+    world.server.revoke_all();
+    world.server.delay_answers(secs(2));
+    let replacement = cache.rejected(&second);
+    settle().await;
+    assert_eq!(world.server.requests(), 3, "under way");
+    world.api.release();
+    assert_eq!(late.await.unwrap().unwrap().status(), StatusCode::OK);
+    assert!(replacement.await.is_ok());
+    assert_eq!((world.server.requests(), world.api.calls()), (3, 3));
+}
+
+/// Row 8: and where that fails, the current token is still newer than the rejected one.
+#[tokio::test(start_paused = true)]
+async fn a_late_401_that_has_waited_in_vain_is_replayed_with_the_current_token() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.api.hold();
+    let late = tokio::spawn(world.call("/late"));
+    world.api.held(1).await;
+    world.server.revoke_all();
+    let cache = world.cache();
+    let first = cache.token().await.unwrap();
+    let second = cache.rejected(&first).await.unwrap();
+    cache.accepted(&second);
+    // Some path misuses 401, and the server breaks.
+    world.server.respond_once(Answer::never());
+    world.server.script((0..2).map(|_| Answer::unavailable()));
+    let misused = cache.rejected(&second);
+    settle().await;
+    world.api.release();
+    assert_eq!(within(secs(60), late).await.unwrap().unwrap().status(), StatusCode::OK);
+    assert!(misused.await.unwrap_err().error().is_some());
+    assert_eq!(world.api.calls(), 3);
+}
+
+/// Row 8: but not for a renewal that one path forces again and again.
+#[tokio::test(start_paused = true)]
+async fn a_late_401_does_not_wait_for_a_renewal_that_misuse_has_forced() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    world.api.hold();
+    let late = tokio::spawn(world.call("/late"));
+    world.api.held(1).await;
+    world.server.revoke_all();
+    let other = ProtectedApi::new(&world.server);
+    other.misuse_401("/misuses");
+    let client = world.layer.layer(other.service());
+    let call = |path| client.clone().oneshot(get(path));
+    assert_eq!(call("/misuses").await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(call("/works").await.unwrap().status(), StatusCode::OK);
+    pass(secs(10)).await;
+    world.server.delay_answers(secs(2));
+    let misusing = tokio::spawn(call("/misuses"));
+    settle().await;
+    assert_eq!(world.server.requests(), 3, "under way");
+    world.api.release();
+    let before = world.clock.wall();
+    assert_eq!(late.await.unwrap().unwrap().status(), StatusCode::OK);
+    assert_eq!(world.clock.wall(), before, "with the token that others use");
+    assert_eq!(misusing.await.unwrap().unwrap().status(), StatusCode::UNAUTHORIZED);
 }
 
 fn reason(response: &ApiResponse) -> &NotReplaced {

@@ -112,12 +112,11 @@ impl State {
             Err((error, _)) => return Rejection::Stand(Standstill::Failed(error)).into(),
         };
         let mut changed = false;
+        let trusting = self.is_trusting();
         if let Some(aloft) = &mut self.aloft {
             aloft.forced = true;
             // One endpoint that misuses 401 must not stall the rest: only a clear word does, and
-            // only while such words have proved true. While no token can be had, nothing proves
-            // them true or false; then others wait once, not for each renewal that fails.
-            let trusting = self.rejections.is_trusting() && self.failures.1 == 0;
+            // only while such words have proved true.
             if staleness == Staleness::Invalid && trusting {
                 changed = !aloft.blocking;
                 aloft.blocking = true;
@@ -154,6 +153,12 @@ impl State {
         {
             return Rejection::cooldown(until, now).into();
         }
+        // Also the current token has been rejected, and its successor is under way.
+        if let Some(aloft) = self.aloft.as_ref().filter(|aloft| aloft.forced)
+            && self.is_trusting()
+        {
+            return Rejection::Wait(Arc::clone(&aloft.flight)).into();
+        }
         if current.schedule.standing(now) != Standing::Expired {
             return Rejection::Replay(Arc::clone(current)).into();
         }
@@ -161,6 +166,12 @@ impl State {
             Ok((flight, launch)) => Decision::from(Rejection::Wait(flight)).and(launch),
             Err((error, _)) => Rejection::Stand(Standstill::Failed(error)).into(),
         }
+    }
+
+    /// Nothing speaks against believing a rejection. While no token can be had, nothing proves one
+    /// true or false; then it is believed once, not for each renewal that fails.
+    fn is_trusting(&self) -> bool {
+        self.rejections.is_trusting() && self.failures.1 == 0
     }
 
     /// A request with the token of `generation` was accepted. True if others need to know.
