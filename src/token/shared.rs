@@ -165,7 +165,11 @@ impl Shared {
         if let Some(version) = refused
             && self.source.credentials_version() != version
         {
-            lock(&self.state).forget_failure();
+            let mut state = lock(&self.state);
+            state.forget_failure();
+            let spent = state.take_spent();
+            drop(state);
+            drop(spent);
         }
     }
 
@@ -199,12 +203,15 @@ impl Shared {
         let outcome = state.finish(flight, result, credentials_version, wasted, now);
         let epoch = outcome.as_ref().map(|_| self.next_epoch());
         let alone_in = epoch.filter(|_| state.usable(now).is_none());
+        let spent = state.take_spent();
         drop(state);
         let outcome = outcome.unwrap_or_else(|| Err(interrupted("the renewal came too late")));
         flight.land(outcome.clone(), alone_in);
         if self.settings.warmth == Warmth::Kept {
             renewal::keep_warm(self, &outcome);
         }
+        // Last: also if that panics, everyone has been told.
+        drop(spent);
         outcome
     }
 

@@ -9,7 +9,7 @@
 use std::{
     panic,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -399,6 +399,63 @@ fn without_a_runtime_there_is_an_error_and_with_one_a_token() {
     assert_eq!(error.class(), ErrorClass::Interrupted);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     assert!(runtime.block_on(cache.token()).is_ok());
+}
+
+/// An error of a source's own that looks at the cache when it is dropped.
+#[derive(Debug)]
+struct Curious {
+    cache: Arc<OnceLock<TokenCache>>,
+    dropped: Arc<AtomicUsize>,
+}
+
+impl std::fmt::Display for Curious {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("curious")
+    }
+}
+
+impl std::error::Error for Curious {}
+
+impl Drop for Curious {
+    fn drop(&mut self) {
+        let cache = self.cache.get().unwrap();
+        assert!(cache.issued() <= 1 && !format!("{cache:?}").is_empty());
+        self.dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Pins the cache that waits for its own lock when it forgets a failure, because of another one,
+/// remembered or not, or of a token.
+#[tokio::test(start_paused = true)]
+async fn an_error_may_look_at_the_cache_when_it_is_dropped() {
+    use ErrorClass::{Interrupted, Request};
+
+    let _limit = Watchdog::start(secs(30));
+    let classes = [Request, Request, Interrupted, Interrupted, Request];
+    let asked = AtomicUsize::new(0);
+    let (dropped, cell) = (Arc::<AtomicUsize>::default(), Arc::<OnceLock<TokenCache>>::default());
+    let source = {
+        let (cache, dropped) = (Arc::clone(&cell), Arc::clone(&dropped));
+        source_fn(move |_| {
+            let Some(&class) = classes.get(asked.fetch_add(1, Ordering::SeqCst)) else {
+                return std::future::ready(a_token());
+            };
+            let curious = Curious { cache: Arc::clone(&cache), dropped: Arc::clone(&dropped) };
+            std::future::ready(Err(TokenError::new(class, "on purpose").with_source(curious)))
+        })
+    };
+    let clock = ManualClock::new();
+    let builder = tower_oauth2_client_credentials::Builder::from_source(source).clock(&clock);
+    let cache = builder.build_cache().unwrap();
+    cell.set(cache.clone()).unwrap();
+    for class in classes {
+        assert_eq!(cache.token().await.unwrap_err().class(), class);
+        pass(secs(60)).await;
+    }
+    assert_eq!(dropped.load(Ordering::SeqCst), classes.len() - 1, "the last is remembered");
+    assert!(cache.token().await.is_ok());
+    settle().await;
+    assert_eq!(dropped.load(Ordering::SeqCst), classes.len());
 }
 
 /// A future of a source that never answers, and says when it is dropped.

@@ -5,7 +5,7 @@
 
 mod reject;
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 pub(crate) use self::reject::{Rejection, Standstill};
 use super::{
@@ -40,6 +40,8 @@ pub(crate) struct State {
     budget: Option<Budget>,
     issued: u64,
     last_error: Option<TokenError>,
+    /// What is not needed any more, see [`take_spent`](Self::take_spent).
+    spent: Vec<TokenError>,
     random: Random,
     default_lifetime: Duration,
     renewal_timeout: Duration,
@@ -117,6 +119,7 @@ impl State {
             budget,
             issued: 0,
             last_error: None,
+            spent: Vec::new(),
             random,
             default_lifetime,
             renewal_timeout,
@@ -148,8 +151,24 @@ impl State {
     }
 
     pub(crate) fn forget_failure(&mut self) {
-        self.failure = None;
+        self.set_failure(None);
         self.failures.1 = 0;
+    }
+
+    /// Errors to be dropped once the lock is released: a source's own error may be in one, and its
+    /// drop may ask the cache.
+    pub(crate) fn take_spent(&mut self) -> Vec<TokenError> {
+        mem::take(&mut self.spent)
+    }
+
+    fn set_failure(&mut self, failure: Option<Failure>) {
+        let former = mem::replace(&mut self.failure, failure);
+        self.spent.extend(former.map(|former| former.error));
+    }
+
+    fn set_last_error(&mut self, error: Option<TokenError>) {
+        let former = mem::replace(&mut self.last_error, error);
+        self.spent.extend(former);
     }
 
     /// When a timer should look again: at the soft point, or when the next attempt is allowed.
@@ -268,7 +287,10 @@ impl State {
         now: Now,
     ) -> Option<Outcome> {
         (0..wasted).for_each(|_| self.count(now));
-        let aloft = self.aloft.take_if(|aloft| Arc::ptr_eq(&aloft.flight, flight))?;
+        let Some(aloft) = self.aloft.take_if(|aloft| Arc::ptr_eq(&aloft.flight, flight)) else {
+            self.spent.extend(result.err());
+            return None;
+        };
         Some(match result {
             Ok((response, t0)) => Ok(self.publish(response, t0, aloft.forced, now)),
             Err(error) => Err(self.remember(error, credentials_version, now)),
@@ -284,7 +306,7 @@ impl State {
     ) -> Arc<Snapshot> {
         self.count(now);
         self.forget_failure();
-        self.last_error = None;
+        self.set_last_error(None);
         self.generations += 1;
         let schedule =
             Schedule::new(t0, response.lifetime(), self.default_lifetime, &mut self.random);
@@ -321,14 +343,14 @@ impl State {
         let failures = if self.failures.0 == error.class() { self.failures.1 } else { 0 };
         self.failures = (error.class(), failures.saturating_add(1));
         let Some(delay) = schedule::backoff(&error, self.failures.1, &mut self.random) else {
-            self.failure = None;
-            self.last_error = Some(error.clone());
+            self.set_failure(None);
+            self.set_last_error(Some(error.clone()));
             return error;
         };
         let until = now.plus(delay);
         let error = error.with_retry_at(until.system_time());
-        self.last_error = Some(error.clone());
-        self.failure = Some(Failure { error: error.clone(), until, credentials_version });
+        self.set_last_error(Some(error.clone()));
+        self.set_failure(Some(Failure { error: error.clone(), until, credentials_version }));
         error
     }
 
