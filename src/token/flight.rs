@@ -6,9 +6,11 @@
 use std::{
     fmt,
     future::Future,
+    panic::{self, AssertUnwindSafe},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
+    thread,
 };
 
 use super::snapshot::Snapshot;
@@ -55,7 +57,7 @@ impl Flight {
         self.landed.set(Landed { outcome, alone_in });
         drop(waiters);
         // Outside the lock: a waker may run its task, and the task may ask for the outcome.
-        woken.places.into_iter().flatten().for_each(Waker::wake);
+        wake_all(woken.places.into_iter().flatten());
     }
 
     /// Waits for the outcome.
@@ -67,6 +69,20 @@ impl Flight {
 impl fmt::Debug for Flight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flight").finish_non_exhaustive()
+    }
+}
+
+/// Nobody is woken later: so all are, also if one of the wakers panics, which then goes on.
+fn wake_all(wakers: impl Iterator<Item = Waker>) {
+    let mut panicked = None;
+    for waker in wakers {
+        // What a waker leaves behind when it panics is nothing that this crate looks at.
+        let woken = panic::catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        panicked = panicked.or(woken.err());
+    }
+    // A second panic at once would end the process.
+    if let Some(panic) = panicked.filter(|_| !thread::panicking()) {
+        panic::resume_unwind(panic);
     }
 }
 

@@ -8,10 +8,12 @@
 
 use std::{
     panic,
+    pin::Pin,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Wake, Waker},
     time::Duration,
 };
 
@@ -273,6 +275,37 @@ fn scripted(script: Vec<fn() -> Result<TokenResponse, TokenError>>) -> (TokenCac
 
 fn a_token() -> Result<TokenResponse, TokenError> {
     Ok(TokenResponse::bearer("t")?.expires_in(secs(3600)))
+}
+
+/// Row 2. Pins all who came after it and are never woken.
+#[tokio::test(start_paused = true)]
+async fn a_waker_that_panics_does_not_leave_the_others_asleep() {
+    struct Panicking;
+
+    impl Wake for Panicking {
+        fn wake(self: Arc<Self>) {
+            panic!("on purpose");
+        }
+    }
+
+    let _limit = Watchdog::start(secs(300));
+    for fails in [false, true] {
+        // The source panics as well: its task is unwinding when it tells everyone.
+        let (cache, _clock) =
+            scripted(if fails { vec![|| panic!("on purpose, too")] } else { vec![] });
+        let waker = Waker::from(Arc::new(Panicking));
+        let mut cx = Context::from_waker(&waker);
+        // They run before the renewal does; those whose wakers panic have joined it by then.
+        let others: Vec<_> = (0..10).map(|_| tokio::spawn(cache.token())).collect();
+        let mut first: Vec<_> = (0..2).map(|_| cache.token()).collect();
+        for token in &mut first {
+            assert!(Pin::new(token).poll(&mut cx).is_pending());
+        }
+        for other in others {
+            assert_eq!(within(secs(60), other).await.unwrap().is_err(), fails);
+        }
+        assert!(within(secs(60), cache.token()).await.is_ok());
+    }
 }
 
 /// Row 15. Pins the cache that stays locked, or waits for ever, after a panic of a user's code.
