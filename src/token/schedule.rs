@@ -69,6 +69,21 @@ impl Schedule {
         Self { t0, soft: hard.saturating_sub(window + jitter), hard, expiry: lifetime }
     }
 
+    /// The schedule of a token that came again with the same end, when `former` was its schedule.
+    ///
+    /// Many a server has a newer one from a while before the end. So it is asked in the background
+    /// once more, where callers would have begun to wait; if that brings the same again, at the end.
+    /// A renewal that a rejection forced comes at any time, and is not that last try.
+    pub(crate) fn again(self, former: &Self, forced: bool) -> Self {
+        let has_margin = former.hard < former.expiry;
+        let is_to_the_end = former.soft == former.expiry;
+        if has_margin || (forced && !is_to_the_end) {
+            Self { soft: self.hard, hard: self.expiry, ..self }
+        } else {
+            self.to_the_end()
+        }
+    }
+
     /// The server has nothing newer to give: use the token to its end before asking again.
     pub(crate) fn to_the_end(self) -> Self {
         Self { soft: self.expiry, hard: self.expiry, ..self }
@@ -255,6 +270,20 @@ mod tests {
         assert_eq!(unknown.lifetime(), Duration::from_secs(300));
         let never = Schedule::new(T0, Lifetime::Never, DEFAULT_LIFETIME, &mut random);
         assert_eq!(never.standing(T0.plus(MAX_LIFETIME * 100)), Standing::Fresh);
+    }
+
+    #[test]
+    fn a_token_that_comes_again_is_asked_for_once_more_and_then_used_to_its_end() {
+        let points = |s: Schedule| (s.soft.as_secs(), s.hard.as_secs(), s.expiry.as_secs());
+        let first = of(3600.0, 1);
+        let second = of(400.0, 1).again(&first, false);
+        assert_eq!(points(second), (370, 400, 400));
+        assert_eq!(points(of(300.0, 1).again(&second, true)), (270, 300, 300), "forced");
+        let third = of(30.0, 1).again(&second, false);
+        assert_eq!(points(third), (30, 30, 30));
+        for forced in [true, false] {
+            assert_eq!(points(of(10.0, 1).again(&third, forced)), (10, 10, 10));
+        }
     }
 
     #[test]

@@ -49,9 +49,9 @@ impl Snapshot {
         let mut first_seen = generation;
         if let Some(former) = former.filter(|former| former.header == header) {
             first_seen = former.first_seen;
-            // The same token with the same end: asking again before the end would bring nothing.
+            // The same token with the same end: asking again and again would bring nothing.
             if schedule.ends_with(&former.schedule) {
-                schedule = schedule.to_the_end();
+                schedule = schedule.again(&former.schedule, forced);
             }
         }
         Self { generation, first_seen, header, schedule, forced, scheme, scope }

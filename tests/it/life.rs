@@ -125,7 +125,8 @@ async fn a_token_that_arrives_inside_its_margin_is_used() {
     world.assert_no_expired_token_went_out();
 }
 
-/// The same token again, with what is left of its life: it is used to its end.
+/// The same token again, with what is left of its life: it is asked for once more in the background,
+/// half a minute before the end, and then used to its end.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_hands_out_the_same_token_again_is_not_asked_in_a_loop() {
     for warm in [false, true] {
@@ -136,12 +137,46 @@ async fn a_server_that_hands_out_the_same_token_again_is_not_asked_in_a_loop() {
             pass(secs(1)).await;
             assert_eq!(world.status("/").await, StatusCode::OK);
         }
-        assert_eq!(world.server.requests(), 2, "keep_warm: {warm}");
+        assert_eq!(world.server.requests(), 3, "keep_warm: {warm}");
         world.server.issue_new_tokens();
         pass(secs(20)).await;
         assert_eq!(world.status("/").await, StatusCode::OK);
-        assert_eq!(world.server.requests(), 3, "keep_warm: {warm}");
+        assert_eq!(world.server.requests(), 4, "keep_warm: {warm}");
         world.assert_no_expired_token_went_out();
+    }
+}
+
+/// Pins the wait of everyone, in each hour, for a server that keeps its token until some minutes
+/// before the end: the renewal in the background comes too early for it.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_a_newer_token_only_near_the_end_makes_nobody_wait() {
+    for rejected_early in [false, true] {
+        let world = World::new();
+        assert_eq!(world.status("/").await, StatusCode::OK);
+        world.server.delay_answers(secs(2));
+        for hour in 1..=3 {
+            world.server.repeat_token();
+            let mut new_tokens = false;
+            if rejected_early {
+                let token = world.cache().peek().unwrap().clone();
+                assert!(world.cache().rejected(&token).await.unwrap_err().is_futile());
+            }
+            while world.server.requests() < 1 + 2 * hour || !new_tokens {
+                let end = world.cache().peek().map(|token| token.expires_at().unwrap());
+                let left =
+                    end.map_or(secs(0), |end| end.duration_since(world.clock.wall()).unwrap());
+                if left < secs(120) && !new_tokens {
+                    assert_eq!(world.server.requests(), 2 * hour, "it has been asked, too early");
+                    world.server.issue_new_tokens();
+                    new_tokens = true;
+                }
+                let before = world.clock.wall();
+                assert_eq!(world.status("/").await, StatusCode::OK);
+                assert_eq!(world.clock.wall(), before, "in hour {hour}, {left:?} before the end");
+                pass(secs(1)).await;
+            }
+            pass(secs(2)).await;
+        }
     }
 }
 
