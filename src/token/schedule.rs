@@ -141,7 +141,8 @@ pub(crate) fn backoff(error: &TokenError, failures: u32, random: &mut Random) ->
     };
     Some(match error.class() {
         ErrorClass::Transient => random.spread(doubled(1, 60)).min(secs(60)),
-        ErrorClass::Throttled => {
+        // The cache's own budget says itself when there is a token again; this is a source's.
+        ErrorClass::Throttled | ErrorClass::Budget => {
             // Zero, or a date that has passed: no leave to ask again at once, and again.
             let asked = error.retry_after().filter(|delay| !delay.is_zero());
             asked.unwrap_or_else(|| doubled(5, 120)).min(secs(15 * 60))
@@ -149,8 +150,7 @@ pub(crate) fn backoff(error: &TokenError, failures: u32, random: &mut Random) ->
         ErrorClass::Credentials => doubled(30, 600),
         ErrorClass::Request | ErrorClass::Origin => secs(60),
         ErrorClass::Malformed => doubled(5, 60),
-        // The budget says itself when the next token may be asked for.
-        ErrorClass::Budget | ErrorClass::Interrupted => return None,
+        ErrorClass::Interrupted => return None,
     })
 }
 
@@ -169,7 +169,7 @@ pub(crate) fn next_attempt(error: &TokenError, number: u32, random: &mut Random)
             let ceiling = Duration::from_millis(200).saturating_mul(1 << (2 * (number - 1)));
             Next::Retry(random.up_to(ceiling.min(Duration::from_secs(2))))
         }
-        ErrorClass::Throttled if number < 3 => match error.retry_after() {
+        ErrorClass::Throttled | ErrorClass::Budget if number < 3 => match error.retry_after() {
             Some(delay) if delay <= Duration::from_secs(5) => Next::Retry(delay),
             _ => Next::GiveUp,
         },
@@ -320,6 +320,7 @@ mod tests {
         assert_eq!(at(ErrorClass::Malformed, 40), secs(60.0));
         assert_eq!(at(ErrorClass::Throttled, 1), secs(5.0));
         assert_eq!(at(ErrorClass::Throttled, 40), secs(120.0));
+        assert_eq!(at(ErrorClass::Budget, 2), secs(10.0));
         let asked = error(ErrorClass::Throttled).with_retry_after(secs(20.0));
         assert_eq!(backoff(&asked, 1, &mut random), Some(secs(20.0)));
         let a_day = error(ErrorClass::Throttled).with_retry_after(secs(86_400.0));

@@ -7,9 +7,17 @@
     reason = "also the helpers of tests"
 )]
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use http::StatusCode;
 use tower_oauth2_client_credentials::{
-    ErrorClass, TokenError, credentials::RotatingSecret, testing::Answer,
+    Builder, ErrorClass, TokenError,
+    credentials::RotatingSecret,
+    source_fn,
+    testing::{Answer, ManualClock},
 };
 
 use crate::kit::{World, millis, pass, secs, settle};
@@ -153,6 +161,30 @@ async fn without_retry_after_a_429_is_remembered_for_five_seconds_and_doubling()
         assert_eq!(waits(&world, &error), secs(expected));
         assert_eq!(world.server.requests(), round + 1, "one attempt");
         pass(secs(expected)).await;
+    }
+}
+
+/// Row 12: also where the source itself keeps to a budget. Pins the source that is asked by every call.
+#[tokio::test(start_paused = true)]
+async fn a_budget_that_the_source_keeps_is_remembered_for_five_seconds_and_doubling() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let source = {
+        let asked = Arc::clone(&asked);
+        source_fn(move |_| {
+            asked.fetch_add(1, Ordering::SeqCst);
+            async { Err(TokenError::new(ErrorClass::Budget, "no more tokens today")) }
+        })
+    };
+    let clock = ManualClock::new();
+    let cache = Builder::from_source(source).clock(&clock).build_cache().unwrap();
+    for (number, wait) in [5, 10, 20, 40, 80, 120, 120].into_iter().enumerate() {
+        for _ in 0..100 {
+            let error = cache.token().await.unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Budget);
+            assert_eq!(error.retry_at(), Some(clock.wall() + secs(wait)));
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), number + 1);
+        pass(secs(wait)).await;
     }
 }
 
