@@ -44,6 +44,9 @@ use crate::{clock::Deadline, error::TokenError};
 /// of its own, which no caller can cancel, and ends at its own deadline (30 s). It is set off by
 /// calls, so an idle cache asks for nothing. Creating a cache does no I/O and needs no runtime.
 ///
+/// On a runtime that lives but that nobody drives, no deadline is kept: a renewal there is given up
+/// by the first call that comes 5 s past it, and until then whoever waits for it waits on.
+///
 /// When the last clone is dropped, so is the renewal.
 pub struct TokenCache {
     shared: Arc<Shared>,
@@ -132,7 +135,9 @@ impl TokenCache {
     /// What [`token`](Self::token) has to say at once: for callers that cannot wait. It starts a
     /// renewal where `token` would, and `None` is that there is no token yet.
     ///
-    /// A token that nears its end is returned as long as it may go out.
+    /// A token that nears its end is returned as long as it may go out. One of no lifetime
+    /// (`expires_in: 0`) is for those who wait for it: here it never comes, and each call starts a
+    /// renewal in vain. With such a source, use [`token`](Self::token).
     ///
     /// # Errors
     ///

@@ -417,6 +417,31 @@ fn a_renewal_whose_runtime_was_dropped_is_done_again_on_another() {
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
+/// Row 15: nor does a runtime that lives and is not driven hold up more than those who wait already.
+#[test]
+fn a_renewal_that_nobody_drives_is_given_up_by_the_first_call_past_its_deadline() {
+    let _limit = Watchdog::start(secs(300));
+    let paused =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    paused.unwrap().block_on(async {
+        let (cache, _clock) = scripted(vec![]);
+        let undriven = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        {
+            let _inside = undriven.enter();
+            assert!(poll_once(&mut cache.token()).is_pending());
+        }
+        let waiting = tokio::spawn(cache.token());
+        pass(secs(34)).await;
+        assert!(poll_once(&mut cache.token()).is_pending());
+        pass(secs(3600)).await;
+        assert!(!waiting.is_finished(), "nobody has called");
+        assert!(within(secs(1), cache.token()).await.is_ok());
+        let error = within(secs(1), waiting).await.unwrap().unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Interrupted);
+        undriven.shutdown_background();
+    });
+}
+
 /// Row 15: not even without a runtime does it panic or hang.
 #[test]
 fn without_a_runtime_there_is_an_error_and_with_one_a_token() {

@@ -72,6 +72,20 @@ async fn a_token_without_a_lifetime_serves_those_who_wait_and_nobody_else() {
     }
 }
 
+/// Row 5: as `try_token` says of itself.
+#[tokio::test(start_paused = true)]
+async fn who_does_not_wait_gets_no_token_without_a_lifetime() {
+    let world = World::new();
+    world.server.issue_for(secs(0));
+    let mut cache = world.cache();
+    for round in 1..=5 {
+        assert!(cache.try_token().unwrap().is_none());
+        settle().await;
+        assert_eq!(world.server.requests(), round);
+    }
+    assert!(cache.token().await.is_ok());
+}
+
 /// Row 5. Pins the stream of token requests that sets in when a server that gave tokens with a
 /// lifetime answers `expires_in: 0`: the token at hand stays due for renewal.
 #[tokio::test(start_paused = true)]
