@@ -81,7 +81,8 @@ pub enum ErrorClass {
     /// carry, another token type, too large. Two attempts, then remembered for 5 s, doubling to
     /// 60 s.
     Malformed,
-    /// The issuance budget is used up (see `issuance_budget`).
+    /// The issuance budget is used up (see `issuance_budget`). One that a source keeps itself is
+    /// remembered for 5 s, doubling to 2 minutes.
     Budget,
     /// The request's target may not have the token: another origin, or plain HTTP.
     Origin,

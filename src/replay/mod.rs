@@ -8,9 +8,9 @@ mod again;
 mod request;
 mod tee;
 
-use std::{any, mem};
+use std::{collections::VecDeque, io::Cursor};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::{
     Either, Empty, Full,
@@ -28,8 +28,8 @@ pub(crate) use self::{
 ///
 /// - bodies that are cheap to clone (`Bytes`, [`Full`] of `Bytes` or `&[u8]`, [`Empty`], `()`,
 ///   `&'static str`): they are cloned, whatever their size;
-/// - bodies that own their bytes, or may (`String`, `Vec<u8>`, [`Full`] of another buffer): they are
-///   cloned, up to the limit;
+/// - bodies that own their bytes (`String`, `Vec<u8>`, [`Full`] of `BytesMut`, `Cursor<Vec<u8>>` or
+///   `VecDeque<u8>`): they are copied, up to the limit;
 /// - boxed bodies ([`BoxBody`] and [`UnsyncBoxBody`] of `Bytes`), which may be streams: their bytes
 ///   are copied while they pass, up to the limit. Past the limit the stream goes on untouched and
 ///   the request is not sent again;
@@ -110,43 +110,19 @@ replay_by_clone! {
     () Bytes,
     () &'static str,
     () &'static [u8],
+    () Full<Bytes>,
+    ('a) Full<&'a [u8]>,
     (D) Empty<D>,
 }
 
-impl<D: Buf + Clone> ReplayBody for Full<D> {
-    type Kept = Self;
-
-    #[inline]
-    fn keep(&mut self, limit: usize) -> Option<Self> {
-        let fits = || self.size_hint().upper().is_some_and(|size| size <= limit as u64);
-        (is_cheap_to_clone::<D>() || fits()).then(|| self.clone())
-    }
-
-    #[inline]
-    fn restore(kept: Self) -> Option<Self> {
-        Some(kept)
-    }
-}
-
-/// Clones of `D` share its memory, or it has none but its own few bytes. `false` says nothing. Which
-/// it is, is known when the program is compiled.
-#[inline(always)]
-fn is_cheap_to_clone<D>() -> bool {
-    // What has no destructor owns no memory: `&[u8]`, and what is made of it.
-    let borrows = !mem::needs_drop::<D>() && size_of::<D>() <= 64;
-    // By name, because to have a `TypeId` it would have to be 'static. What else has that name is
-    // another version of the same.
-    borrows || any::type_name::<D>() == any::type_name::<Bytes>()
-}
-
 macro_rules! replay_by_copy {
-    ($($body:ty),* $(,)?) => {$(
+    ($($body:ty, $len:path);* $(;)?) => {$(
         impl ReplayBody for $body {
             type Kept = Self;
 
             #[inline]
             fn keep(&mut self, limit: usize) -> Option<Self> {
-                (self.len() <= limit).then(|| self.clone())
+                ($len(self) <= limit).then(|| self.clone())
             }
 
             #[inline]
@@ -157,7 +133,18 @@ macro_rules! replay_by_copy {
     )*};
 }
 
-replay_by_copy!(String, Vec<u8>);
+replay_by_copy! {
+    String, String::len;
+    Vec<u8>, Vec::len;
+    Full<BytesMut>, length;
+    Full<Cursor<Vec<u8>>>, length;
+    Full<VecDeque<u8>>, length;
+}
+
+/// Of a body in one piece.
+fn length<D: Buf>(body: &Full<D>) -> usize {
+    body.size_hint().exact().and_then(|len| len.try_into().ok()).unwrap_or(usize::MAX)
+}
 
 impl<L: ReplayBody, R: ReplayBody> ReplayBody for Either<L, R> {
     type Kept = Either<L::Kept, R::Kept>;
@@ -205,9 +192,8 @@ replay_by_tee! {
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, io::Cursor};
+    use std::convert::Infallible;
 
-    use bytes::BytesMut;
     use http_body_util::BodyExt as _;
 
     use super::*;
@@ -248,27 +234,25 @@ mod tests {
     /// Pins the copy of a body of any size, for each request.
     #[test]
     fn what_is_in_one_piece_is_copied_up_to_the_limit_unless_it_is_shared() {
-        fn is_kept<D: Buf + Clone>(data: D, limit: usize) -> bool {
-            let mut body = Full::new(data);
-            let size = body.size_hint().exact();
-            let kept = body.keep(limit).and_then(Full::restore);
-            kept.is_some_and(|again| again.size_hint().exact() == size)
+        fn is_kept<D: Buf>(data: D, limit: usize) -> bool
+        where
+            Full<D>: ReplayBody<Kept = Full<D>>,
+        {
+            let again = Full::new(data).keep(limit).and_then(Full::restore);
+            again.is_some_and(|again| again.size_hint().exact() == Some(1000))
         }
 
-        static LETTERS: [u8; 1000] = [b'a'; 1000];
-        let local = LETTERS.to_vec();
+        let bytes = vec![b'a'; 1000];
         for limit in [0, 999] {
-            assert!(is_kept(Bytes::from(local.clone()), limit));
-            assert!(is_kept(&LETTERS[..], limit));
-            assert!(is_kept(&local[..], limit), "borrowed for less than ever");
-            assert!(is_kept(Cursor::new(&local), limit));
-            assert!(!is_kept(Cursor::new(local.clone()), limit));
-            assert!(!is_kept(Cursor::new(LETTERS), limit), "with its bytes inside");
-            assert!(!is_kept(BytesMut::from(&local[..]), limit));
+            assert!(is_kept(Bytes::from(bytes.clone()), limit));
+            assert!(is_kept(&bytes[..], limit), "borrowed for less than ever");
+            assert!(!is_kept(Cursor::new(bytes.clone()), limit));
+            assert!(!is_kept(BytesMut::from(&bytes[..]), limit));
+            assert!(!is_kept(VecDeque::from(bytes.clone()), limit));
         }
-        assert!(is_kept(Cursor::new(local.clone()), 1000));
-        assert!(is_kept(Cursor::new(LETTERS), 1000));
-        assert!(is_kept(BytesMut::new(), 0));
+        assert!(is_kept(Cursor::new(bytes.clone()), 1000));
+        assert!(is_kept(BytesMut::from(&bytes[..]), 1000));
+        assert!(is_kept(VecDeque::from(bytes), 1000));
     }
 
     #[tokio::test]
