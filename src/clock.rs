@@ -71,6 +71,11 @@ impl Second {
 /// which a coarse clock may be late.
 const CLOSE: Duration = Duration::from_secs(2);
 
+/// More than a coarse clock is ever late by: it stands still while a hypervisor holds up the
+/// processor that keeps it.
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]
+const LATE: Duration = Duration::from_secs(1);
+
 impl Deadline {
     pub(crate) fn new(now: Now) -> Self {
         Self { now, second: Second::NONE }
@@ -119,7 +124,7 @@ impl Clock {
     pub(crate) fn soon(&self) -> Now {
         match self {
             Self::System => system_soon(),
-            Self::Test(clock) => clock.now(),
+            Self::Test(clock) => clock.coarse().plus(LATE),
         }
     }
 
@@ -174,9 +179,6 @@ fn system_soon() -> Now {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         use rustix::time::ClockId;
-        /// More than a coarse clock is ever late by: it stands still while a hypervisor holds up
-        /// the processor that keeps it.
-        const LATE: Duration = Duration::from_secs(1);
         let time = |clock| read(clock).and_then(|time| Duration::try_from(time).ok());
         /// The origin by the clock that the standard library reads here, or a little before.
         static ORIGIN: LazyLock<Option<Duration>> = LazyLock::new(|| {

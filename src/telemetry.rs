@@ -11,8 +11,8 @@
 //! | `rejection stands` | INFO | `generation`, `reason` |
 //! | `not a rejection` | DEBUG | `generation`, `verdict` |
 //!
-//! `endpoint` and `client_id` are those that the first attempt asked with, for programs that have
-//! several tokens. The span's other fields are those of its end: `attempt` is how often the source was asked, `class`
+//! `endpoint` and `client_id` are those that the first attempt asked with (neither, if it could not
+//! have its credentials), for programs that have several tokens. The span's other fields are those of its end: `attempt` is how often the source was asked, `class`
 //! that of the failure, if it failed, and `lifetime_s` the token's, if there is one that expires.
 //! `cause` is what the error's sources say, if it has any.
 //!

@@ -35,7 +35,8 @@ impl Builder {
     /// | `OAUTH_ALLOWED_ORIGINS` | [`allowed_origin`](Self::allowed_origin), several with blanks or commas between them |
     ///
     /// Without `OAUTH_ALLOWED_ORIGINS`, every `https` origin may have the token, unless the program
-    /// names the allowed ones.
+    /// names the allowed ones. It is a rule of the layer: with it, [`build_cache`](Self::build_cache)
+    /// and [`build_source`](Self::build_source) fail; `from_env().build()?.cache()` gives the cache.
     ///
     /// A variable that is empty counts as not set. Not so `OAUTH_ALLOWED_ORIGINS`: empty, it is an
     /// error, because the rule that it was to set would be gone. What is wrong is reported when the

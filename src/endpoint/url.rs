@@ -71,9 +71,16 @@ pub(crate) fn parse(text: &str, insecure: Insecure) -> Result<Uri, String> {
 
 /// `url` without what may be secret in it: user, password, query, fragment.
 pub(crate) fn presentable(url: &str) -> String {
-    let start = url.find("//").map_or(0, |at| at + 2);
+    // Only behind a scheme: a password, a path or a query may have the same characters.
+    let is_scheme = |text: &str| {
+        let name = text.strip_suffix(':');
+        text.is_empty() || name.is_some_and(|name| !name.contains([':', '/', '?', '#', '@']))
+    };
+    let at = url.find("//").filter(|at| url.get(..*at).is_some_and(is_scheme));
+    let start = at.map_or(0, |at| at + 2);
     let (before, rest) = url.split_at_checked(start).unwrap_or(("", url));
-    if start == 0 && rest.contains('@') || hides_a_password(rest) {
+    let is_path = url.starts_with('/');
+    if start == 0 && !is_path && rest.contains('@') || hides_a_password(rest) {
         return format!("{before}***");
     }
     let authority = authority(rest);
@@ -178,6 +185,10 @@ mod tests {
             ("//a.example/@realm?c4n4ry", "//a.example/@realm"),
             ("https://me:c4n4?ry@a.example/t", "https://***"),
             ("/login?c4n4ry", "/login"),
+            ("/login?c4n4ry&next=https://a.example/t", "/login"),
+            ("/t/?u=a@b", "/t/"),
+            ("me:c4n4ry@a.example//t", "***"),
+            ("me:c4n4ry@a.example/t", "***"),
         ] {
             assert_eq!(presentable(url), shown);
         }

@@ -115,6 +115,16 @@ impl Rejections {
         }
     }
 
+    /// The token that one for one use stands in for was rejected once more. Of that one it says
+    /// nothing, as its replay may be under way: the benefit of the doubt, as above.
+    pub(crate) fn rejected_beside(&mut self, now: Duration) {
+        if self.token.trial == Trial::Pending && self.may_doubt(now) {
+            self.doubted_at = Some(now);
+        } else {
+            self.rejected(now);
+        }
+    }
+
     fn may_doubt(&self, now: Duration) -> bool {
         self.doubted_at.is_none_or(|at| now.saturating_sub(at) >= DOUBT)
     }

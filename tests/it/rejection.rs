@@ -749,6 +749,45 @@ async fn a_revoked_token_that_a_token_for_one_use_has_cured_is_not_used_again() 
     assert_eq!(world.server.requests(), 1 + 100 + 1);
 }
 
+/// Row 8: pins the 401 that comes while the replay that would tell of the cure is still on its way.
+#[tokio::test(start_paused = true)]
+async fn a_second_401_beside_a_token_for_one_use_is_cured_as_the_first() {
+    let clock = ManualClock::new();
+    let issued = AtomicU64::new(0);
+    let source = source_fn(move |_| {
+        let number = issued.fetch_add(1, Ordering::Relaxed) + 1;
+        async move {
+            let lifetime = secs(if number == 1 { 3600 } else { 0 });
+            Ok(TokenResponse::bearer(format!("t{number}"))?.expires_in(lifetime))
+        }
+    });
+    let layer = Builder::from_source(source).clock(&clock).build().unwrap();
+    layer.cache().token().await.unwrap();
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let answers = Arc::clone(&gate);
+    // The first token is revoked; with any other, the API takes its time.
+    let client = layer.layer(tower::service_fn(move |call: Call| {
+        let gate = Arc::clone(&answers);
+        async move {
+            let mut response = Response::new(Empty::<Bytes>::new());
+            if number_of(&call) == 1 {
+                *response.status_mut() = StatusCode::UNAUTHORIZED;
+            } else {
+                gate.acquire().await.unwrap().forget();
+            }
+            Ok::<_, Infallible>(response)
+        }
+    }));
+    let first = tokio::spawn(client.clone().oneshot(to("/")));
+    settle().await;
+    let second = tokio::spawn(client.oneshot(to("/")));
+    settle().await;
+    gate.add_permits(2);
+    for call in [first, second] {
+        assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+}
+
 /// Row 10: pins the renewals that are never found futile, because what they bring is not kept.
 #[tokio::test(start_paused = true)]
 async fn an_api_that_rejects_everything_costs_no_more_where_tokens_are_for_one_use() {

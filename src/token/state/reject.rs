@@ -101,7 +101,11 @@ impl State {
             return Decision { answer, launch: None, changed };
         }
         if self.aloft.is_none() {
-            self.rejections.rejected(now.mono);
+            if self.substitute.is_some() {
+                self.rejections.rejected_beside(now.mono);
+            } else {
+                self.rejections.rejected(now.mono);
+            }
             if let Some(until) = self.rejections.cooldown_until(now.mono) {
                 let changed = self.rejections.is_watching() != watching;
                 return Decision { answer: Rejection::cooldown(until, now), launch: None, changed };
@@ -153,7 +157,8 @@ impl State {
         {
             return Rejection::cooldown(until, now).into();
         }
-        // Also the current token has been rejected, and its successor is under way.
+        // Also the current token has been rejected, and its successor is under way. Once a renewal
+        // has failed it is tried all the same: who knows when there is a successor.
         if let Some(aloft) = self.aloft.as_ref().filter(|aloft| aloft.forced)
             && self.is_trusting()
         {
