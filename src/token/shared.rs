@@ -500,6 +500,7 @@ mod tests {
 
     /// Pins the request that goes round in circles, and never out: by the coarse clocks, a token that
     /// lives for less than a second has no time left from the beginning.
+    #[cfg(feature = "testing")]
     #[tokio::test]
     async fn a_token_of_less_than_a_second_may_go_out() {
         let source = source_fn(|_| async {
