@@ -73,7 +73,6 @@ const CLOSE: Duration = Duration::from_secs(2);
 
 /// More than a coarse clock is ever late by: it stands still while a hypervisor holds up the
 /// processor that keeps it.
-#[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]
 const LATE: Duration = Duration::from_secs(1);
 
 impl Deadline {
