@@ -36,6 +36,11 @@ impl Now {
         mono.max(wall)
     }
 
+    /// The earlier of two times, by each clock.
+    pub(crate) fn min(self, other: Self) -> Self {
+        Self { mono: self.mono.min(other.mono), wall: self.wall.min(other.wall) }
+    }
+
     fn second(self) -> Second {
         let of = |clock: Duration| i64::try_from(clock.as_secs()).unwrap_or(i64::MAX);
         Second(of(self.mono), of(self.wall))

@@ -52,6 +52,7 @@ struct Inner {
     oauth_error_description: Option<Box<str>>,
     retry_after: Option<Duration>,
     fingerprint: Option<u64>,
+    may_have_issued: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -130,6 +131,7 @@ impl TokenError {
                 oauth_error_description: None,
                 retry_after: None,
                 fingerprint: None,
+                may_have_issued: false,
                 source: None,
             }),
             retry_at: None,
@@ -174,6 +176,18 @@ impl TokenError {
     /// whether they have changed.
     pub(crate) fn with_fingerprint(self, fingerprint: u64) -> Self {
         self.change(|inner| inner.fingerprint = Some(fingerprint))
+    }
+
+    /// Marks a failure after which nobody knows whether the server has issued a token: the request
+    /// was sent, and no whole answer came. It counts in the issuance budget
+    /// ([`Builder::issuance_budget`](crate::Builder::issuance_budget)).
+    #[must_use]
+    pub fn with_unknown_outcome(self) -> Self {
+        self.change(|inner| inner.may_have_issued = true)
+    }
+
+    pub(crate) fn may_have_issued(&self) -> bool {
+        self.inner.may_have_issued
     }
 
     pub(crate) fn with_retry_at(&self, at: SystemTime) -> Self {

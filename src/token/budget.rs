@@ -1,17 +1,19 @@
-//! The issuance budget: at most so many tokens in any period, for providers that limit or bill
-//! them. A fifth is kept back for calls that have no token at all.
+//! The issuance budget: no period has more token requests that may have issued a token, for
+//! providers that limit or bill them. A fifth is kept back for calls that have no token at all.
 
 use std::{collections::VecDeque, time::Duration};
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Budget {
     tokens: u32,
     per: Duration,
-    /// When the tokens of the last period were issued.
-    issued: VecDeque<Duration>,
+    /// The times of the requests of the last period. At most `tokens`.
+    spent: VecDeque<Duration>,
+    /// No request is made before: one is under way, or one was wasted.
+    paused_until: Duration,
 }
 
-/// What a token is wanted for.
+/// The use of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Somebody has no usable token.
@@ -22,31 +24,50 @@ pub(crate) enum Purpose {
 
 impl Budget {
     pub(crate) fn new(tokens: u32, per: Duration) -> Self {
-        Self { tokens, per, issued: VecDeque::new() }
+        Self { tokens, per, spent: VecDeque::new(), paused_until: Duration::ZERO }
     }
 
-    /// Is there a token left for `purpose`? If not, from when on there will be.
-    pub(crate) fn check(&mut self, purpose: Purpose, now: Duration) -> Result<(), Duration> {
-        while self.issued.front().is_some_and(|at| at.saturating_add(self.per) <= now) {
-            self.issued.pop_front();
+    /// Spends one request for `purpose`, or returns the time from which there will be one. How it
+    /// ends is told by [`succeeded`](Self::succeeded), [`wasted`](Self::wasted) or
+    /// [`refund`](Self::refund); without any of them (a panic, an aborted task) it was wasted.
+    pub(crate) fn reserve(&mut self, purpose: Purpose, now: Duration) -> Result<(), Duration> {
+        while self.spent.front().is_some_and(|at| at.saturating_add(self.per) <= now) {
+            self.spent.pop_front();
         }
-        let reserve = match purpose {
+        if now < self.paused_until {
+            return Err(self.paused_until);
+        }
+        let kept_back = match purpose {
             Purpose::Needed => 0,
             Purpose::Convenience => self.tokens.div_ceil(5),
         };
-        let allowed = (self.tokens - reserve) as usize;
-        match self.issued.len().checked_sub(allowed) {
-            None => Ok(()),
-            // The budget has room again when the oldest of those in excess has left the period.
-            Some(excess) => Err(self
-                .issued
-                .get(excess)
-                .map_or(now.saturating_add(self.per), |at| at.saturating_add(self.per))),
+        let allowed = (self.tokens - kept_back) as usize;
+        if let Some(excess) = self.spent.len().checked_sub(allowed) {
+            // There is room again when the oldest of those in excess has left the period.
+            let at = self.spent.get(excess).copied().unwrap_or(now);
+            return Err(at.saturating_add(self.per));
         }
+        self.spent.push_back(now);
+        self.wasted(now);
+        Ok(())
     }
 
-    pub(crate) fn spend(&mut self, now: Duration) {
-        self.issued.push_back(now);
+    /// Takes note of a token that arrived.
+    pub(crate) fn succeeded(&mut self) {
+        self.paused_until = Duration::ZERO;
+    }
+
+    /// Takes note of a request that may have issued a token, and brought none. A tenth of the
+    /// average interval passes before the next, so that a short outage does not spend the budget.
+    pub(crate) fn wasted(&mut self, now: Duration) {
+        let pause = self.per / self.tokens.saturating_mul(10).max(1);
+        self.paused_until = now.saturating_add(pause);
+    }
+
+    /// Takes the last request back: it cannot have issued a token.
+    pub(crate) fn refund(&mut self) {
+        self.spent.pop_back();
+        self.paused_until = Duration::ZERO;
     }
 }
 
@@ -58,34 +79,42 @@ mod tests {
         Duration::from_secs(secs)
     }
 
+    fn issue(budget: &mut Budget, purpose: Purpose, now: Duration) -> Result<(), Duration> {
+        budget.reserve(purpose, now)?;
+        budget.succeeded();
+        Ok(())
+    }
+
     #[test]
     fn convenience_gives_way_first_and_a_fifth_is_kept() {
         let mut budget = Budget::new(10, at(100));
         for second in 0..8 {
-            assert_eq!(budget.check(Purpose::Convenience, at(second)), Ok(()));
-            budget.spend(at(second));
+            assert_eq!(issue(&mut budget, Purpose::Convenience, at(second)), Ok(()));
         }
-        assert_eq!(budget.check(Purpose::Convenience, at(8)), Err(at(100)));
+        assert_eq!(issue(&mut budget, Purpose::Convenience, at(8)), Err(at(100)));
         for second in [8, 9] {
-            assert_eq!(budget.check(Purpose::Needed, at(second)), Ok(()));
-            budget.spend(at(second));
+            assert_eq!(issue(&mut budget, Purpose::Needed, at(second)), Ok(()));
         }
-        assert_eq!(budget.check(Purpose::Needed, at(10)), Err(at(100)));
-        assert_eq!(budget.check(Purpose::Convenience, at(10)), Err(at(102)));
-        assert_eq!(budget.check(Purpose::Needed, at(100)), Ok(()));
+        assert_eq!(issue(&mut budget, Purpose::Needed, at(10)), Err(at(100)));
+        assert_eq!(issue(&mut budget, Purpose::Convenience, at(10)), Err(at(102)));
+        assert_eq!(issue(&mut budget, Purpose::Needed, at(100)), Ok(()));
     }
 
     #[test]
-    fn no_period_has_more_than_the_budget() {
+    fn no_period_has_more_than_the_budget_however_requests_end() {
         let mut budget = Budget::new(3, at(10));
-        let mut issued = Vec::new();
+        let mut spent = Vec::new();
         for second in 0..200 {
-            if budget.check(Purpose::Needed, at(second)).is_ok() {
-                budget.spend(at(second));
-                issued.push(second);
+            if budget.reserve(Purpose::Needed, at(second)).is_ok() {
+                match second % 3 {
+                    0 => budget.succeeded(),
+                    1 => budget.wasted(at(second)),
+                    _ => {}
+                }
+                spent.push(second);
             }
         }
-        for window in issued.windows(4) {
+        for window in spent.windows(4) {
             assert!(window[3] - window[0] >= 10, "{window:?}");
         }
     }
@@ -93,9 +122,22 @@ mod tests {
     #[test]
     fn a_budget_of_one_is_for_need_alone() {
         let mut budget = Budget::new(1, at(10));
-        assert_eq!(budget.check(Purpose::Convenience, at(0)), Err(at(10)));
-        assert_eq!(budget.check(Purpose::Needed, at(0)), Ok(()));
+        assert_eq!(issue(&mut budget, Purpose::Convenience, at(0)), Err(at(10)));
+        assert_eq!(issue(&mut budget, Purpose::Needed, at(0)), Ok(()));
         let mut none = Budget::new(0, at(10));
-        assert_eq!(none.check(Purpose::Needed, at(0)), Err(at(10)));
+        assert_eq!(issue(&mut none, Purpose::Needed, at(0)), Err(at(10)));
+    }
+
+    #[test]
+    fn a_wasted_request_is_followed_by_a_pause_and_a_free_one_is_not() {
+        let mut budget = Budget::new(24, at(86_400));
+        assert_eq!(budget.reserve(Purpose::Needed, at(0)), Ok(()));
+        assert_eq!(budget.reserve(Purpose::Needed, at(1)), Err(at(360)), "it is under way");
+        budget.wasted(at(30));
+        assert_eq!(budget.reserve(Purpose::Needed, at(389)), Err(at(390)));
+        assert_eq!(budget.reserve(Purpose::Needed, at(390)), Ok(()));
+        budget.refund();
+        assert_eq!(budget.reserve(Purpose::Needed, at(390)), Ok(()));
+        assert_eq!(budget.spent.len(), 2);
     }
 }

@@ -12,11 +12,12 @@ use std::{
 };
 
 use super::{
-    rejection::{Sending, Staleness},
     replacement::Replacement,
-    shared::{Acquiring, Settings, Shared},
+    shared::{Settings, Shared},
     snapshot::AccessToken,
     source::TokenSource,
+    state::{Call, Rejected, Sending, Staleness},
+    waiting::Acquiring,
 };
 use crate::{clock::Deadline, error::TokenError};
 

@@ -1,7 +1,8 @@
-//! One renewal in progress: those who wait for it, and its outcome, which all of them share.
+//! One renewal in flight: its waiters, and its outcome, which all of them share. The pattern is
+//! known as single flight (<https://pkg.go.dev/golang.org/x/sync/singleflight>).
 //!
-//! A flight knows nothing of how it is flown. It lands exactly once; who joins later finds the
-//! outcome at once. A waiter that is alive but not polled holds nobody up.
+//! A [`Flight`] does not know how the token is fetched. It completes exactly once; a waiter that
+//! joins later gets the outcome immediately. A waiter that is alive but not polled blocks nobody.
 
 use std::{
     fmt,
@@ -19,25 +20,28 @@ use crate::{
     sync::{Mutex, Once, lock},
 };
 
-/// What a renewal ends with, for everybody.
+/// The outcome of a renewal, shared by every waiter.
 pub(crate) type Outcome = Result<Arc<Snapshot>, TokenError>;
 
 pub(crate) struct Flight {
     /// Set before anyone is woken: thousands may then read it at once.
-    landed: Once<Landed>,
-    /// Until it has landed.
+    completion: Once<Completion>,
+    /// Until it is complete.
     waiters: Mutex<Option<Waiters>>,
 }
 
-/// How a flight has ended.
+/// The end of a flight.
 #[derive(Clone, Debug)]
-pub(crate) struct Landed {
+pub(crate) struct Completion {
     pub(crate) outcome: Outcome,
-    /// The epoch in which this outcome is all there is: no other token is at hand that may go out.
-    pub(crate) alone_in: Option<u64>,
+    /// The epoch in which this outcome is all there is: there is no other usable token.
+    pub(crate) no_token_in_epoch: Option<u64>,
+    /// It ended early, for a reason that says nothing about the source: another may be launched at
+    /// once.
+    pub(crate) is_interrupted: bool,
 }
 
-/// Wakers by place; the places of waiters who left are used again.
+/// Wakers by place. The place of a waiter that was dropped is used again.
 #[derive(Default)]
 struct Waiters {
     places: Vec<Option<Waker>>,
@@ -46,23 +50,23 @@ struct Waiters {
 
 impl Flight {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { landed: Once::new(), waiters: Mutex::new(Some(Waiters::default())) })
+        Arc::new(Self { completion: Once::new(), waiters: Mutex::new(Some(Waiters::default())) })
     }
 
-    /// Ends the flight and wakes everyone. The first outcome stands.
-    pub(crate) fn land(&self, outcome: Outcome, alone_in: Option<u64>) {
+    /// Completes the flight and wakes every waiter. A second completion is ignored.
+    pub(crate) fn complete(&self, completion: Completion) {
         let mut waiters = lock(&self.waiters);
         let Some(woken) = waiters.take() else { return };
-        // Under the lock: who finds that nobody waits any more finds the outcome.
-        self.landed.set(Landed { outcome, alone_in });
+        // Under the lock: a waiter that finds no list of waiters must find the outcome.
+        self.completion.set(completion);
         drop(waiters);
         // Outside the lock: a waker may run its task, and the task may ask for the outcome.
         wake_all(woken.places.into_iter().flatten());
     }
 
-    /// Waits for the outcome.
-    pub(crate) fn join(self: &Arc<Self>) -> Landing {
-        Landing { flight: Arc::clone(self), place: None }
+    /// Returns a future of the outcome.
+    pub(crate) fn join(self: &Arc<Self>) -> Waiter {
+        Waiter { flight: Arc::clone(self), place: None }
     }
 }
 
@@ -72,11 +76,12 @@ impl fmt::Debug for Flight {
     }
 }
 
-/// Nobody is woken later: so all are, also if one of the wakers panics, which then goes on.
+/// Wakes every waiter even if a waker panics, since a waiter that is skipped here would never wake.
+/// The first panic resumes afterwards.
 fn wake_all(wakers: impl Iterator<Item = Waker>) {
     let mut panicked = None;
     for waker in wakers {
-        // What a waker leaves behind when it panics is nothing that this crate looks at.
+        // A waker that panics leaves nothing behind that this crate looks at.
         let woken = panic::catch_unwind(AssertUnwindSafe(|| waker.wake()));
         panicked = panicked.or(woken.err());
     }
@@ -86,28 +91,28 @@ fn wake_all(wakers: impl Iterator<Item = Waker>) {
     }
 }
 
-/// A future of how a flight ends.
+/// The future of a flight's completion.
 #[derive(Debug)]
-pub(crate) struct Landing {
+pub(crate) struct Waiter {
     flight: Arc<Flight>,
     place: Option<usize>,
 }
 
-impl Future for Landing {
-    type Output = Landed;
+impl Future for Waiter {
+    type Output = Completion;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Landed> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Completion> {
         let this = self.get_mut();
-        if let Some(landed) = this.flight.landed.get() {
+        if let Some(completion) = this.flight.completion.get() {
             this.place = None;
-            return Poll::Ready(landed);
+            return Poll::Ready(completion);
         }
         let mut guard = lock(&this.flight.waiters);
         let Some(waiters) = &mut *guard else {
             drop(guard);
             this.place = None;
-            // Landed in between.
-            return this.flight.landed.get().map_or(Poll::Pending, Poll::Ready);
+            // Completion in between.
+            return this.flight.completion.get().map_or(Poll::Pending, Poll::Ready);
         };
         let place = *this.place.get_or_insert_with(|| {
             waiters.free.pop().unwrap_or_else(|| {
@@ -129,7 +134,7 @@ impl Future for Landing {
     }
 }
 
-impl Drop for Landing {
+impl Drop for Waiter {
     fn drop(&mut self) {
         let Some(place) = self.place else { return };
         let waker = lock(&self.flight.waiters).as_mut().and_then(|waiters| {

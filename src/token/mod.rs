@@ -4,14 +4,15 @@
 //! This folder knows neither token endpoints nor request bodies: a source may be anything that
 //! can produce a [`TokenResponse`].
 
+mod backoff;
 mod budget;
 mod cache;
 mod flight;
 pub(crate) mod jwt;
 #[cfg(all(oauth2_loom, test))]
 mod model;
+mod keep_warm;
 mod random;
-mod rejection;
 mod renewal;
 mod replacement;
 mod schedule;
@@ -19,6 +20,7 @@ mod shared;
 mod snapshot;
 mod source;
 mod state;
+mod waiting;
 
 #[cfg(test)]
 pub(crate) use self::source::Lifetime;
@@ -30,10 +32,10 @@ pub use self::{
 };
 pub(crate) use self::{
     flight::Outcome,
-    rejection::{Sending, Staleness},
     renewal::in_runtime,
-    shared::{Acquiring, Replacing, Settings, Shared, Warmth},
+    shared::{Answer, Hand, Reason, RejectAction, Settings, Shared, Warmth},
     snapshot::Snapshot,
     source::{sensitive_header, unshared},
-    state::{Answer, Hand, Rejection},
+    state::{Call, Rejected, Sending, Staleness, Trigger},
+    waiting::{Acquiring, Replacing},
 };

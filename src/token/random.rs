@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Random {
     state: u64,
 }
@@ -18,6 +18,11 @@ impl Random {
 
     pub(crate) fn seeded(seed: u64) -> Self {
         Self { state: seed }
+    }
+
+    /// Returns randomness for somebody else.
+    pub(crate) fn split(&mut self) -> Self {
+        Self::seeded(self.next())
     }
 
     pub(crate) fn next(&mut self) -> u64 {
@@ -36,6 +41,11 @@ impl Random {
     /// `around`, give or take a fifth.
     pub(crate) fn spread(&mut self, around: Duration) -> Duration {
         around.mul_f64(0.8 + 0.4 * self.unit())
+    }
+
+    /// `most`, less up to two fifths: the spread of a cap that must hold.
+    pub(crate) fn spread_below(&mut self, most: Duration) -> Duration {
+        most.mul_f64(1.0 - 0.4 * self.unit())
     }
 
     /// Uniform in `[0, 1)`.

@@ -1,20 +1,27 @@
 //! The renewal itself: a task of its own that asks the source, again where that helps, and ends at
-//! its deadline. No caller can cancel it; whatever ends it early is an outcome, too.
+//! its deadline. No caller can cancel it; whatever ends it early completes its flight, too.
 
 use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
     sync::{Arc, Weak},
+    task::{Context, Poll},
+    thread,
     time::Duration,
 };
 
-use tokio::{runtime::Handle, time};
+use tokio::{
+    runtime::Handle,
+    time::{self, Sleep},
+};
 
 use super::{
-    flight::{Flight, Outcome},
+    backoff::{Next, next_attempt},
+    flight::{Completion, Flight},
     random::Random,
-    schedule::{Next, next_attempt},
-    shared::{Shared, interrupted},
-    source::{Attempt, Lifetime, TokenResponse, TokenSource},
-    state::Renewing,
+    shared::{End, Shared, interrupted},
+    source::{Attempt, BoxFuture, Lifetime, TokenResponse, TokenSource},
+    state::{FlightId, Launch},
 };
 use crate::{
     clock::{Clock, Now},
@@ -22,55 +29,57 @@ use crate::{
     telemetry,
 };
 
-/// The longest nap of the timer: after each it looks at both clocks.
-const NAP: Duration = Duration::from_secs(30);
+/// The most attempts that one renewal has in flight at once.
+const MAX_ASKED: usize = 3;
 
-/// The least pause of the timer between two renewals: a source that panics every time, or tokens
-/// that live for milliseconds, must not keep it spinning.
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// Whether a renewal can be started here.
+/// Returns `true` if a renewal can be started here.
 pub(crate) fn in_runtime() -> bool {
     Handle::try_current().is_ok()
 }
 
-/// Flies `flight` on a task of its own. Not under a lock: a runtime that is shutting down drops
-/// the task on the spot.
-pub(crate) fn launch(shared: &Arc<Shared>, flight: Arc<Flight>) {
-    let pilot = Pilot {
+/// Runs the renewal on a task of its own. Not under a lock: a runtime that is shutting down drops
+/// the task immediately.
+pub(crate) fn launch(shared: &Arc<Shared>, launch: Launch, flight: Arc<Flight>, random: Random) {
+    let guard = RenewalGuard {
         shared: Arc::downgrade(shared),
+        launch,
         flight,
         version: 0,
-        tally: Tally::default(),
-        landed: false,
+        counts: AttemptCounts::default(),
+        has_ended: false,
         since: shared.clock.now(),
         span: telemetry::RenewalSpan::new(),
     };
     #[cfg(all(oauth2_loom, test))]
-    return super::model::fly(shared, pilot);
+    {
+        drop(random);
+        super::model::run(shared, guard);
+    }
     #[cfg(not(all(oauth2_loom, test)))]
-    spawn(shared, pilot);
+    spawn(shared, guard, random);
 }
 
 #[cfg_attr(
     all(oauth2_loom, test),
     allow(dead_code, reason = "the model has threads in place of tasks")
 )]
-fn spawn(shared: &Arc<Shared>, pilot: Pilot) {
+fn spawn(shared: &Arc<Shared>, guard: RenewalGuard, random: Random) {
     let Ok(runtime) = Handle::try_current() else {
-        pilot.finish(Err(interrupted("a token must be asked for, and there is no Tokio runtime")));
+        shared.attempt_failed(true);
+        let error = interrupted("a token must be asked for, and there is no Tokio runtime");
+        guard.finish(Err(error));
         return;
     };
     let timeouts = Timeouts {
         attempt: shared.settings.attempt_timeout,
         renewal: shared.settings.renewal_timeout,
     };
+    let flight = guard.launch.flight;
     let source = Arc::clone(&shared.source);
     let clock = shared.clock.clone();
-    let random = shared.seed();
-    let span = pilot.span.clone();
-    let task = runtime.spawn(telemetry::within(span, pilot.fly(source, clock, random, timeouts)));
-    shared.renewal_runs(task.abort_handle());
+    let span = guard.span.clone();
+    let task = runtime.spawn(telemetry::within(span, guard.run(source, clock, random, timeouts)));
+    shared.renewal_runs(flight, task.abort_handle());
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -79,139 +88,253 @@ struct Timeouts {
     renewal: Duration,
 }
 
-/// Sees to it that the flight lands: also when its task panics, is aborted, or loses its runtime.
+/// Completes the flight: also when its task panics, is aborted, or loses its runtime.
 #[derive(Debug)]
-pub(crate) struct Pilot {
+pub(crate) struct RenewalGuard {
     /// Weak: a renewal keeps no cache alive.
     shared: Weak<Shared>,
+    launch: Launch,
     flight: Arc<Flight>,
     version: u64,
-    tally: Tally,
-    landed: bool,
+    counts: AttemptCounts,
+    has_ended: bool,
     since: Now,
     span: telemetry::RenewalSpan,
 }
 
-/// What a renewal has come to, whatever ends it.
+/// The numbers of a renewal, however it ends.
 #[derive(Clone, Copy, Debug, Default)]
-struct Tally {
+struct AttemptCounts {
     /// How often the source was asked.
     attempts: u32,
-    /// Tokens that it was given and that are of no use.
+    /// Tokens that were issued and are of no use.
     wasted: u32,
 }
 
-impl Pilot {
-    async fn fly(
+impl RenewalGuard {
+    async fn run(
         mut self,
         source: Arc<dyn TokenSource>,
         clock: Clock,
-        mut random: Random,
+        random: Random,
         timeouts: Timeouts,
     ) {
         // Before the first attempt: a change during it must be noticed.
         self.version = source.credentials_version();
-        let result = renew(&*source, &clock, &mut random, timeouts, &mut self.tally).await;
+        let result = self.renew(&*source, &clock, random, timeouts).await;
         self.finish(result);
     }
 
     pub(crate) fn finish(mut self, result: Result<(TokenResponse, Now), TokenError>) {
-        self.land(result);
+        self.end(result, false);
     }
 
-    fn land(&mut self, result: Result<(TokenResponse, Now), TokenError>) {
-        self.landed = true;
+    fn end(&mut self, result: Result<(TokenResponse, Now), TokenError>, is_cut_short: bool) {
+        self.has_ended = true;
+        let is_interrupted =
+            matches!(&result, Err(error) if error.class() == ErrorClass::Interrupted)
+                && !thread::panicking();
+        let end = End {
+            result,
+            credentials_version: self.version,
+            wasted: self.counts.wasted,
+            is_interrupted,
+        };
         match self.shared.upgrade() {
             Some(shared) => {
-                let outcome = shared.finish(&self.flight, result, self.version, self.tally.wasted);
+                let outcome = shared.finish(self.launch.flight, &self.flight, end);
                 let took = shared.clock.now().since(self.since);
-                telemetry::renewed(&self.span, &outcome, self.tally.attempts, took);
+                let (trigger, attempts) = (self.launch.trigger, self.counts.attempts);
+                telemetry::renewed(&self.span, trigger, &outcome, attempts, took);
             }
-            None => self.flight.land(Err(interrupted("the token's cache is gone")), None),
+            None => self.flight.complete(Completion {
+                outcome: Err(interrupted("the token's cache is gone")),
+                no_token_in_epoch: None,
+                is_interrupted: is_cut_short,
+            }),
         }
     }
-}
 
-impl Drop for Pilot {
-    fn drop(&mut self) {
-        if !self.landed {
-            self.land(Err(interrupted(
-                "the renewal was cut short: its task panicked or was aborted, or its runtime was shut down",
-            )));
-        }
-    }
-}
-
-/// Asks `source` until it answers, gives a reason to stop, or time is up. With a token comes the
-/// moment before it was asked for.
-async fn renew(
-    source: &dyn TokenSource,
-    clock: &Clock,
-    random: &mut Random,
-    timeouts: Timeouts,
-    tally: &mut Tally,
-) -> Result<(TokenResponse, Now), TokenError> {
-    let mut last = None;
-    let asking = async {
-        let mut attempt = Attempt::first();
+    /// Asks `source` until it answers, gives a reason to stop, or time is up. With a token comes the
+    /// moment before it was asked for.
+    ///
+    /// An attempt that is slow is joined by another, and not given up: the answer that arrives first
+    /// counts. So a connection that is dead is left behind after one attempt's timeout, and a server
+    /// that takes longer than that still serves.
+    async fn renew(
+        &mut self,
+        source: &dyn TokenSource,
+        clock: &Clock,
+        mut random: Random,
+        timeouts: Timeouts,
+    ) -> Result<(TokenResponse, Now), TokenError> {
+        let start = clock.now();
+        let mut deadline = Box::pin(time::sleep(timeouts.renewal));
+        let mut asked = Vec::with_capacity(1);
+        let mut next = Some(Attempt::first(self.launch.trigger));
+        let mut timer = None;
+        let mut last: Option<TokenError> = None;
         loop {
-            tally.attempts = attempt.number();
-            let t0 = clock.now();
-            let answer = time::timeout(timeouts.attempt, source.fetch(attempt)).await;
+            if timer.is_none()
+                && let Some(attempt) = next.take()
+            {
+                self.counts.attempts = attempt.number();
+                let (t0, future) = (clock.now(), source.fetch(attempt));
+                asked.push(Asked { attempt, t0, future });
+                next = Some(attempt.beside()).filter(|_| asked.len() < MAX_ASKED);
+                timer = next.is_some().then(|| Box::pin(time::sleep(timeouts.attempt)));
+            }
+            let (attempt, t0, answer) = match step(&mut asked, &mut timer, &mut deadline).await {
+                Step::Answered(attempt, t0, answer) => (attempt, t0, answer),
+                Step::Due => {
+                    timer = None;
+                    if let Err(error) = self.reserve() {
+                        next = None;
+                        if asked.is_empty() {
+                            return Err(last.unwrap_or(error));
+                        }
+                    }
+                    continue;
+                }
+                Step::Late => {
+                    let error = timed_out(timeouts.renewal);
+                    return Err(match last {
+                        Some(last) => error.with_source(last),
+                        None => error,
+                    });
+                }
+            };
             let error = match answer {
-                Ok(Ok(response)) if !has_expired(&response, clock.now().since(t0)) => {
+                Ok(response) if !has_expired(&response, clock.now().since(t0)) => {
                     return Ok((response, t0));
                 }
-                Ok(Ok(_)) => {
-                    tally.wasted += 1;
+                Ok(_) => {
+                    self.counts.wasted += 1;
+                    self.attempt_failed(false);
                     TokenError::new(
                         ErrorClass::Transient,
                         "the token had expired when it arrived: the answer took longer than it lives",
                     )
                 }
-                Ok(Err(error)) => {
-                    if was_issued(&error) {
-                        tally.wasted += 1;
-                    }
+                Err(error) => {
+                    self.counts.wasted += u32::from(was_issued(&error));
+                    self.attempt_failed(!may_have_issued(&error));
                     same_credentials(last.take(), error)
                 }
-                Err(_) => timed_out("the token endpoint did not answer within", timeouts.attempt),
             };
             telemetry::attempt_failed(attempt.number(), &error);
-            let next = next_attempt(&error, attempt.number(), random);
-            attempt = attempt.after(&error);
-            let Next::Retry(delay) = next else {
-                return Err(error);
-            };
+            let number = attempt.number().max(self.counts.attempts);
+            match next_attempt(&error, number, self.launch.attempts, &mut random) {
+                Next::Retry(delay) if fits(delay, start, clock.now(), timeouts.renewal) => {
+                    next = Some(attempt.after(number, &error));
+                    timer = Some(Box::pin(time::sleep(delay)));
+                }
+                // Others are still in flight.
+                _ if !asked.is_empty() => (next, timer) = (None, None),
+                // With a wait that does not fit, the server's reason is told at once.
+                _ => return Err(error),
+            }
             last = Some(error);
-            time::sleep(delay).await;
         }
-    };
-    match time::timeout(timeouts.renewal, asking).await {
-        Ok(result) => result,
-        Err(_) => {
-            let error = timed_out("no attempt to get a token succeeded within", timeouts.renewal);
-            Err(match last {
-                Some(last) => error.with_source(last),
-                None => error,
-            })
+    }
+
+    /// Reserves budget for an attempt after the first.
+    fn reserve(&self) -> Result<(), TokenError> {
+        match self.shared.upgrade() {
+            Some(shared) => shared.attempt_starts(self.launch.flight),
+            None => Ok(()),
+        }
+    }
+
+    fn attempt_failed(&self, is_free: bool) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.attempt_failed(is_free);
         }
     }
 }
 
-/// Nobody could use it; who waits would ask for the next one, and so on. (A host that was suspended
-/// meanwhile gets another at the next attempt.)
+impl Drop for RenewalGuard {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let error = interrupted(
+                "the renewal was cut short: its task panicked or was aborted, or its runtime was shut down",
+            );
+            self.end(Err(error), true);
+        }
+    }
+}
+
+/// An attempt in flight.
+struct Asked<'a> {
+    attempt: Attempt,
+    /// The moment before the source was asked.
+    t0: Now,
+    future: BoxFuture<'a, Result<TokenResponse, TokenError>>,
+}
+
+/// The next thing that happens in a renewal.
+enum Step {
+    Answered(Attempt, Now, Result<TokenResponse, TokenError>),
+    /// The timer has run out: another attempt is due.
+    Due,
+    /// The renewal's time is up.
+    Late,
+}
+
+/// Waits for the next thing that happens. Answers come first: after a freeze of the process all
+/// timers are due, and an answer that has arrived still counts.
+async fn step(
+    asked: &mut Vec<Asked<'_>>,
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    deadline: &mut Pin<Box<Sleep>>,
+) -> Step {
+    poll_fn(|cx: &mut Context<'_>| {
+        for index in 0..asked.len() {
+            if let Some(one) = asked.get_mut(index)
+                && let Poll::Ready(answer) = one.future.as_mut().poll(cx)
+            {
+                let Asked { attempt, t0, .. } = asked.remove(index);
+                return Poll::Ready(Step::Answered(attempt, t0, answer));
+            }
+        }
+        if deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Step::Late);
+        }
+        match timer {
+            Some(timer) => timer.as_mut().poll(cx).map(|()| Step::Due),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// A wait of `delay` from `now` ends before the renewal's deadline.
+fn fits(delay: Duration, start: Now, now: Now, limit: Duration) -> bool {
+    now.mono.saturating_sub(start.mono).saturating_add(delay) < limit
+}
+
+/// Nobody could use it; whoever waits would ask for the next one, and so on. (A host that was
+/// suspended meanwhile gets another at the next attempt.)
 fn has_expired(response: &TokenResponse, age: Duration) -> bool {
     matches!(response.lifetime(), Lifetime::Of(lifetime) if !lifetime.is_zero() && lifetime <= age)
 }
 
-/// The answer could not be understood, but the server will have counted it.
+/// The answer was a success that could not be understood: the server will have counted it.
 fn was_issued(error: &TokenError) -> bool {
     error.class() == ErrorClass::Malformed
         && error.status().is_some_and(|status| status.is_success())
 }
 
-/// The source had no other credentials to try: what the server said of them stands.
+/// The server may have issued a token, although none arrived: it answered with a success or broke
+/// while it worked on the request, or the connection broke after the request was sent.
+fn may_have_issued(error: &TokenError) -> bool {
+    error.may_have_issued()
+        || error.status().is_some_and(|status| {
+            status.is_success() || matches!(status.as_u16(), 500 | 502 | 504)
+        })
+}
+
+/// The source had no other credentials to try: the server's word on them stands.
 fn same_credentials(former: Option<TokenError>, error: TokenError) -> TokenError {
     match former {
         Some(former)
@@ -223,41 +346,10 @@ fn same_credentials(former: Option<TokenError>, error: TokenError) -> TokenError
     }
 }
 
-fn timed_out(what: &str, limit: Duration) -> TokenError {
-    TokenError::new(ErrorClass::Transient, format!("{what} {limit:?}"))
-}
-
-/// Renews without a request to set it off, from now on. The timer sets off one renewal and ends;
-/// the end of that renewal, with `outcome`, starts the next timer.
-pub(crate) fn keep_warm(shared: &Arc<Shared>, outcome: &Outcome) {
-    let Ok(runtime) = Handle::try_current() else {
-        return;
-    };
-    let weak = Arc::downgrade(shared);
-    let clock = shared.clock.clone();
-    // A failure that is not remembered leaves nothing to wait for: without a pause, a source that
-    // panics would be asked again and again.
-    let pause = match outcome {
-        Err(error) if error.retry_at().is_none() => NAP,
-        _ => PAUSE,
-    };
-    let timer = async move {
-        time::sleep(pause).await;
-        loop {
-            let now = clock.now();
-            let Some(shared) = weak.upgrade() else { return };
-            let Some(due) = shared.due(now) else { return };
-            let mut nap = due.mono.saturating_sub(now.mono);
-            if !now.is_before(due) {
-                if let Renewing::Yes = shared.renew_in_background(now) {
-                    return;
-                }
-                // The budget keeps it back.
-                nap = NAP;
-            }
-            drop(shared);
-            time::sleep(nap.min(NAP)).await;
-        }
-    };
-    shared.timer_runs(runtime.spawn(timer).abort_handle());
+fn timed_out(limit: Duration) -> TokenError {
+    TokenError::new(
+        ErrorClass::Transient,
+        format!("the token endpoint did not answer within {limit:?}"),
+    )
+    .with_unknown_outcome()
 }

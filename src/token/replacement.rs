@@ -11,9 +11,10 @@ use std::{
 };
 
 use super::{
-    shared::{Replacing, Shared},
+    shared::{Reason, RejectAction, Shared},
     snapshot::AccessToken,
-    state::{Rejection, Standstill},
+    state::{Call, Staleness},
+    waiting::Replacing,
 };
 use crate::error::TokenError;
 
@@ -30,12 +31,19 @@ enum Replaced {
 }
 
 impl Replacement {
-    /// What `rejection`, of the token of generation `rejected`, comes to.
-    pub(crate) fn new(shared: &Arc<Shared>, rejection: Rejection, rejected: u64) -> Self {
-        let state = match rejection {
-            Rejection::Replay(snapshot) => Replaced::Ready(Some(Ok(AccessToken::new(snapshot)))),
-            Rejection::Wait(flight) => Replaced::Waiting(Replacing::new(shared, &flight, rejected)),
-            Rejection::Stand(why) => Replaced::Ready(Some(Err(NotReplaced::new(why)))),
+    /// Returns what `action` comes to, for a `call` that was rejected.
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        action: RejectAction,
+        call: Call,
+        staleness: Staleness,
+    ) -> Self {
+        let state = match action {
+            RejectAction::Retry(token) => Replaced::Ready(Some(Ok(AccessToken::new(token)))),
+            RejectAction::Wait(flight) => {
+                Replaced::Waiting(Replacing::new(shared, &flight, call, staleness))
+            }
+            RejectAction::GiveUp(reason) => Replaced::Ready(Some(Err(NotReplaced::new(reason)))),
         };
         Self { state }
     }
@@ -76,12 +84,12 @@ pub struct NotReplaced {
 
 #[derive(Clone, Debug)]
 enum Why {
-    Stands(Standstill),
+    Stands(Reason),
     NotReplayable,
 }
 
 impl NotReplaced {
-    pub(crate) fn new(why: Standstill) -> Self {
+    pub(crate) fn new(why: Reason) -> Self {
         Self { why: Why::Stands(why) }
     }
 
@@ -93,7 +101,7 @@ impl NotReplaced {
     #[must_use]
     pub fn error(&self) -> Option<&TokenError> {
         match &self.why {
-            Why::Stands(Standstill::Failed(error)) => Some(error),
+            Why::Stands(Reason::Failed(error)) => Some(error),
             _ => None,
         }
     }
@@ -109,15 +117,15 @@ impl NotReplaced {
     /// Renewals were of no use lately, so none was forced.
     #[must_use]
     pub fn is_cooling_down(&self) -> bool {
-        matches!(self.why, Why::Stands(Standstill::Cooldown { .. }))
+        matches!(self.why, Why::Stands(Reason::Cooldown { .. }))
     }
 
     /// When a newer token will be asked for again, if that is known.
     #[must_use]
     pub fn retry_at(&self) -> Option<SystemTime> {
         match &self.why {
-            Why::Stands(Standstill::Cooldown { until }) => Some(*until),
-            Why::Stands(Standstill::Failed(error)) => error.retry_at(),
+            Why::Stands(Reason::Cooldown { until }) => Some(*until),
+            Why::Stands(Reason::Failed(error)) => error.retry_at(),
             _ => None,
         }
     }
@@ -126,7 +134,7 @@ impl NotReplaced {
     /// server had no other token to give.
     #[must_use]
     pub fn is_futile(&self) -> bool {
-        matches!(self.why, Why::Stands(Standstill::ReplayRejected | Standstill::SameToken))
+        matches!(self.why, Why::Stands(Reason::ReplayRejected | Reason::SameToken))
     }
 }
 
@@ -134,16 +142,16 @@ impl fmt::Display for NotReplaced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.why {
             Why::NotReplayable => f.write_str("the request could not be sent again"),
-            Why::Stands(Standstill::SameToken) => {
+            Why::Stands(Reason::SameToken) => {
                 f.write_str("the authorization server has no newer token")
             }
-            Why::Stands(Standstill::Cooldown { .. }) => {
+            Why::Stands(Reason::Cooldown { .. }) => {
                 f.write_str("newer tokens were rejected as well, so none is asked for now")
             }
-            Why::Stands(Standstill::ReplayRejected) => {
+            Why::Stands(Reason::ReplayRejected) => {
                 f.write_str("the newer token was rejected as well")
             }
-            Why::Stands(Standstill::Failed(error)) => write!(f, "no newer token: {error}"),
+            Why::Stands(Reason::Failed(error)) => write!(f, "no newer token: {error}"),
         }
     }
 }

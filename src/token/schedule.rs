@@ -10,10 +10,7 @@
 use std::time::Duration;
 
 use super::{random::Random, source::Lifetime};
-use crate::{
-    clock::Now,
-    error::{ErrorClass, TokenError},
-};
+use crate::clock::Now;
 
 /// By default a renewal may take this long in all, and one attempt of it this long.
 pub(crate) const RENEWAL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -89,6 +86,12 @@ impl Schedule {
         Self { soft: self.expiry, hard: self.expiry, ..self }
     }
 
+    /// The schedule of a token without a lifetime, which was asked for at `t0`.
+    pub(crate) fn uncacheable(t0: Now) -> Self {
+        let none = Duration::ZERO;
+        Self { t0, soft: none, hard: none, expiry: none }
+    }
+
     /// It serves those who waited for it, and nobody else.
     pub(crate) fn is_for_once(&self) -> bool {
         self.expiry.is_zero()
@@ -105,6 +108,24 @@ impl Schedule {
         } else {
             Standing::Expired
         }
+    }
+
+    /// It may go out at `now`.
+    pub(crate) fn is_usable(&self, now: Now) -> bool {
+        self.standing(now) != Standing::Expired
+    }
+
+    pub(crate) fn is_before_soft(&self, now: Now) -> bool {
+        self.standing(now) == Standing::Fresh
+    }
+
+    pub(crate) fn is_before_hard(&self, now: Now) -> bool {
+        matches!(self.standing(now), Standing::Fresh | Standing::Soft)
+    }
+
+    /// How long it may still go out.
+    pub(crate) fn left(&self, now: Now) -> Duration {
+        self.expiry.saturating_sub(now.since(self.t0))
     }
 
     pub(crate) fn soft_at(&self) -> Now {
@@ -129,73 +150,6 @@ impl Schedule {
         let slack = (other.expiry / 20).min(Duration::from_secs(5));
         self.expires_at().mono <= other.expires_at().mono.saturating_add(slack)
     }
-}
-
-/// How the failures so far keep the next renewal back.
-///
-/// `failures` counts consecutive failed renewals of one class; another class starts again at one.
-pub(crate) fn backoff(error: &TokenError, failures: u32, random: &mut Random) -> Option<Duration> {
-    let secs = Duration::from_secs;
-    let doubled = |first: u64, cap: u64| {
-        secs(first).saturating_mul(1_u32 << failures.saturating_sub(1).min(20)).min(secs(cap))
-    };
-    Some(match error.class() {
-        ErrorClass::Transient => random.spread(doubled(1, 60)).min(secs(60)),
-        // The cache's own budget says itself when there is a token again; this is a source's.
-        ErrorClass::Throttled | ErrorClass::Budget => {
-            // Zero, or a date that has passed: no leave to ask again at once, and again.
-            let asked = error.retry_after().filter(|delay| !delay.is_zero());
-            asked.unwrap_or_else(|| doubled(5, 120)).min(secs(15 * 60))
-        }
-        ErrorClass::Credentials => doubled(30, 600),
-        ErrorClass::Request | ErrorClass::Origin => secs(60),
-        ErrorClass::Malformed => doubled(5, 60),
-        ErrorClass::Interrupted => return None,
-    })
-}
-
-/// After a failed attempt within one renewal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// Ask again after this delay.
-    Retry(Duration),
-    GiveUp,
-}
-
-/// What follows the failed attempt `number` (from 1).
-pub(crate) fn next_attempt(error: &TokenError, number: u32, random: &mut Random) -> Next {
-    match error.class() {
-        ErrorClass::Transient if number < 3 => {
-            let ceiling = Duration::from_millis(200).saturating_mul(1 << (2 * (number - 1)));
-            Next::Retry(random.up_to(ceiling.min(Duration::from_secs(2))))
-        }
-        ErrorClass::Throttled | ErrorClass::Budget if number < 3 => match error.retry_after() {
-            Some(delay) if delay <= Duration::from_secs(5) => Next::Retry(delay),
-            _ => Next::GiveUp,
-        },
-        // The source sends nothing unless the credentials have changed since they were refused.
-        ErrorClass::Credentials if number < 2 && error.fingerprint().is_some() => {
-            Next::Retry(Duration::ZERO)
-        }
-        ErrorClass::Malformed if number < 2 => Next::Retry(Duration::ZERO),
-        _ => Next::GiveUp,
-    }
-}
-
-/// For how long no renewal is forced after the `n`-th futile one in a row (from 1).
-pub(crate) fn cooldown(n: u32, accepted_elsewhere: Accepted) -> Duration {
-    let cap = match accepted_elsewhere {
-        Accepted::BySome => Duration::from_secs(60),
-        Accepted::ByNone => Duration::from_secs(300),
-    };
-    Duration::from_secs(10).saturating_mul(1_u32 << n.saturating_sub(1).min(20)).min(cap)
-}
-
-/// Whether the token that one request could not use is accepted by others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Accepted {
-    BySome,
-    ByNone,
 }
 
 #[cfg(test)]
@@ -295,84 +249,6 @@ mod tests {
         assert_eq!(token.standing(back), Standing::Fresh);
         let back_for_long = Now { mono: T0.mono + secs(3600.0), wall: T0.wall };
         assert_eq!(token.standing(back_for_long), Standing::Expired);
-    }
-
-    fn error(class: ErrorClass) -> TokenError {
-        TokenError::new(class, "x")
-    }
-
-    #[test]
-    fn backoff_is_by_class_and_capped() {
-        let mut random = Random::seeded(3);
-        let mut at = |class, failures| backoff(&error(class), failures, &mut random).unwrap();
-        for (n, base) in [(1, 1.0), (2, 2.0), (5, 16.0)] {
-            let delay = at(ErrorClass::Transient, n).as_secs_f64();
-            assert!((base * 0.8..=base * 1.2).contains(&delay), "{n}: {delay}");
-        }
-        for n in 7..100 {
-            assert!(at(ErrorClass::Transient, n) <= secs(60.0));
-        }
-        assert_eq!(at(ErrorClass::Credentials, 1), secs(30.0));
-        assert_eq!(at(ErrorClass::Credentials, 2), secs(60.0));
-        assert_eq!(at(ErrorClass::Credentials, u32::MAX), secs(600.0));
-        assert_eq!(at(ErrorClass::Request, 9), secs(60.0));
-        assert_eq!(at(ErrorClass::Malformed, 1), secs(5.0));
-        assert_eq!(at(ErrorClass::Malformed, 40), secs(60.0));
-        assert_eq!(at(ErrorClass::Throttled, 1), secs(5.0));
-        assert_eq!(at(ErrorClass::Throttled, 40), secs(120.0));
-        assert_eq!(at(ErrorClass::Budget, 2), secs(10.0));
-        let asked = error(ErrorClass::Throttled).with_retry_after(secs(20.0));
-        assert_eq!(backoff(&asked, 1, &mut random), Some(secs(20.0)));
-        let a_day = error(ErrorClass::Throttled).with_retry_after(secs(86_400.0));
-        assert_eq!(backoff(&a_day, 1, &mut random), Some(secs(900.0)));
-        assert_eq!(backoff(&error(ErrorClass::Interrupted), 1, &mut random), None);
-    }
-
-    #[test]
-    fn attempts_within_a_renewal_are_by_class() {
-        let mut random = Random::seeded(3);
-        let transient = error(ErrorClass::Transient);
-        let mut longest = Duration::ZERO;
-        for _ in 0..1000 {
-            for number in [1, 2] {
-                let Next::Retry(delay) = next_attempt(&transient, number, &mut random) else {
-                    panic!("given up");
-                };
-                longest = longest.max(delay);
-            }
-        }
-        assert!(longest > secs(0.5) && longest <= secs(2.0), "{longest:?}");
-        assert_eq!(next_attempt(&transient, 3, &mut random), Next::GiveUp);
-        let soon = error(ErrorClass::Throttled).with_retry_after(secs(5.0));
-        assert_eq!(next_attempt(&soon, 1, &mut random), Next::Retry(secs(5.0)));
-        let later = error(ErrorClass::Throttled).with_retry_after(secs(5.1));
-        assert_eq!(next_attempt(&later, 1, &mut random), Next::GiveUp);
-        assert_eq!(next_attempt(&error(ErrorClass::Throttled), 1, &mut random), Next::GiveUp);
-        assert_eq!(next_attempt(&error(ErrorClass::Request), 1, &mut random), Next::GiveUp);
-        let malformed = error(ErrorClass::Malformed);
-        assert_eq!(next_attempt(&malformed, 1, &mut random), Next::Retry(Duration::ZERO));
-        assert_eq!(next_attempt(&malformed, 2, &mut random), Next::GiveUp);
-        let refused = error(ErrorClass::Credentials);
-        assert_eq!(next_attempt(&refused, 1, &mut random), Next::GiveUp, "nothing to compare");
-        let refused = refused.with_fingerprint(7);
-        assert_eq!(next_attempt(&refused, 1, &mut random), Next::Retry(Duration::ZERO));
-        assert_eq!(next_attempt(&refused, 2, &mut random), Next::GiveUp);
-    }
-
-    #[test]
-    fn an_api_that_refuses_everything_costs_eight_renewals_in_ten_minutes_at_the_most() {
-        let within = |accepted| {
-            let mut now = Duration::ZERO;
-            let mut renewals = 0;
-            while now < secs(600.0) {
-                renewals += 1;
-                now += cooldown(renewals, accepted);
-            }
-            renewals
-        };
-        assert!(within(Accepted::ByNone) <= 7, "{}", within(Accepted::ByNone));
-        assert!(within(Accepted::BySome) <= 14, "{}", within(Accepted::BySome));
-        assert_eq!(cooldown(u32::MAX, Accepted::ByNone), secs(300.0));
     }
 
     /// A server that hands out a token again says of it what is left, in whole seconds; one that has

@@ -10,7 +10,7 @@ use std::{
 use http::HeaderValue;
 
 use super::{
-    schedule::{Schedule, Standing},
+    schedule::Schedule,
     source::{Scheme, TokenResponse, secret_text},
 };
 use crate::clock::Now;
@@ -23,11 +23,11 @@ pub struct AccessToken {
     snapshot: Arc<Snapshot>,
 }
 
+/// A token as it was issued.
 pub(crate) struct Snapshot {
-    /// Numbers the tokens of one cache, from 1.
+    /// The number of the token in its cache, from 1. A token that the server hands out again keeps
+    /// its number.
     pub(crate) generation: u64,
-    /// The generation in which this very token was first seen: servers hand out a token again.
-    pub(crate) first_seen: u64,
     pub(crate) header: HeaderValue,
     pub(crate) schedule: Schedule,
     /// It came because a request was rejected.
@@ -37,39 +37,26 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// What `response` becomes as the token after `former`.
     pub(crate) fn new(
         response: TokenResponse,
-        mut schedule: Schedule,
         generation: u64,
+        schedule: Schedule,
         forced: bool,
-        former: Option<&Self>,
     ) -> Self {
         let (header, scheme, scope) = response.into_parts();
-        let mut first_seen = generation;
-        if let Some(former) = former.filter(|former| former.header == header) {
-            first_seen = former.first_seen;
-            // The same token with the same end: asking again and again would bring nothing.
-            if schedule.ends_with(&former.schedule) {
-                schedule = schedule.again(&former.schedule, forced);
-            }
-        }
-        Self { generation, first_seen, header, schedule, forced, scheme, scope }
+        Self { generation, header, schedule, forced, scheme, scope }
     }
 
-    /// The same token, to be used to its end before another is asked for.
-    pub(crate) fn to_the_end(&self) -> Self {
-        Self {
-            header: self.header.clone(),
-            schedule: self.schedule.to_the_end(),
-            scope: self.scope.clone(),
-            ..*self
-        }
+    /// Returns the same token under another number, or with another schedule.
+    pub(crate) fn renumbered(&self, generation: u64, schedule: Schedule, forced: bool) -> Self {
+        let (header, scope) = (self.header.clone(), self.scope.clone());
+        Self { generation, header, schedule, forced, scheme: self.scheme, scope }
     }
 
-    /// May it go out at `now`? A token of no lifetime serves those who waited for it.
+    /// Returns `true` if it may go out at `now`. An uncacheable token serves those who waited for
+    /// it, whenever that is.
     pub(crate) fn is_usable(&self, now: Now) -> bool {
-        self.schedule.is_for_once() || self.schedule.standing(now) != Standing::Expired
+        self.schedule.is_for_once() || self.schedule.is_usable(now)
     }
 }
 
@@ -130,7 +117,6 @@ impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
             .field("generation", &self.generation)
-            .field("first_seen", &self.first_seen)
             .field("schedule", &self.schedule)
             .field("forced", &self.forced)
             .finish_non_exhaustive()

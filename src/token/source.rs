@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
+use super::state::Trigger;
 use crate::error::{ErrorClass, TokenError};
 
 /// A boxed future, as the traits of this crate return it: they run once in a token's lifetime.
@@ -61,17 +62,38 @@ impl<T: TokenSource + ?Sized> TokenSource for Arc<T> {
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
     number: u32,
+    trigger: Trigger,
     refused: Option<u64>,
 }
 
 impl Attempt {
-    pub(crate) fn first() -> Self {
-        Self { number: 1, refused: None }
+    pub(crate) fn first(trigger: Trigger) -> Self {
+        Self { number: 1, trigger, refused: None }
     }
 
-    /// The attempt that follows `error`.
-    pub(crate) fn after(self, error: &TokenError) -> Self {
-        Self { number: self.number.saturating_add(1), refused: error.fingerprint() }
+    /// Returns the attempt that is made beside this one, which is slow.
+    pub(crate) fn beside(self) -> Self {
+        Self { number: self.number.saturating_add(1), ..self }
+    }
+
+    /// Returns the attempt that follows this one, which ended with `error`. It is the one after
+    /// `number`.
+    pub(crate) fn after(self, number: u32, error: &TokenError) -> Self {
+        Self { number: number.saturating_add(1), refused: error.fingerprint(), ..self }
+    }
+
+    /// Returns the reason for the renewal: `cold`, `soft`, `hard`, `forced` or `warmup`.
+    ///
+    /// - `cold`: a request had no usable token.
+    /// - `soft`: a request's token was in its soft window, and is still used.
+    /// - `hard`: a request's token was about to expire.
+    /// - `forced`: an API rejected the token.
+    /// - `warmup`: a timer renewed the token without a request (`keep_warm`).
+    ///
+    /// Events use the same words.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        self.trigger.as_str()
     }
 
     /// 1 for the first attempt of a renewal.
@@ -249,6 +271,11 @@ impl TokenResponse {
     pub fn scope(mut self, scope: impl Into<String>) -> Self {
         self.scope = Some(scope.into().into_boxed_str());
         self
+    }
+
+    /// The token is the one that `header` carries.
+    pub(crate) fn has_header(&self, header: &HeaderValue) -> bool {
+        self.header == header
     }
 
     /// What is known of the lifetime.

@@ -1,399 +1,460 @@
-//! Everything a cache knows, and every decision it takes: use the token, renew it, wait, refuse.
+//! Every decision about one token, as data: use it, renew it, wait, refuse, replay.
 //!
-//! All of it happens under one lock, with `now` given, and does no I/O: what is to be done comes
-//! out as a value. `shared` holds the lock and does it. What follows from a rejection is in `reject`.
+//! [`State`] does no I/O, takes no lock, reads no clock and rolls no dice. It holds numbers and
+//! times only, so it can be cloned, compared and enumerated. The tokens' texts, the errors, the
+//! wakers and the tasks lie beside it in [`driver`](super::shared), which owns the lock.
+//!
+//! # Contract
+//!
+//! There are four kinds of methods, as in quinn-proto's `Connection`:
+//!
+//! - **A, getters**: [`newest`](State::newest), [`former`](State::former),
+//!   [`usable`](State::usable), [`due`](State::due), [`stale_refusal`](State::stale_refusal). They
+//!   change nothing.
+//! - **B, input**: [`on`](State::on) takes one [`Event`] and the time. The caller holds the lock
+//!   from before it gathers the event's facts (is the text the same as before?) until it has stored
+//!   what [`newest`](State::newest) and [`former`](State::former) say now.
+//! - **C, output**: [`Effects`] is everything that has to happen as a result. In this order: store
+//!   the tokens, change the epoch, release the lock, complete what is given up, launch, answer.
+//! - **D, construction**: [`State::new`].
+//!
+//! # Which token is used
+//!
+//! A renewal replaces a token that is still good, and some APIs do not accept the new one at once:
+//! its `nbf` lies ahead of their clock, or its key is not in their copy of the key set yet. So the
+//! former token is kept until it expires, unless it was rejected. N is the newest token, F the
+//! former one:
+//!
+//! ```text
+//!                     background renewal lands              401 with N
+//!            ┌───────────────────────────────▶ Trial ─────────────────────▶ Benched ◀─┐ 401 with
+//!            │                                  │  ▲   (F used, N waits:       │  │   │ the probe:
+//!            │              200 with N          │  │    1 s, doubling, ≤ 60 s) │  └───┘ pause × 2
+//!         Proven ◀──────────────────────────────┤  └───────────────────────────┤
+//!            ▲  ◀─────────────── 200 with N, by a probe, one request a pause ──┤
+//!            │                                  │                              │
+//!            │ 200 with N                       │ 401 with F, or F expires     │
+//!            └──────────────────────────────── Alone ◀─────────────────────────┘
+//!                                               ▲
+//!                 cold start, forced renewal ───┘
+//! ```
+//!
+//! In every phase the renewal follows N's schedule. F never comes back once it is dropped, so two
+//! tokens cannot alternate without end.
+//!
+//! # What a renewal is made for
+//!
+//! One renewal is in flight at a time. [`Trigger`] says why it was launched. A request that needs a
+//! newer token joins it, whatever its trigger.
 
-mod reject;
+mod acquire;
+mod failure;
+mod breaker;
+mod landing;
+mod rejection;
 
-use std::{mem, sync::Arc, time::Duration};
+use std::time::Duration;
 
-pub(crate) use self::reject::{Rejection, Standstill};
+pub(crate) use self::{
+    failure::Failed,
+    landing::{Landed, SameAs},
+    rejection::{Call, Rejected, Sending, Staleness},
+};
+use self::{
+    failure::{Failure, Streak},
+    breaker::Breaker,
+};
 use super::{
     budget::{Budget, Purpose},
-    flight::{Flight, Outcome},
-    random::Random,
-    rejection::Rejections,
-    schedule::{self, Schedule, Standing},
-    snapshot::Snapshot,
-    source::TokenResponse,
+    schedule::Schedule,
 };
-use crate::{
-    clock::Now,
-    error::{ErrorClass, TokenError},
-};
+use crate::{clock::Now, error::ErrorClass};
 
-/// A renewal ends at its deadline. One that has not, this much later, is not driven.
-const OVERDUE: Duration = Duration::from_secs(5);
+/// A renewal that has not ended this long after its deadline is not being polled.
+const OVERDUE_GRACE: Duration = Duration::from_secs(5);
 
-#[derive(Debug)]
+/// The longest wait for a renewal by a caller that could go out with a usable token.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long `invalid_token` makes other callers wait for the renewal that it forces.
+const BLOCK: Duration = Duration::from_secs(2);
+
+/// The decisions about one token. See the [module](self) for the contract.
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct State {
-    current: Option<Arc<Snapshot>>,
-    generations: u64,
-    /// A token for one use that a rejection brought. It is on trial in the place of the current one,
-    /// which is the one that was rejected.
-    substitute: Option<u64>,
-    aloft: Option<Aloft>,
+    limits: Limits,
+    newest: Option<Token>,
+    former: Option<Token>,
+    phase: Phase,
+    in_flight: Option<InFlight>,
     failure: Option<Failure>,
-    /// Consecutive failed renewals of one class.
-    failures: (ErrorClass, u32),
-    rejections: Rejections,
+    streak: Streak,
+    breaker: Breaker,
     budget: Option<Budget>,
     issued: u64,
-    last_error: Option<TokenError>,
-    /// What is not needed any more, see [`take_spent`](Self::take_spent).
-    spent: Vec<TokenError>,
-    random: Random,
-    default_lifetime: Duration,
-    renewal_timeout: Duration,
+    generations: u64,
+    flights: u64,
+    failures: u64,
 }
 
-/// The renewal in progress.
-#[derive(Debug)]
-struct Aloft {
-    flight: Arc<Flight>,
-    /// A rejection waits for it.
-    forced: bool,
-    /// The current token was called invalid: others wait for the renewal, too.
-    blocking: bool,
-    since: Duration,
+/// The settings that decisions depend on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Limits {
+    pub(crate) default_lifetime: Duration,
+    pub(crate) renewal_timeout: Duration,
 }
 
-/// The last renewal failed: until then there is no other.
-#[derive(Debug)]
-struct Failure {
-    error: TokenError,
-    /// By both clocks, as the error says it to the caller: a host that has slept need not wait.
-    until: Now,
-    credentials_version: u64,
-}
-
-/// What a caller gets who needs a token.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    Use(Hand),
-    Wait(Arc<Flight>),
-    Refuse(TokenError),
-}
-
-/// A token to be used, and for how long without asking again.
-#[derive(Debug)]
-pub(crate) struct Hand {
-    pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) until: Now,
-    /// It is of interest whether requests with it are accepted.
-    pub(crate) watched: bool,
-}
-
-/// Whether a renewal is in progress.
+/// A token as the state knows it: without its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Renewing {
-    Yes,
-    No,
+pub(crate) struct Token {
+    /// Stands for the text: a token that the server hands out again keeps its number.
+    pub(crate) generation: u64,
+    pub(crate) schedule: Schedule,
+    /// A rejection brought it.
+    pub(crate) forced: bool,
+    /// The last number under which it was sent to probe the API. At least `generation`.
+    last_probe: u64,
+    /// An API rejected it, and nothing suggests that the API misuses 401.
+    is_rejected: bool,
 }
 
-/// A decision, and the renewal that it sets off.
-#[derive(Debug)]
-pub(crate) struct Decision<T> {
-    pub(crate) answer: T,
-    /// To be flown by whoever gets this, once the lock is released.
-    pub(crate) launch: Option<Arc<Flight>>,
-    /// What others hold is no longer what they would get now.
-    pub(crate) changed: bool,
+/// Which of the two tokens is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The newest: a request with it was accepted.
+    Proven,
+    /// The newest, until a request with it is rejected. There is a former one to fall back to.
+    Trial,
+    /// The former. At `next`, one request probes whether the newest is accepted by now.
+    Benched { pause: Duration, next: Duration, probe: Option<u64> },
+    /// The newest, as there is no other. No request with it was accepted yet.
+    Alone,
 }
 
-impl State {
-    pub(crate) fn new(
-        default_lifetime: Duration,
-        renewal_timeout: Duration,
-        budget: Option<Budget>,
-        random: Random,
-    ) -> Self {
-        Self {
-            current: None,
-            generations: 0,
-            substitute: None,
-            aloft: None,
-            failure: None,
-            failures: (ErrorClass::Interrupted, 0),
-            rejections: Rejections::new(),
-            budget,
-            issued: 0,
-            last_error: None,
-            spent: Vec::new(),
-            random,
-            default_lifetime,
-            renewal_timeout,
+/// Names a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlightId(u64);
+
+/// The renewal in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct InFlight {
+    id: FlightId,
+    trigger: Trigger,
+    launched: Duration,
+    /// Until then, other callers wait for it: an API called the newest token invalid.
+    blocks_until: Option<Duration>,
+}
+
+/// The reason for a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trigger {
+    /// A request had no usable token.
+    Cold,
+    /// A request's token was in its soft window.
+    Soft,
+    /// A request's token was past its hard point.
+    Hard,
+    /// An API rejected the token.
+    Forced,
+    /// A timer renewed the token without a request.
+    Warmup,
+}
+
+impl Trigger {
+    /// The name in events.
+    #[cfg_attr(not(feature = "tracing"), allow(dead_code, reason = "for events"))]
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Soft => "soft",
+            Self::Hard => "hard",
+            Self::Forced => "forced",
+            Self::Warmup => "warmup",
         }
     }
 
-    /// Randomness for a renewal.
-    pub(crate) fn seed(&mut self) -> Random {
-        Random::seeded(self.random.next())
+    fn purpose(self) -> Purpose {
+        match self {
+            Self::Cold => Purpose::Needed,
+            Self::Soft | Self::Hard | Self::Forced | Self::Warmup => Purpose::Convenience,
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Event {
+    /// A caller needs a token.
+    Acquire,
+    /// The timer of a cache that is kept warm has run out.
+    TimerDue,
+    /// An API rejected a request's token.
+    Rejected(Rejected),
+    /// The renewal that a rejected call waited for has ended.
+    Replace { call: Call, staleness: Staleness },
+    /// An API accepted a request's token.
+    Accepted { generation: u64, sending: Sending },
+    /// The source was asked for the version of its credentials, because of the failure with this
+    /// number.
+    CredentialsVersion { failure: u64, version: u64 },
+    /// A renewal is about to ask the source once more.
+    AttemptStarts(FlightId),
+    /// An attempt has failed. `is_free`: no token can have been issued to it.
+    AttemptFailed { is_free: bool },
+    /// A renewal has ended.
+    Landed(Landed),
+}
+
+/// Everything that has to happen because of an event.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Effects {
+    pub(crate) answer: Answer,
+    pub(crate) launch: Option<Launch>,
+    /// Complete this renewal with an error, and abort its task.
+    pub(crate) give_up: Option<FlightId>,
+    /// What the handles cached may be out of date.
+    pub(crate) epoch_changed: bool,
+}
+
+/// A renewal to be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Launch {
+    pub(crate) flight: FlightId,
+    pub(crate) trigger: Trigger,
+    /// How often a transient failure may be tried within this renewal.
+    pub(crate) attempts: u32,
+}
+
+/// The answer to the caller that an event came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// There is nothing to answer, or to do.
+    None,
+    Use(Usable),
+    /// Wait for the renewal, but ask again at `until`.
+    Wait { flight: FlightId, until: Option<Duration> },
+    Refuse(Refusal),
+}
+
+/// A token to be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Usable {
+    pub(crate) which: Which,
+    /// The number that the request carries.
+    pub(crate) generation: u64,
+    /// Until then it can be used without asking again, as long as the epoch stays the same.
+    pub(crate) until: Now,
+    /// The first response that accepts it is to be reported.
+    pub(crate) on_probation: bool,
+}
+
+/// Where the text of a token lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    Newest,
+    Former,
+    /// It came with the event, and is not kept.
+    Uncacheable,
+}
+
+/// The reason why there is no token to be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The last renewal failed; the next is made then.
+    Failed { until: Option<Now> },
+    /// The issuance budget is used up until then.
+    Budget { until: Duration },
+    /// The server has no other token than the rejected one.
+    SameToken,
+    /// Forced renewals have not helped lately; the next is made then.
+    Cooldown { until: Duration },
+    /// The newer token was rejected as well.
+    ReplayRejected,
+}
+
+impl Refusal {
+    /// The time from which asking again makes sense, `deadline` at the latest.
+    fn before(self, deadline: Now) -> Now {
+        let until = match self {
+            Self::Failed { until: Some(until) } => until,
+            // By the monotonic clock alone: a wall clock that is set must not cost tokens.
+            Self::Budget { until } => Now { mono: until, wall: Duration::MAX },
+            _ => return deadline,
+        };
+        until.min(deadline)
+    }
+}
+
+impl State {
+    pub(crate) fn new(limits: Limits, budget: Option<Budget>) -> Self {
+        Self {
+            limits,
+            newest: None,
+            former: None,
+            phase: Phase::Alone,
+            in_flight: None,
+            failure: None,
+            streak: Streak::default(),
+            breaker: Breaker::new(),
+            budget,
+            issued: 0,
+            generations: 0,
+            flights: 0,
+            failures: 0,
+        }
+    }
+
+    /// Takes note of `event`, and returns what has to happen.
+    pub(crate) fn on(&mut self, event: Event, now: Now) -> Effects {
+        let before = self.view();
+        let mut launch = None;
+        let give_up = match event {
+            Event::Landed(_) | Event::AttemptStarts(_) | Event::AttemptFailed { .. } => None,
+            _ => self.take_overdue(now),
+        };
+        self.drop_expired_former(now);
+        let answer = match event {
+            Event::Acquire => self.acquire(now, &mut launch),
+            Event::TimerDue => self.renew_ahead(now, &mut launch),
+            Event::Rejected(rejected) => self.rejected(&rejected, now, &mut launch),
+            Event::Replace { call, staleness } => {
+                self.replace_after_wait(&call, staleness, now, &mut launch)
+            }
+            Event::Accepted { generation, sending } => self.accepted(generation, sending),
+            Event::CredentialsVersion { failure, version } => {
+                self.credentials_version(failure, version)
+            }
+            Event::AttemptStarts(flight) => self.attempt_starts(flight, now),
+            Event::AttemptFailed { is_free } => {
+                if let Some(budget) = &mut self.budget {
+                    if is_free { budget.refund() } else { budget.wasted(now.mono) }
+                }
+                Answer::None
+            }
+            Event::Landed(landed) => self.landed(landed, now),
+        };
+        let epoch_changed = self.view() != before;
+        Effects { answer, launch, give_up, epoch_changed }
+    }
+
+    /// Everything that a cached copy of the answer to [`Event::Acquire`] depends on, besides time.
+    fn view(&self) -> impl PartialEq + use<> {
+        let token = |token: &Token| (token.generation, token.schedule);
+        (
+            self.newest.as_ref().map(token),
+            self.former.as_ref().map(token),
+            matches!(self.phase, Phase::Benched { .. }),
+            self.is_on_probation(),
+            self.in_flight.and_then(|flight| flight.blocks_until),
+        )
+    }
+
+    pub(crate) fn newest(&self) -> Option<Token> {
+        self.newest
+    }
+
+    pub(crate) fn former(&self) -> Option<Token> {
+        self.former
     }
 
     pub(crate) fn issued(&self) -> u64 {
         self.issued
     }
 
-    pub(crate) fn current(&self) -> Option<&Arc<Snapshot>> {
-        self.current.as_ref()
+    /// A token that may go out, for callers that cannot wait. Probes nothing.
+    pub(crate) fn usable(&self, now: Now) -> Option<Which> {
+        let former = self.usable_former(now).map(|_| Which::Former);
+        let newest = self.usable_newest(now).map(|_| Which::Newest);
+        if self.is_benched(now) { former.or(newest) } else { newest.or(former) }
     }
 
-    /// The current token, if it may go out.
-    pub(crate) fn usable(&self, now: Now) -> Option<&Arc<Snapshot>> {
-        self.current.as_ref().filter(|current| current.is_usable(now))
+    fn usable_newest(&self, now: Now) -> Option<Token> {
+        self.newest.filter(|token| token.schedule.is_usable(now))
     }
 
-    /// The failure that is remembered at `now`, and the version of the credentials it is about.
-    pub(crate) fn refused_credentials(&self, now: Now) -> Option<u64> {
-        let failure = self.failure.as_ref().filter(|failure| now.is_before(failure.until))?;
-        (failure.error.class() == ErrorClass::Credentials).then_some(failure.credentials_version)
+    fn usable_former(&self, now: Now) -> Option<Token> {
+        self.former.filter(|token| !token.is_rejected && token.schedule.is_usable(now))
     }
 
-    pub(crate) fn forget_failure(&mut self) {
-        self.set_failure(None);
-        self.failures.1 = 0;
+    /// The former token is used in place of the newest: until its hard point.
+    fn is_benched(&self, now: Now) -> bool {
+        matches!(self.phase, Phase::Benched { .. })
+            && self.former.is_some_and(|former| former.schedule.is_before_hard(now))
     }
 
-    /// Errors to be dropped once the lock is released: a source's own error may be in one, and its
-    /// drop may ask the cache.
-    pub(crate) fn take_spent(&mut self) -> Vec<TokenError> {
-        mem::take(&mut self.spent)
+    /// The first response that accepts the newest token is of interest.
+    fn is_on_probation(&self) -> bool {
+        self.newest.is_some() && self.phase != Phase::Proven || self.breaker.is_watching()
     }
 
-    fn set_failure(&mut self, failure: Option<Failure>) {
-        let former = mem::replace(&mut self.failure, failure);
-        self.spent.extend(former.map(|former| former.error));
-    }
-
-    fn set_last_error(&mut self, error: Option<TokenError>) {
-        let former = mem::replace(&mut self.last_error, error);
-        self.spent.extend(former);
-    }
-
-    /// When a timer should look again: at the soft point, or when the next attempt is allowed.
-    pub(crate) fn due(&self, now: Now) -> Option<Now> {
-        let due = self.current.as_ref()?.schedule.soft_at();
-        Some(match &self.failure {
-            Some(Failure { until, .. }) if now.is_before(*until) => {
-                Now { mono: due.mono.max(until.mono), wall: due.wall.max(until.wall) }
-            }
-            _ => due,
-        })
-    }
-
-    /// A timer wants the token renewed. Nobody waits, whatever has become of the token.
-    pub(crate) fn renew_ahead(&mut self, now: Now) -> Decision<Renewing> {
-        let is_fresh = |current: &Arc<Snapshot>| current.schedule.standing(now) == Standing::Fresh;
-        if self.aloft.is_none() && self.current.as_ref().is_none_or(is_fresh) {
-            return Renewing::No.into();
-        }
-        match self.renewal(Purpose::Convenience, now) {
-            Ok((_, launch)) => Decision::from(Renewing::Yes).and(launch),
-            Err(_) => Renewing::No.into(),
+    fn drop_expired_former(&mut self, now: Now) {
+        if self.former.is_some_and(|former| !former.schedule.is_usable(now)) {
+            self.drop_former();
         }
     }
 
-    /// A caller needs a token.
-    pub(crate) fn acquire(&mut self, now: Now) -> Decision<Answer> {
-        let Some(current) = self.current.clone() else {
-            return self.acquire_new(now, None);
-        };
-        let blocked = self.aloft.as_ref().is_some_and(|aloft| aloft.blocking);
-        match current.schedule.standing(now) {
-            Standing::Fresh if !blocked => {
-                let until = current.schedule.soft_at();
-                self.hand_out(current, until).into()
-            }
-            Standing::Soft if !blocked => {
-                let hard = current.schedule.hard_at();
-                match self.renewal(Purpose::Convenience, now) {
-                    Ok((_, launch)) => Decision::from(self.hand_out(current, hard)).and(launch),
-                    Err((_, retry)) => self.hand_out(current, retry.before(hard)).into(),
-                }
-            }
-            Standing::Fresh | Standing::Soft | Standing::Margin => {
-                self.acquire_new(now, Some(current))
-            }
-            Standing::Expired => self.acquire_new(now, None),
+    fn drop_former(&mut self) {
+        self.former = None;
+        if self.phase != Phase::Proven {
+            self.phase = Phase::Alone;
         }
     }
 
-    /// A caller waits for a newer token, or does with `spare` if there is none to be had.
-    fn acquire_new(&mut self, now: Now, spare: Option<Arc<Snapshot>>) -> Decision<Answer> {
-        let purpose = if spare.is_some() { Purpose::Convenience } else { Purpose::Needed };
-        match (self.renewal(purpose, now), spare) {
-            (Ok((flight, launch)), _) => Decision::from(Answer::Wait(flight)).and(launch),
-            (Err((_, retry)), Some(spare)) => {
-                let until = retry.before(spare.schedule.expires_at());
-                self.hand_out(spare, until).into()
-            }
-            (Err((error, _)), None) => Answer::Refuse(error).into(),
-        }
+    /// The renewal in flight, if it should have ended long ago: its runtime lives, but nobody polls
+    /// it.
+    fn take_overdue(&mut self, now: Now) -> Option<FlightId> {
+        let limit = self.limits.renewal_timeout.saturating_add(OVERDUE_GRACE);
+        let overdue = |flight: &mut InFlight| now.mono.saturating_sub(flight.launched) > limit;
+        self.in_flight.take_if(overdue).map(|flight| flight.id)
     }
 
-    fn hand_out(&self, snapshot: Arc<Snapshot>, until: Now) -> Answer {
-        Answer::Use(Hand { snapshot, until, watched: self.rejections.is_watching() })
-    }
-
-    /// The renewal in progress, or a new one if nothing speaks against it.
-    #[allow(clippy::type_complexity, reason = "the flight, and the same again if it is new")]
+    /// Joins the renewal in flight, or starts one unless a failure or the budget forbids it.
     fn renewal(
         &mut self,
-        purpose: Purpose,
+        trigger: Trigger,
         now: Now,
-    ) -> Result<(Arc<Flight>, Option<Arc<Flight>>), (TokenError, Retry)> {
-        if let Some(aloft) = &self.aloft {
-            return Ok((Arc::clone(&aloft.flight), None));
+        launch: &mut Option<Launch>,
+    ) -> Result<InFlight, Refusal> {
+        if let Some(flight) = self.in_flight {
+            return Ok(flight);
         }
-        if let Some(failure) = self.failure.as_ref().filter(|failure| now.is_before(failure.until))
-        {
-            return Err((failure.error.clone(), Retry(failure.until)));
+        if let Some(until) = self.failure_until(now).filter(|&until| now.is_before(until)) {
+            return Err(Refusal::Failed { until: Some(until) });
         }
-        if let Some(budget) = &mut self.budget
-            && let Err(next) = budget.check(purpose, now.mono)
-        {
-            let wait = next.saturating_sub(now.mono);
-            let error = TokenError::new(
-                ErrorClass::Budget,
-                format!(
-                    "the issuance budget is used up; the next token may be asked for in {wait:.0?}"
-                ),
-            )
-            .with_retry_at(now.plus(wait).system_time());
-            // By the monotonic clock alone: a wall clock that is set must not cost tokens.
-            return Err((error, Retry(Now { mono: next, wall: Duration::MAX })));
-        }
-        let flight = Flight::new();
-        self.aloft = Some(Aloft {
-            flight: Arc::clone(&flight),
-            forced: false,
-            blocking: false,
-            since: now.mono,
-        });
-        Ok((Arc::clone(&flight), Some(flight)))
-    }
-
-    /// The renewal has ended. What comes back is for everybody who waits for it.
-    /// `wasted` tokens were issued to it that are of no use.
-    ///
-    /// `None`: the flight was not the one in progress, and nothing has changed.
-    pub(crate) fn finish(
-        &mut self,
-        flight: &Arc<Flight>,
-        result: Result<(TokenResponse, Now), TokenError>,
-        credentials_version: u64,
-        wasted: u32,
-        now: Now,
-    ) -> Option<Outcome> {
-        (0..wasted).for_each(|_| self.count(now));
-        let Some(aloft) = self.aloft.take_if(|aloft| Arc::ptr_eq(&aloft.flight, flight)) else {
-            self.spent.extend(result.err());
-            return None;
-        };
-        Some(match result {
-            Ok((response, t0)) => Ok(self.publish(response, t0, aloft.forced, now)),
-            Err(error) => Err(self.remember(error, credentials_version, now)),
-        })
-    }
-
-    fn publish(
-        &mut self,
-        response: TokenResponse,
-        t0: Now,
-        forced: bool,
-        now: Now,
-    ) -> Arc<Snapshot> {
-        self.count(now);
-        self.forget_failure();
-        self.set_last_error(None);
-        self.generations += 1;
-        let schedule =
-            Schedule::new(t0, response.lifetime(), self.default_lifetime, &mut self.random);
-        let snapshot = Arc::new(Snapshot::new(
-            response,
-            schedule,
-            self.generations,
-            forced,
-            self.current.as_deref(),
-        ));
-        if schedule.is_for_once() {
-            // The server has nothing to give that could be kept: until the end of the token at hand
-            // it need not be asked again.
-            self.current = self
-                .current
-                .take()
-                .filter(|current| current.is_usable(now))
-                .map(|current| Arc::new(current.to_the_end()));
-        } else {
-            self.current = Some(Arc::clone(&snapshot));
-        }
-        let substitutes = forced && schedule.is_for_once() && self.current.is_some();
-        self.substitute = substitutes.then_some(snapshot.generation);
-        if substitutes || !schedule.is_for_once() {
-            self.rejections.published(forced, now.mono);
-            if forced && snapshot.first_seen != snapshot.generation {
-                self.rejections.same_token(now.mono);
-            }
-        }
-        snapshot
-    }
-
-    fn remember(&mut self, error: TokenError, credentials_version: u64, now: Now) -> TokenError {
-        let failures = if self.failures.0 == error.class() { self.failures.1 } else { 0 };
-        self.failures = (error.class(), failures.saturating_add(1));
-        let Some(delay) = schedule::backoff(&error, self.failures.1, &mut self.random) else {
-            self.set_failure(None);
-            self.set_last_error(Some(error.clone()));
-            return error;
-        };
-        let until = now.plus(delay);
-        let error = error.with_retry_at(until.system_time());
-        self.set_last_error(Some(error.clone()));
-        self.set_failure(Some(Failure { error: error.clone(), until, credentials_version }));
-        error
-    }
-
-    fn count(&mut self, now: Now) {
-        self.issued += 1;
         if let Some(budget) = &mut self.budget {
-            budget.spend(now.mono);
+            budget.reserve(trigger.purpose(), now.mono).map_err(|until| Refusal::Budget { until })?;
+        }
+        self.flights += 1;
+        let id = FlightId(self.flights);
+        let flight = InFlight { id, trigger, launched: now.mono, blocks_until: None };
+        self.in_flight = Some(flight);
+        let attempts = if self.streak.is_failing() { 1 } else { 3 };
+        *launch = Some(Launch { flight: id, trigger, attempts });
+        Ok(flight)
+    }
+
+    /// Reserves budget for an attempt after the first, for which [`renewal`](Self::renewal) did.
+    fn attempt_starts(&mut self, flight: FlightId, now: Now) -> Answer {
+        let trigger = self.in_flight.filter(|f| f.id == flight).map_or(Trigger::Soft, |f| f.trigger);
+        match &mut self.budget {
+            Some(budget) => match budget.reserve(trigger.purpose(), now.mono) {
+                Ok(()) => Answer::None,
+                Err(until) => Answer::Refuse(Refusal::Budget { until }),
+            },
+            None => Answer::None,
         }
     }
 
-    /// Why there was no token the last time one was asked for.
-    pub(crate) fn last_error(&self) -> Option<&TokenError> {
-        self.last_error.as_ref()
-    }
-
-    /// The renewal in progress, if it should have ended long ago: its runtime is alive, but nobody
-    /// drives it. Who waits for it must be told.
-    pub(crate) fn take_overdue(&mut self, now: Now) -> Option<Arc<Flight>> {
-        let limit = self.renewal_timeout.saturating_add(OVERDUE);
-        let overdue = |aloft: &mut Aloft| now.mono.saturating_sub(aloft.since) > limit;
-        self.aloft.take_if(overdue).map(|aloft| aloft.flight)
-    }
-}
-
-/// When a renewal may be tried again: when either clock has come so far.
-#[derive(Debug)]
-struct Retry(Now);
-
-impl Retry {
-    /// This moment or `deadline`, whichever comes first.
-    fn before(&self, deadline: Now) -> Now {
-        Now { mono: deadline.mono.min(self.0.mono), wall: deadline.wall.min(self.0.wall) }
-    }
-}
-
-impl<T> From<T> for Decision<T> {
-    fn from(answer: T) -> Self {
-        Self { answer, launch: None, changed: false }
-    }
-}
-
-impl<T> Decision<T> {
-    fn and(self, launch: Option<Arc<Flight>>) -> Self {
-        Self { launch, ..self }
+    /// The timer of a cache that is kept warm renews the token. Nobody waits for it.
+    fn renew_ahead(&mut self, now: Now, launch: &mut Option<Launch>) -> Answer {
+        if self.in_flight.is_none()
+            && self.newest.is_none_or(|newest| newest.schedule.is_before_soft(now))
+        {
+            return Answer::None;
+        }
+        match self.renewal(Trigger::Warmup, now, launch) {
+            Ok(flight) => Answer::Wait { flight: flight.id, until: None },
+            Err(refusal) => Answer::Refuse(refusal),
+        }
     }
 }

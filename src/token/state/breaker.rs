@@ -1,0 +1,397 @@
+//! The circuit breaker of forced renewals: whether a rejection may force one, and when the next.
+//!
+//! A forced renewal is a cure if a replay with its token is accepted, and ineffective if a request
+//! with its token is rejected again. Each ineffective one is followed by a longer pause: an API that
+//! answers 401 to everything must not turn into a stream of token requests. This is the circuit
+//! breaker pattern with one request in the half-open state
+//! (<https://learn.microsoft.com/azure/architecture/patterns/circuit-breaker>).
+
+use std::time::Duration;
+
+use super::Staleness;
+
+/// How long a forced token that some requests used and none was rejected with stays on probation.
+/// (Where no request can be replayed, no replay can show a cure.)
+const PROBATION: Duration = Duration::from_secs(60);
+
+/// Before that, one rejection of such a token is not held against it if no replay has shown whether
+/// it is a cure (the caller left, the body was not kept, the API failed): once in this time, or until
+/// the next cure.
+const DOUBT: Duration = Duration::from_secs(600);
+
+/// However many cures there are, no more renewals are forced in a row than this, and then one every
+/// two seconds: an API that answers 401 at random looks cured each time.
+const MAX_BURST: u32 = 30;
+const REFILL: Duration = Duration::from_secs(2);
+
+/// The pause after the first ineffective renewal; it doubles up to one of the limits.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const MAX_PAUSE_ACCEPTED: Duration = Duration::from_secs(60);
+const MAX_PAUSE: Duration = Duration::from_secs(300);
+
+/// A token that no request was accepted with may only be too new for the API, and its successor
+/// would be newer still: it is kept for at least this long.
+const MIN_PAUSE_UNACCEPTED: Duration = Duration::from_secs(60);
+
+/// After so many ineffective renewals in a row, a 401 that does not call the token invalid forces
+/// none for [`WEAK_PAUSE`], as long as others are accepted with the token in each [`WINDOW`].
+const MAX_WEAK: u32 = 5;
+const WEAK_PAUSE: Duration = Duration::from_secs(15 * 60);
+const WINDOW: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Breaker {
+    /// Ineffective renewals in a row.
+    ineffective: u32,
+    ineffective_at: Duration,
+    /// The time of the last rejection that was not held against a token on probation.
+    doubted_at: Option<Duration>,
+    token: Token,
+    /// Forced renewals that count against the burst, as of `counted_at`.
+    burst: u32,
+    counted_at: Duration,
+}
+
+/// The facts about the newest token.
+#[derive(Clone, Debug, PartialEq)]
+struct Token {
+    probation: Probation,
+    since: Duration,
+    /// A request with it was accepted since it was watched.
+    is_accepted: bool,
+    /// The same, since the current window began.
+    is_accepted_in_window: bool,
+    window_ends: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Probation {
+    /// No rejection brought it, or it was a cure.
+    None,
+    /// A rejection brought it; no replay has shown yet whether it is a cure.
+    Pending,
+    /// A rejection brought it, and it was rejected itself.
+    Failed,
+}
+
+impl Breaker {
+    pub(super) fn new() -> Self {
+        Self {
+            ineffective: 0,
+            ineffective_at: Duration::ZERO,
+            doubted_at: None,
+            token: Token::new(Probation::None, Duration::ZERO),
+            burst: 0,
+            counted_at: Duration::ZERO,
+        }
+    }
+
+    /// Takes note of a new token. `forced`: a rejection brought it.
+    pub(super) fn published(&mut self, forced: bool, now: Duration) {
+        if forced {
+            self.token = Token::new(Probation::Pending, now);
+        } else {
+            // Requests that were accepted with the token before it will be accepted with this one.
+            self.token.probation = Probation::None;
+            self.token.since = now;
+        }
+    }
+
+    /// Takes note of a request with the newest token that was rejected, and that is no replay.
+    /// Unless that is news, it shows that the renewal which brought the token was ineffective.
+    pub(super) fn rejected(&mut self, now: Duration) {
+        if self.token.probation != Probation::Pending {
+            return;
+        }
+        if self.token.is_accepted {
+            if now.saturating_sub(self.token.since) >= PROBATION {
+                return;
+            }
+            if self.doubted_at.is_none_or(|at| now.saturating_sub(at) >= DOUBT) {
+                self.doubted_at = Some(now);
+                return;
+            }
+        }
+        self.ineffective(now);
+    }
+
+    /// Takes note of a replay that was rejected although its token was asked for after the first
+    /// rejection, or of a forced renewal that brought the rejected token again.
+    pub(super) fn ineffective(&mut self, now: Duration) {
+        if self.token.probation == Probation::Failed {
+            return;
+        }
+        self.token.probation = Probation::Failed;
+        self.ineffective = self.ineffective.saturating_add(1);
+        self.ineffective_at = now;
+        self.token.window_ends = now.saturating_add(WINDOW);
+        self.token.is_accepted_in_window = false;
+    }
+
+    /// Takes note of a replay with the newest token that was accepted.
+    pub(super) fn replay_accepted(&mut self) {
+        if self.token.probation != Probation::None {
+            self.token.probation = Probation::None;
+            self.ineffective = 0;
+            self.doubted_at = None;
+        }
+        self.request_accepted();
+    }
+
+    /// Takes note of a request with the newest token that was accepted, and that is no replay.
+    pub(super) fn request_accepted(&mut self) {
+        self.token.is_accepted = true;
+        self.token.is_accepted_in_window = true;
+    }
+
+    /// Returns `true` if the next request that is accepted with the newest token is of interest.
+    pub(super) fn is_watching(&self) -> bool {
+        let is_closed = self.ineffective == 0 && self.token.probation == Probation::None;
+        if is_closed || !self.token.is_accepted {
+            return !is_closed;
+        }
+        self.ineffective >= MAX_WEAK && !self.token.is_accepted_in_window
+    }
+
+    /// Returns `true` if a replay with the newest token may be accepted.
+    pub(super) fn is_promising(&self) -> bool {
+        self.token.probation != Probation::Failed || self.token.is_accepted
+    }
+
+    /// Returns `true` if no forced renewal was ineffective since the last cure.
+    pub(super) fn is_trusting(&self) -> bool {
+        self.ineffective == 0
+    }
+
+    /// Returns `true` if some requests are rejected whatever their token, while others are accepted
+    /// with the newest.
+    pub(super) fn knows_misuse(&self) -> bool {
+        self.ineffective > 0 && self.token.is_accepted
+    }
+
+    /// The time from which a renewal may be forced, if that is later than `now`.
+    pub(super) fn cooldown_until(&mut self, staleness: Staleness, now: Duration) -> Option<Duration> {
+        let mut until = Duration::ZERO;
+        if self.ineffective > 0 {
+            let pause = pause(self.ineffective, self.token.is_accepted);
+            until = self.ineffective_at.saturating_add(pause);
+        }
+        if self.ineffective >= MAX_WEAK && staleness == Staleness::Unclear {
+            until = until.max(self.weak_until(now));
+        }
+        if self.burst_at(now) >= MAX_BURST {
+            until = until.max(self.counted_at.saturating_add(REFILL));
+        }
+        (until > now).then_some(until)
+    }
+
+    /// The end of the window in which others were accepted with the token.
+    fn weak_until(&mut self, now: Duration) -> Duration {
+        let token = &mut self.token;
+        if now >= token.window_ends && token.is_accepted_in_window {
+            token.is_accepted_in_window = false;
+            token.window_ends = now.saturating_add(WINDOW);
+        }
+        token.window_ends.min(self.ineffective_at.saturating_add(WEAK_PAUSE))
+    }
+
+    /// Takes note of a renewal that is being forced.
+    pub(super) fn renewal_forced(&mut self, now: Duration) {
+        self.burst = self.burst_at(now).saturating_add(1);
+        self.counted_at = now;
+    }
+
+    fn burst_at(&self, now: Duration) -> u32 {
+        let refilled = now.saturating_sub(self.counted_at).as_secs() / REFILL.as_secs();
+        self.burst.saturating_sub(u32::try_from(refilled).unwrap_or(u32::MAX))
+    }
+}
+
+impl Token {
+    fn new(probation: Probation, since: Duration) -> Self {
+        Self {
+            probation,
+            since,
+            is_accepted: false,
+            is_accepted_in_window: false,
+            window_ends: Duration::ZERO,
+        }
+    }
+}
+
+/// The pause after the `n`-th ineffective renewal in a row (from 1).
+fn pause(n: u32, is_accepted: bool) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1_u32 << n.saturating_sub(1).min(20));
+    if is_accepted {
+        doubled.min(MAX_PAUSE_ACCEPTED)
+    } else {
+        doubled.clamp(MIN_PAUSE_UNACCEPTED, MAX_PAUSE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STRONG: Staleness = Staleness::Invalid;
+    const WEAK: Staleness = Staleness::Unclear;
+
+    fn at(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    /// A breaker whose newest token is the `n`-th in a row that was of no use, at 0 s.
+    fn after(n: u32) -> Breaker {
+        let mut breaker = Breaker::new();
+        for _ in 0..n {
+            breaker.published(true, at(0));
+            breaker.ineffective(at(0));
+        }
+        breaker
+    }
+
+    fn is_news(breaker: &mut Breaker, now: Duration) -> bool {
+        let before = breaker.ineffective;
+        breaker.rejected(now);
+        breaker.ineffective == before
+    }
+
+    #[test]
+    fn a_cure_makes_the_next_rejection_news_at_once() {
+        let mut breaker = Breaker::new();
+        for second in [0, 2, 4] {
+            assert!(is_news(&mut breaker, at(second)));
+            assert_eq!(breaker.cooldown_until(STRONG, at(second)), None);
+            breaker.renewal_forced(at(second));
+            breaker.published(true, at(second));
+            breaker.replay_accepted();
+        }
+    }
+
+    #[test]
+    fn an_ineffective_renewal_starts_one_pause_however_many_replays_fail() {
+        let mut breaker = Breaker::new();
+        breaker.published(true, at(0));
+        for _ in 0..500 {
+            breaker.ineffective(at(1));
+        }
+        assert_eq!(breaker.cooldown_until(STRONG, at(1)), Some(at(61)));
+        assert!(!breaker.is_promising());
+        breaker.published(true, at(61));
+        assert!(!is_news(&mut breaker, at(62)), "a first use of a forced token shows as much");
+        assert_eq!(breaker.cooldown_until(STRONG, at(62)), Some(at(122)));
+    }
+
+    #[test]
+    fn a_token_that_nobody_used_is_kept_for_a_minute() {
+        let pauses: Vec<_> = (1..=7).map(|n| pause(n, false).as_secs()).collect();
+        assert_eq!(pauses, [60, 60, 60, 80, 160, 300, 300]);
+        let pauses: Vec<_> = (1..=5).map(|n| pause(n, true).as_secs()).collect();
+        assert_eq!(pauses, [10, 20, 40, 60, 60]);
+        assert_eq!(pause(u32::MAX, false), at(300));
+    }
+
+    #[test]
+    fn an_api_that_refuses_everything_costs_eight_renewals_in_ten_minutes() {
+        for (is_accepted, most) in [(false, 7), (true, 14)] {
+            let (mut now, mut renewals) = (at(0), 0);
+            while now < at(600) {
+                renewals += 1;
+                now += pause(renewals, is_accepted);
+            }
+            assert!(renewals <= most, "{renewals}");
+        }
+    }
+
+    #[test]
+    fn others_who_are_accepted_keep_the_pause_under_a_minute() {
+        let mut breaker = after(6);
+        assert_eq!(breaker.cooldown_until(STRONG, at(0)), Some(at(300)));
+        assert!(breaker.is_watching());
+        breaker.request_accepted();
+        assert_eq!(breaker.cooldown_until(STRONG, at(0)), Some(at(60)));
+        assert!(breaker.is_promising() && !breaker.is_watching() && breaker.knows_misuse());
+        breaker.published(false, at(30));
+        assert_eq!(breaker.cooldown_until(STRONG, at(30)), Some(at(60)), "kept across a renewal");
+        breaker.replay_accepted();
+        assert_eq!(breaker.cooldown_until(STRONG, at(30)), Some(at(60)), "no cure");
+    }
+
+    /// The windows: a misused 401 costs five renewals and then one in a quarter of an hour, and a
+    /// revocation is still noticed within a minute.
+    #[test]
+    fn weak_evidence_forces_little_while_others_are_accepted() {
+        let mut breaker = after(5);
+        breaker.request_accepted();
+        let mut now = at(0);
+        while breaker.cooldown_until(WEAK, now).is_some() {
+            if breaker.is_watching() {
+                breaker.request_accepted();
+            }
+            now += at(1);
+        }
+        assert_eq!(now, at(900));
+        assert_eq!(after(4).cooldown_until(WEAK, at(80)), None);
+
+        for revoked_at in 0..120 {
+            let mut breaker = after(5);
+            let mut now = at(0);
+            while breaker.cooldown_until(WEAK, now).is_some() {
+                if breaker.is_watching() && now <= at(revoked_at) {
+                    breaker.request_accepted();
+                }
+                now += at(1);
+            }
+            let took = now.saturating_sub(at(revoked_at));
+            assert!(took <= at(61), "revoked at {revoked_at} s, not noticed for {took:?}");
+        }
+    }
+
+    #[test]
+    fn a_clear_word_is_bound_by_the_shorter_pauses_only() {
+        let mut breaker = after(5);
+        breaker.request_accepted();
+        assert_eq!(breaker.cooldown_until(STRONG, at(60)), None);
+        assert!(breaker.cooldown_until(WEAK, at(60)).is_some());
+    }
+
+    #[test]
+    fn where_nothing_is_replayed_a_minute_of_acceptance_stands_for_a_cure() {
+        let mut breaker = Breaker::new();
+        breaker.published(true, at(0));
+        breaker.request_accepted();
+        assert!(is_news(&mut breaker, at(60)));
+        breaker.published(true, at(61));
+        breaker.request_accepted();
+        assert!(is_news(&mut breaker, at(62)), "the benefit of the doubt");
+        breaker.published(true, at(63));
+        breaker.request_accepted();
+        assert!(!is_news(&mut breaker, at(122)), "once, and not a second less than a minute");
+        breaker.published(true, at(661));
+        assert!(!is_news(&mut breaker, at(662)), "none has accepted it");
+        breaker.published(true, at(663));
+        breaker.request_accepted();
+        assert!(is_news(&mut breaker, at(664)), "and ten minutes later once more");
+        breaker.published(true, at(665));
+        breaker.replay_accepted();
+        breaker.published(true, at(666));
+        breaker.request_accepted();
+        assert!(is_news(&mut breaker, at(667)), "also after a cure");
+    }
+
+    #[test]
+    fn an_api_that_rejects_at_random_is_held_to_one_renewal_every_two_seconds() {
+        let mut breaker = Breaker::new();
+        let mut forced = 0;
+        for millis in 0..600_000_u64 {
+            let now = Duration::from_millis(millis);
+            if is_news(&mut breaker, now) && breaker.cooldown_until(STRONG, now).is_none() {
+                forced += 1;
+                breaker.renewal_forced(now);
+                breaker.published(true, now);
+                breaker.replay_accepted();
+            }
+        }
+        assert!((300..=340).contains(&forced), "{forced}");
+    }
+}

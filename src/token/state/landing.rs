@@ -1,0 +1,144 @@
+//! A renewal has ended: which tokens are kept, and in which phase.
+
+use super::{Answer, Failed, FlightId, InFlight, Phase, Refusal, State, Token, Trigger, Usable, Which};
+use crate::{
+    clock::Now,
+    token::{
+        random::Random,
+        schedule::{Schedule, Standing},
+        source::Lifetime,
+    },
+};
+
+/// The end of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Landed {
+    pub(crate) flight: FlightId,
+    pub(crate) result: Result<Issued, Failed>,
+    /// Tokens that were issued to it and are of no use.
+    pub(crate) wasted: u32,
+    /// Jitter is drawn from it.
+    pub(crate) seed: u64,
+}
+
+/// A token as it was issued.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Issued {
+    pub(crate) lifetime: Lifetime,
+    /// The moment before it was asked for.
+    pub(crate) t0: Now,
+    pub(crate) same_as: Option<SameAs>,
+}
+
+/// The token with the same text, if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SameAs {
+    Newest,
+    Former,
+}
+
+impl State {
+    pub(super) fn landed(&mut self, landed: Landed, now: Now) -> Answer {
+        self.issued += u64::from(landed.wasted) + u64::from(landed.result.is_ok());
+        // One that was given up may end later. Nothing depends on it any more.
+        let Some(flight) = self.in_flight.take_if(|flight| flight.id == landed.flight) else {
+            return Answer::None;
+        };
+        let mut random = Random::seeded(landed.seed);
+        match landed.result {
+            Ok(issued) => Answer::Use(self.publish(issued, flight, &mut random, now)),
+            Err(failed) => {
+                Answer::Refuse(Refusal::Failed { until: self.remember(failed, &mut random, now) })
+            }
+        }
+    }
+
+    fn publish(&mut self, issued: Issued, flight: InFlight, random: &mut Random, now: Now) -> Usable {
+        self.forget_failure();
+        self.budget.iter_mut().for_each(super::Budget::succeeded);
+        let forced = flight.trigger == Trigger::Forced;
+        let Issued { lifetime, t0, same_as } = issued;
+        let schedule = Schedule::new(t0, lifetime, self.limits.default_lifetime, random);
+        if schedule.is_for_once() {
+            return self.publish_uncacheable(schedule, forced, now);
+        }
+        let which = match (same_as, self.newest, self.former) {
+            (Some(SameAs::Newest), Some(newest), _) => {
+                self.newest = Some(Token { schedule: again(schedule, &newest, forced), ..newest });
+                if forced {
+                    self.breaker.ineffective(now.mono);
+                }
+                Which::Newest
+            }
+            (Some(SameAs::Former), _, Some(former)) => {
+                self.phase = if former.is_rejected { Phase::Alone } else { Phase::Proven };
+                let schedule = again(schedule, &former, forced);
+                self.newest = Some(Token { schedule, forced, ..former });
+                self.former = None;
+                self.breaker.published(forced, now.mono);
+                Which::Newest
+            }
+            _ => {
+                self.succeed(schedule, forced, now);
+                Which::Newest
+            }
+        };
+        self.landed_as(which, schedule, now)
+    }
+
+    /// A token with a new text becomes the newest.
+    fn succeed(&mut self, schedule: Schedule, forced: bool, now: Now) {
+        let proven = self.newest.filter(|newest| {
+            self.phase == Phase::Proven && !newest.is_rejected && newest.schedule.is_usable(now)
+        });
+        // A token that was never accepted takes no other's place.
+        let former = match self.phase {
+            Phase::Proven => proven,
+            _ => self.usable_former(now),
+        };
+        self.former = former.filter(|_| !forced);
+        self.phase = if self.former.is_some() { Phase::Trial } else { Phase::Alone };
+        self.generations += 1;
+        let generation = self.generations;
+        self.newest = Some(Token {
+            generation,
+            schedule,
+            forced,
+            last_probe: generation,
+            is_rejected: false,
+        });
+        self.breaker.published(forced, now.mono);
+    }
+
+    /// The server issues tokens that serve only those who wait for them.
+    fn publish_uncacheable(&mut self, schedule: Schedule, forced: bool, now: Now) -> Usable {
+        self.generations += 1;
+        if forced {
+            // The one that was rejected is of no more use, and no other can be kept.
+            (self.newest, self.former, self.phase) = (None, None, Phase::Alone);
+        } else if let Some(newest) = self.newest.take().filter(|t| t.schedule.is_usable(now)) {
+            // Until the end of the newest token the server has nothing better to give.
+            self.newest = Some(Token { schedule: newest.schedule.to_the_end(), ..newest });
+        }
+        self.landed_as(Which::Uncacheable, schedule, now)
+    }
+
+    fn landed_as(&self, which: Which, schedule: Schedule, now: Now) -> Usable {
+        let generation = match (which, self.newest) {
+            (Which::Newest, Some(newest)) => newest.generation,
+            _ => self.generations,
+        };
+        let until = if schedule.standing(now) == Standing::Expired { now } else { schedule.expires_at() };
+        Usable { which, generation, until, on_probation: self.is_on_probation() }
+    }
+}
+
+/// The schedule of a token that the server has handed out again.
+fn again(schedule: Schedule, former: &Token, forced: bool) -> Schedule {
+    // With the same end, asking again and again would bring nothing.
+    if schedule.ends_with(&former.schedule) {
+        schedule.again(&former.schedule, forced)
+    } else {
+        schedule
+    }
+}

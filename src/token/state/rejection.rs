@@ -1,0 +1,282 @@
+//! An API rejects a token, or accepts one on probation.
+//!
+//! A call is sent at most three times: first, with a token that was asked for before its 401
+//! arrived, and with one that was asked for after it. The circuit breaker in `breaker` decides
+//! whether a rejection may force a renewal.
+
+use std::time::Duration;
+
+use super::{Answer, InFlight, Launch, Phase, Refusal, State, Token, Trigger, Usable, Which};
+use crate::clock::Now;
+
+/// A newest token that is rejected within so long a time may only be too new for the API.
+const SETTLING: Duration = Duration::from_secs(120);
+
+/// The first pause of a newest token that an API rejects while it accepts the former one, and the
+/// longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// A response that rejects a token, and the call that it answers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rejected {
+    /// The number that the request carried.
+    pub(crate) generation: u64,
+    pub(crate) staleness: Staleness,
+    /// The call so far, without this response.
+    pub(crate) call: Call,
+    /// The request was kept and may be sent again.
+    pub(crate) is_replayable: bool,
+}
+
+/// A call and the tokens that it was rejected with.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Call {
+    /// The time of the first rejection.
+    since: Option<Duration>,
+    tried: [Option<u64>; 3],
+}
+
+/// The strength of a response's evidence that the token it rejects is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Staleness {
+    /// It calls the token invalid.
+    Invalid,
+    /// It says no more than that the request was not authorized.
+    Unclear,
+}
+
+/// Whether a request was sent for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sending {
+    First,
+    Replay,
+}
+
+impl Call {
+    /// Takes note of a rejection of `generation` at `now`.
+    pub(crate) fn rejected(&mut self, generation: u64, now: Duration) {
+        self.since.get_or_insert(now);
+        if let Some(place) = self.tried.iter_mut().find(|place| place.is_none()) {
+            *place = Some(generation);
+        }
+    }
+
+    pub(crate) fn sending(&self) -> Sending {
+        if self.since.is_none() { Sending::First } else { Sending::Replay }
+    }
+
+    fn has_tried(&self, token: &Token) -> bool {
+        self.tried.iter().flatten().any(|&generation| token.is(generation))
+    }
+
+    fn is_over(&self) -> bool {
+        self.tried.iter().all(Option::is_some)
+    }
+}
+
+impl Token {
+    /// `generation` is a number of this token: its own, or that of a probe.
+    fn is(&self, generation: u64) -> bool {
+        (self.generation..=self.last_probe).contains(&generation)
+    }
+}
+
+impl State {
+    pub(super) fn rejected(
+        &mut self,
+        rejected: &Rejected,
+        now: Now,
+        launch: &mut Option<Launch>,
+    ) -> Answer {
+        let Rejected { generation, staleness, mut call, is_replayable } = *rejected;
+        let asked_after = call.since;
+        call.rejected(generation, now.mono);
+        let is = |token: &Token| token.is(generation);
+        if let Some(newest) = self.newest.filter(is) {
+            if asked_after.is_some_and(|since| newest.schedule.t0.mono >= since) {
+                // Neither the token of then nor one that was asked for since.
+                self.breaker.ineffective(now.mono);
+                return Answer::Refuse(Refusal::ReplayRejected);
+            }
+            if self.fall_back(&newest, generation, is_replayable, now) {
+                return self.replace(&call, staleness, now, launch);
+            }
+            return self.force(&call, staleness, now, launch);
+        }
+        if self.former.is_some_and(|former| is(&former)) {
+            if self.is_believed(staleness) {
+                match self.phase {
+                    Phase::Proven => self.former.iter_mut().for_each(|f| f.is_rejected = true),
+                    _ => self.drop_former(),
+                }
+            }
+        } else if self.newest.is_none() {
+            // It was uncacheable, and there is none to compare it with.
+            return Answer::Refuse(Refusal::SameToken);
+        }
+        self.replace(&call, staleness, now, launch)
+    }
+
+    /// The newest token was rejected: whether the former one is to be tried before anything else.
+    fn fall_back(&mut self, newest: &Token, generation: u64, is_replayable: bool, now: Now) -> bool {
+        if self.usable_former(now).is_none() {
+            return false;
+        }
+        match &mut self.phase {
+            Phase::Trial => {
+                let next = now.mono.saturating_add(FIRST_PAUSE);
+                self.phase = Phase::Benched { pause: FIRST_PAUSE, next, probe: None };
+                true
+            }
+            Phase::Benched { pause, next, probe } => {
+                if *probe == Some(generation) {
+                    *probe = None;
+                    *pause = pause.saturating_mul(2).min(MAX_PAUSE);
+                    *next = now.mono.saturating_add(*pause);
+                }
+                true
+            }
+            // Some instances of the API may lag behind others. What cannot be replayed must not be
+            // rejected twice.
+            Phase::Proven => is_replayable && now.since(newest.schedule.t0) < SETTLING,
+            Phase::Alone => false,
+        }
+    }
+
+    /// The renewal that `call` waited for has brought a token.
+    pub(super) fn replace_after_wait(
+        &mut self,
+        call: &Call,
+        staleness: Staleness,
+        now: Now,
+        launch: &mut Option<Launch>,
+    ) -> Answer {
+        let asked_after = |newest: &Token| call.since.is_some_and(|t| newest.schedule.t0.mono >= t);
+        if self.newest.as_ref().is_some_and(|n| call.has_tried(n) && asked_after(n)) {
+            return Answer::Refuse(Refusal::SameToken);
+        }
+        self.replace(call, staleness, now, launch)
+    }
+
+    /// A usable token that `call` was not rejected with, in the order in which they are used.
+    pub(crate) fn untried(&self, call: &Call, now: Now) -> Option<Which> {
+        self.untried_token(call, now)
+            .filter(|(_, token)| token.schedule.is_usable(now))
+            .map(|(which, _)| which)
+    }
+
+    fn untried_token(&self, call: &Call, now: Now) -> Option<(Which, Token)> {
+        let newest = self.newest.map(|newest| (Which::Newest, newest));
+        let former = self.usable_former(now).map(|former| (Which::Former, former));
+        let order = if self.is_benched(now) { [former, newest] } else { [newest, former] };
+        order.into_iter().flatten().find(|(_, token)| !call.has_tried(token))
+    }
+
+    /// The token to replay `call` with, or the renewal to wait for.
+    fn replace(
+        &mut self,
+        call: &Call,
+        staleness: Staleness,
+        now: Now,
+        launch: &mut Option<Launch>,
+    ) -> Answer {
+        if call.is_over() {
+            return Answer::Refuse(Refusal::ReplayRejected);
+        }
+        let Some((which, token)) = self.untried_token(call, now) else {
+            return self.force(call, staleness, now, launch);
+        };
+        if which == Which::Newest {
+            if !self.breaker.is_promising()
+                && let Some(until) = self.breaker.cooldown_until(staleness, now.mono)
+            {
+                return Answer::Refuse(Refusal::Cooldown { until });
+            }
+            // Known to be rejected as well, and its successor is on its way. Once a renewal has
+            // failed, nobody knows when there will be one.
+            if let Some(flight) = self.in_flight
+                && (flight.trigger == Trigger::Forced || token.is_rejected)
+                && self.is_trusting()
+            {
+                return Answer::Wait { flight: flight.id, until: None };
+            }
+            if !token.schedule.is_usable(now) {
+                return match self.renewal(Trigger::Cold, now, launch) {
+                    Ok(flight) => Answer::Wait { flight: flight.id, until: None },
+                    Err(refusal) => Answer::Refuse(refusal),
+                };
+            }
+        }
+        Answer::Use(Usable {
+            which,
+            generation: token.generation,
+            until: now,
+            on_probation: which == Which::Newest,
+        })
+    }
+
+    /// No token is left that the call could be replayed with: a renewal is joined or forced, unless
+    /// renewals have not helped lately.
+    fn force(
+        &mut self,
+        call: &Call,
+        staleness: Staleness,
+        now: Now,
+        launch: &mut Option<Launch>,
+    ) -> Answer {
+        let is_believed = self.is_believed(staleness);
+        if self.in_flight.is_none() {
+            self.breaker.rejected(now.mono);
+            if let Some(until) = self.breaker.cooldown_until(staleness, now.mono) {
+                return Answer::Refuse(Refusal::Cooldown { until });
+            }
+        }
+        if let Some(newest) = self.newest.as_mut().filter(|newest| call.has_tried(newest)) {
+            newest.is_rejected |= is_believed;
+        }
+        let flight = match self.renewal(Trigger::Forced, now, launch) {
+            Ok(flight) => flight,
+            Err(refusal) => return Answer::Refuse(refusal),
+        };
+        if launch.is_some() {
+            self.breaker.renewal_forced(now.mono);
+        }
+        // One endpoint that misuses 401 must not stall the others: only a clear word does, and only
+        // while such words have proved true.
+        if staleness == Staleness::Invalid && self.is_trusting() {
+            self.block(flight, now);
+        }
+        Answer::Wait { flight: flight.id, until: None }
+    }
+
+    fn block(&mut self, flight: InFlight, now: Now) {
+        if let Some(flight) = self.in_flight.as_mut().filter(|f| f.id == flight.id) {
+            flight.blocks_until.get_or_insert(now.mono.saturating_add(super::BLOCK));
+        }
+    }
+
+    /// A rejection counts against the token itself: it says so clearly, or nothing suggests that the
+    /// API misuses 401.
+    fn is_believed(&self, staleness: Staleness) -> bool {
+        staleness == Staleness::Invalid || !self.breaker.knows_misuse()
+    }
+
+    /// Nothing speaks against making others wait. While no token can be had, nothing proves a
+    /// rejection true or false; then it is believed once, not for each renewal that fails.
+    fn is_trusting(&self) -> bool {
+        self.breaker.is_trusting() && !self.streak.is_failing()
+    }
+
+    pub(super) fn accepted(&mut self, generation: u64, sending: Sending) -> Answer {
+        if let Some(newest) = self.newest.as_mut().filter(|newest| newest.is(generation)) {
+            newest.is_rejected = false;
+            self.phase = Phase::Proven;
+            match sending {
+                Sending::First => self.breaker.request_accepted(),
+                Sending::Replay => self.breaker.replay_accepted(),
+            }
+        }
+        Answer::None
+    }
+}
