@@ -15,9 +15,8 @@ use tower_service::Service;
 
 use crate::{
     error::{BoxError, TokenError},
-    local::Tag,
     mode::Mode,
-    service::{Handle, too_many_headers},
+    service::{Handle, Tag, too_many_headers},
     telemetry,
     token::{Acquiring, NotReplaced, Rejection, Replacing, Sending, Snapshot},
 };

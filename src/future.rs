@@ -20,10 +20,9 @@ use crate::{
     challenge::Verdict,
     detour::{Arrival, Detour},
     error::BoxError,
-    local::Tag,
     mode::{Mode, Replay},
     rules::{self, Rules},
-    service::Handle,
+    service::{Handle, Tag},
     telemetry,
     token::Staleness,
 };

@@ -6,6 +6,7 @@
 
 mod budget;
 mod cache;
+mod cached;
 mod flight;
 pub(crate) mod jwt;
 #[cfg(all(oauth2_loom, test))]
@@ -29,6 +30,7 @@ pub use self::{
     source::{Attempt, BoxFuture, SourceFn, TokenResponse, TokenSource, source_fn},
 };
 pub(crate) use self::{
+    cached::{Cached, Detach, Refreshed},
     flight::Outcome,
     rejection::{Sending, Staleness},
     renewal::in_runtime,
