@@ -142,7 +142,7 @@ impl Clock {
 
     /// Neither clock has reached `deadline`, at a glance. `false` says nothing.
     #[inline(always)]
-    pub(crate) fn is_surely_before(&self, deadline: &Deadline) -> bool {
+    pub(crate) fn is_before_fast(&self, deadline: &Deadline) -> bool {
         deadline.second == self.second()
     }
 
@@ -265,7 +265,7 @@ mod tests {
         let is_before = |deadline| {
             let mut deadline = Deadline::new(deadline);
             let is_before = clock.is_before(&mut deadline);
-            assert!(is_before || !clock.is_surely_before(&deadline), "at a glance, too");
+            assert!(is_before || !clock.is_before_fast(&deadline), "at a glance, too");
             is_before
         };
         assert!(is_before(now.plus(Duration::from_secs(3600))));
@@ -327,7 +327,7 @@ mod tests {
                 // A coarse clock is late by less than a second, and never early.
                 *hands.0.lock().unwrap() = (mono, wall, chance(1_000));
                 let exact = clock.now().is_before(deadline);
-                if clock.is_surely_before(&own) {
+                if clock.is_before_fast(&own) {
                     assert!(exact, "at {mono}, {wall}: {own:?}");
                     glances += 1;
                 } else {
@@ -383,6 +383,6 @@ mod tests {
         let clock = Clock::Test(Arc::new(Asleep(Mutex::new(Some(at(10, 1010))), at(10, 8210))));
         let mut deadline = Deadline::new(at(100, 1100));
         let _by_what_was_read_first = clock.is_before(&mut deadline);
-        assert!(!clock.is_surely_before(&deadline), "the deadline has passed");
+        assert!(!clock.is_before_fast(&deadline), "the deadline has passed");
     }
 }

@@ -1,6 +1,6 @@
-//! [`Detour`]: what a request waits for besides its response: a token, a newer one after a
-//! rejection, the end of the rejected response, a clone of the inner service that is ready. Or for
-//! nothing: it is refused.
+//! [`Detour`]: everything that a request waits for besides the response to its first sending: a
+//! token, a newer one after a rejection, the end of the rejected response, a clone of the inner
+//! service that is ready, the responses to its replays.
 
 use std::{
     future::Future,
@@ -15,11 +15,14 @@ use tower_service::Service;
 
 use crate::{
     error::{BoxError, TokenError},
-    local::Tag,
     mode::Mode,
-    service::{Handle, too_many_headers},
+    service::{Handle, Tag, too_many_headers},
     telemetry,
-    token::{Acquiring, NotReplaced, Rejection, Replacing, Sending, Snapshot},
+    future::judge,
+    token::{
+        Acquiring, Call, NotReplaced, Rejected, RejectAction, Replacing, Sending, Snapshot,
+        Staleness,
+    },
 };
 
 /// The rejected response, with the reason why it was not cured.
@@ -36,12 +39,15 @@ fn unplayable<R>(response: Response<R>, rejected: u64) -> Response<R> {
 }
 
 pin_project! {
-    /// What is waited for besides the inner service's response.
+    /// A request on its way, other than the first sending of one whose token was available.
     pub(crate) struct Detour<S, B, R, M>
     where
+        S: Service<Request<B>>,
         M: Mode<B, R>,
     {
         handle: Arc<Handle<S>>,
+        call: Call,
+        staleness: Staleness,
         #[pin]
         stage: Stage<S, B, R, M>,
     }
@@ -51,99 +57,137 @@ pin_project! {
     #[project = StageProj]
     enum Stage<S, B, R, M>
     where
+        S: Service<Request<B>>,
         M: Mode<B, R>,
     {
-        /// For nothing: the request is not sent.
-        Refused { error: TokenError },
-        /// For a token. Nothing of the inner service is held.
-        Token { acquiring: Acquiring, request: Option<(Request<B>, Sending)> },
-        /// For a clone of the inner service to be ready.
-        Ready { inner: Option<S>, request: Option<(Request<B>, Sending)>, snapshot: Arc<Snapshot> },
-        /// For a newer token. The response is kept whole until there is one.
-        Replacing {
-            replacing: Replacing,
-            generation: u64,
-            rejected: Option<(Response<R>, M::Kept)>,
-        },
-        /// For the end of the rejected response's body. Nothing of it is held afterwards: waiting
-        /// for readiness with it could wait for itself.
+        /// The request is not sent.
+        Failed { error: TokenError },
+        /// Waits for a token. Nothing of the inner service is held.
+        Token { acquiring: Acquiring, request: Option<Request<B>> },
+        /// Waits for a clone of the inner service to be ready.
+        Ready { inner: Option<S>, request: Option<Request<B>>, snapshot: Arc<Snapshot> },
+        /// Waits for another token. The response is kept whole until there is one.
+        Replacing { replacing: Replacing, rejected: Option<(Response<R>, M::Kept)> },
+        /// Waits for the end of the rejected response's body. Nothing of it is held afterwards:
+        /// waiting for readiness with it could wait for itself.
         Discarding {
             #[pin]
             discard: M::Discard,
             request: Option<Request<B>>,
             snapshot: Arc<Snapshot>,
         },
+        /// Waits for another token than `snapshot`, which was rejected while the request waited for
+        /// readiness. Nothing of the inner service is held.
+        Superseded {
+            replacing: Replacing,
+            request: Option<Request<B>>,
+            snapshot: Arc<Snapshot>,
+        },
+        /// Waits for the response to a replay.
+        Replayed {
+            #[pin]
+            future: S::Future,
+            tag: Tag,
+            kept: Option<M::Kept>,
+        },
     }
 }
 
-/// Where a detour ends.
+/// The end of a detour.
 pub(crate) enum Arrival<F, S, R, K> {
+    /// The request was sent for the first time.
     Sent { future: F, handle: Arc<Handle<S>>, tag: Tag, kept: Option<K> },
     Response(Response<R>),
     Error(BoxError),
 }
 
-impl<S, B, R, M> Stage<S, B, R, M>
-where
-    M: Mode<B, R>,
-{
-    /// Sends the request again with `snapshot`'s token, if it can be: else the response stands.
-    fn replay(
-        response: Response<R>,
-        snapshot: Arc<Snapshot>,
-        kept: M::Kept,
-        rejected: u64,
-    ) -> Result<Self, Response<R>> {
-        match M::restore(kept) {
-            Some(request) => Ok(Self::Discarding {
-                discard: M::discard(response.into_body()),
-                request: Some(request),
-                snapshot,
-            }),
-            None => Err(unplayable(response, rejected)),
-        }
-    }
-}
-
 impl<S, B, R, M> Detour<S, B, R, M>
 where
+    S: Service<Request<B>>,
     M: Mode<B, R>,
 {
+    fn new(handle: Arc<Handle<S>>, stage: Stage<S, B, R, M>) -> Self {
+        Self { handle, call: Call::default(), staleness: Staleness::Unclear, stage }
+    }
+
     pub(crate) fn for_token(
         handle: Arc<Handle<S>>,
         acquiring: Acquiring,
         request: Request<B>,
     ) -> Self {
-        let request = Some((request, Sending::First));
-        Self { handle, stage: Stage::Token { acquiring, request } }
+        Self::new(handle, Stage::Token { acquiring, request: Some(request) })
     }
 
     pub(crate) fn refused(handle: Arc<Handle<S>>, error: TokenError) -> Self {
-        Self { handle, stage: Stage::Refused { error } }
+        Self::new(handle, Stage::Failed { error })
     }
 
-    /// For a request that was rejected, if there is or will be a newer token to send it again with:
-    /// else the response stands. `rejected` is the generation of the token that it carried.
+    /// The way of a request whose first sending was rejected, if it is to be sent again; else the
+    /// response.
     pub(crate) fn for_replay(
         handle: Arc<Handle<S>>,
-        rejection: Rejection,
         response: Response<R>,
+        staleness: Staleness,
+        tag: Tag,
         kept: Option<M::Kept>,
-        rejected: u64,
     ) -> Result<Self, Response<R>> {
-        let stage = match (rejection, kept) {
-            (Rejection::Stand(why), _) => return Err(stands(response, NotReplaced::new(why))),
-            (_, None) => return Err(unplayable(response, rejected)),
-            (Rejection::Replay(snapshot), Some(kept)) => {
-                Stage::replay(response, snapshot, kept, rejected)?
-            }
-            (Rejection::Wait(flight), Some(kept)) => Stage::Replacing {
-                replacing: Replacing::new(&handle.shared, &flight, rejected),
-                generation: rejected,
-                rejected: Some((response, kept)),
-            },
-        };
-        Ok(Self { handle, stage })
+        let mut call = Call::default();
+        let stage = rejected(&handle, &mut call, response, staleness, tag, kept)?;
+        Ok(Self { handle, call, staleness, stage })
+    }
+}
+
+/// Reports a response that rejects a token, and returns the way to a replay, or else the response.
+fn rejected<S, B, R, M>(
+    handle: &Handle<S>,
+    call: &mut Call,
+    response: Response<R>,
+    staleness: Staleness,
+    tag: Tag,
+    kept: Option<M::Kept>,
+) -> Result<Stage<S, B, R, M>, Response<R>>
+where
+    S: Service<Request<B>>,
+    M: Mode<B, R>,
+{
+    let shared = &handle.shared;
+    let now = shared.clock.now();
+    let generation = tag.generation();
+    let is_replayable = kept.is_some();
+    let report = Rejected { generation, staleness, call: *call, is_replayable };
+    let action = shared.reject(report, now);
+    call.rejected(generation, now.mono);
+    match (action, kept) {
+        (RejectAction::GiveUp(reason), _) => Err(stands(response, NotReplaced::new(reason))),
+        (_, None) => Err(unplayable(response, generation)),
+        (RejectAction::Retry(snapshot), Some(kept)) => {
+            replay::<S, B, R, M>(response, snapshot, kept, generation)
+        }
+        (RejectAction::Wait(flight), Some(kept)) => Ok(Stage::Replacing {
+            replacing: Replacing::new(shared, &flight, *call, staleness),
+            rejected: Some((response, kept)),
+        }),
+    }
+}
+
+/// Sends the request again with `snapshot`'s token, if that is possible; else returns the response.
+fn replay<S, B, R, M>(
+    response: Response<R>,
+    snapshot: Arc<Snapshot>,
+    kept: M::Kept,
+    rejected: u64,
+) -> Result<Stage<S, B, R, M>, Response<R>>
+where
+    S: Service<Request<B>>,
+    M: Mode<B, R>,
+{
+    match M::restore(kept) {
+        Some(request) => Ok(Stage::Discarding {
+            discard: M::discard(response.into_body()),
+            request: Some(request),
+            snapshot,
+        }),
+        None => Err(unplayable(response, rejected)),
     }
 }
 
@@ -161,16 +205,12 @@ where
         let handle = &*this.handle;
         loop {
             let next = match this.stage.as_mut().project() {
-                StageProj::Refused { error } => {
+                StageProj::Failed { error } => {
                     return Poll::Ready(Arrival::Error(error.clone().into()));
                 }
                 StageProj::Token { acquiring, request } => {
                     match ready!(acquiring.poll(&handle.shared, cx)) {
-                        Ok(snapshot) => Stage::Ready {
-                            inner: Some(handle.fresh_inner()),
-                            request: request.take(),
-                            snapshot,
-                        },
+                        Ok(snapshot) => ready_stage(handle, request.take(), snapshot),
                         Err(error) => return Poll::Ready(Arrival::Error(error.into())),
                     }
                 }
@@ -181,33 +221,53 @@ where
                     if let Err(error) = ready!(service.poll_ready(cx)) {
                         return Poll::Ready(Arrival::Error(error.into()));
                     }
-                    if handle.shared.may_go_out(snapshot) {
-                        let Some((request, sending)) = request.take() else {
-                            return Poll::Pending;
-                        };
-                        let tag = Tag::of(snapshot, sending, &handle.rules);
-                        let call = send::<_, _, _, M>(service, handle, request, snapshot, tag);
-                        *inner = None;
-                        return Poll::Ready(match call {
-                            Ok((future, kept)) => {
-                                Arrival::Sent { future, handle: Arc::clone(handle), tag, kept }
-                            }
-                            Err(error) => Arrival::Error(error.into()),
-                        });
+                    match recheck(handle, this.call, *this.staleness, snapshot) {
+                        Recheck::Send => {}
+                        // The readiness is given back: it must not be held while waiting.
+                        Recheck::Acquire => {
+                            let (acquiring, request) = (Acquiring::new(), request.take());
+                            this.stage.set(Stage::Token { acquiring, request });
+                            continue;
+                        }
+                        Recheck::Replace(newer) => *snapshot = newer,
+                        Recheck::Wait(replacing) => {
+                            let (request, snapshot) = (request.take(), Arc::clone(snapshot));
+                            this.stage.set(Stage::Superseded { replacing, request, snapshot });
+                            continue;
+                        }
                     }
-                    // It took so long that the token has expired.
-                    Stage::Token { acquiring: Acquiring::new(), request: request.take() }
+                    let Some(request) = request.take() else {
+                        return Poll::Pending;
+                    };
+                    let sending = this.call.sending();
+                    let keep = this.call.may_be_sent_twice();
+                    let tag = Tag::of(snapshot, sending, &handle.rules);
+                    let call = send::<_, _, _, M>(service, handle, request, snapshot, keep);
+                    *inner = None;
+                    match (call, sending) {
+                        (Ok((future, kept)), Sending::First) => {
+                            let handle = Arc::clone(handle);
+                            return Poll::Ready(Arrival::Sent { future, handle, tag, kept });
+                        }
+                        (Ok((future, kept)), Sending::Replay) => {
+                            Stage::Replayed { future, tag, kept }
+                        }
+                        (Err(error), _) => return Poll::Ready(Arrival::Error(error.into())),
+                    }
                 }
-                StageProj::Replacing { replacing, generation, rejected } => {
+                StageProj::Replacing { replacing, rejected } => {
                     let replaced = ready!(Pin::new(replacing).poll(cx));
                     let Some((response, kept)) = rejected.take() else {
                         return Poll::Pending;
                     };
+                    let generation = this.call.last_tried();
                     let stage = match replaced {
-                        Ok(snapshot) => Stage::replay(response, snapshot, kept, *generation),
-                        Err(why) => {
-                            let why = NotReplaced::new(why);
-                            telemetry::stands(*generation, &why);
+                        Ok(snapshot) => {
+                            replay::<S, B, R, M>(response, snapshot, kept, generation)
+                        }
+                        Err(reason) => {
+                            let why = NotReplaced::new(reason);
+                            telemetry::stands(generation, &why);
                             Err(stands(response, why))
                         }
                     };
@@ -218,10 +278,32 @@ where
                 }
                 StageProj::Discarding { discard, request, snapshot } => {
                     ready!(discard.poll(cx));
-                    Stage::Ready {
-                        inner: Some(handle.fresh_inner()),
-                        request: request.take().map(|request| (request, Sending::Replay)),
-                        snapshot: Arc::clone(snapshot),
+                    let snapshot = Arc::clone(snapshot);
+                    ready_stage(handle, request.take(), snapshot)
+                }
+                StageProj::Superseded { replacing, request, snapshot } => {
+                    // Without another token, the API rejects this one in its own words.
+                    let newer = ready!(Pin::new(replacing).poll(cx)).ok();
+                    let snapshot = newer.unwrap_or_else(|| Arc::clone(snapshot));
+                    ready_stage(handle, request.take(), snapshot)
+                }
+                StageProj::Replayed { future, tag, kept } => {
+                    let response = match ready!(future.poll(cx)) {
+                        Ok(response) => response,
+                        Err(error) => return Poll::Ready(Arrival::Error(error.into())),
+                    };
+                    let (tag, mut kept) = (*tag, kept.take());
+                    match judge(handle, tag, response, &mut kept) {
+                        Ok(response) => return Poll::Ready(Arrival::Response(response)),
+                        Err((response, staleness)) => {
+                            *this.staleness = staleness;
+                            match rejected::<S, B, R, M>(
+                                handle, this.call, response, staleness, tag, kept,
+                            ) {
+                                Ok(stage) => stage,
+                                Err(response) => return Poll::Ready(Arrival::Response(response)),
+                            }
+                        }
                     }
                 }
             };
@@ -230,23 +312,67 @@ where
     }
 }
 
+fn ready_stage<S, B, R, M>(
+    handle: &Handle<S>,
+    request: Option<Request<B>>,
+    snapshot: Arc<Snapshot>,
+) -> Stage<S, B, R, M>
+where
+    S: Service<Request<B>> + Clone,
+    M: Mode<B, R>,
+{
+    Stage::Ready { inner: Some(handle.fresh_inner()), request, snapshot }
+}
+
+/// What the wait for readiness has made of a token.
+enum Recheck {
+    Send,
+    /// It has expired.
+    Acquire,
+    /// It was rejected meanwhile, and there is another.
+    Replace(Arc<Snapshot>),
+    /// It was rejected meanwhile, and another is under way.
+    Wait(Replacing),
+}
+
+fn recheck<S: Clone>(
+    handle: &Handle<S>,
+    call: &Call,
+    staleness: Staleness,
+    snapshot: &Snapshot,
+) -> Recheck {
+    let shared = &handle.shared;
+    let may_go_out = shared.may_go_out(snapshot);
+    if call.sending() == Sending::First {
+        return if may_go_out { Recheck::Send } else { Recheck::Acquire };
+    }
+    if may_go_out && !shared.is_rejected(snapshot) {
+        return Recheck::Send;
+    }
+    match shared.replace(*call, staleness, shared.clock.now()) {
+        RejectAction::Retry(newer) => Recheck::Replace(newer),
+        RejectAction::Wait(flight) => {
+            Recheck::Wait(Replacing::new(shared, &flight, *call, staleness))
+        }
+        RejectAction::GiveUp(_) if may_go_out => Recheck::Send,
+        RejectAction::GiveUp(_) => Recheck::Acquire,
+    }
+}
+
 /// Puts the token on `request` and sends it.
-#[allow(clippy::type_complexity, reason = "the inner future, and what is kept of the request")]
+#[allow(clippy::type_complexity, reason = "the inner future, and the request that was kept")]
 fn send<S, B, R, M>(
     service: &mut S,
     handle: &Handle<S>,
     mut request: Request<B>,
     snapshot: &Snapshot,
-    tag: Tag,
+    keep: bool,
 ) -> Result<(S::Future, Option<M::Kept>), TokenError>
 where
     S: Service<Request<B>>,
     M: Mode<B, R>,
 {
-    let kept = match tag.sending() {
-        Sending::First => M::keep(&mut request, handle.rules.replay_limit),
-        Sending::Replay => None,
-    };
+    let kept = if keep { M::keep(&mut request, handle.rules.replay_limit) } else { None };
     match request.headers_mut().try_insert(AUTHORIZATION, snapshot.header.clone()) {
         Ok(_) => Ok((service.call(request), kept)),
         Err(_) => Err(too_many_headers()),

@@ -20,10 +20,9 @@ use crate::{
     challenge::Verdict,
     detour::{Arrival, Detour},
     error::BoxError,
-    local::Tag,
     mode::{Mode, Replay},
     rules::{self, Rules},
-    service::Handle,
+    service::{Handle, Tag},
     telemetry,
     token::Staleness,
 };
@@ -177,57 +176,63 @@ where
         }
     }
 
-    /// What the response says of the token: the way to a replay, or the response if there is none.
+    /// Reads what the response says of the token: returns the way to a replay, or the response if
+    /// there is none.
     fn examine(
         self: Pin<&mut Self>,
-        mut response: Response<R>,
-    ) -> Result<Detour<S, B, R, M>, Response<R>> {
-        let (handle, tag) = match &*self {
-            Self::Sent { handle, tag, .. } if *tag != Tag::NONE => (handle, *tag),
-            _ => return Err(response),
-        };
-        let mut verdict = handle.rules.judge(&response);
-        if let Some(test) = &handle.rules.test {
-            (response, verdict) = test.judge(response, verdict);
-        }
-        let staleness = match verdict {
-            Verdict::Accepted | Verdict::Unknown => {
-                if verdict == Verdict::Accepted && tag.is_watched() {
-                    handle.shared.accept(tag.generation(), tag.sending());
-                }
-                if response.status() == StatusCode::UNAUTHORIZED {
-                    telemetry::not_a_rejection(tag.generation(), verdict);
-                }
-                return Err(response);
-            }
-            Verdict::Stale => Staleness::Unclear,
-            Verdict::Invalid => Staleness::Invalid,
-        };
-        self.reject(response, staleness)
-    }
-
-    /// The response rejects the token: the way to a replay, or the response if there is none.
-    fn reject(
-        self: Pin<&mut Self>,
         response: Response<R>,
-        staleness: Staleness,
     ) -> Result<Detour<S, B, R, M>, Response<R>> {
+        if !matches!(&*self, Self::Sent { tag, .. } if *tag != Tag::NONE) {
+            return Err(response);
+        }
         // The inner future is done with, and dropped.
-        let StateReplace::Sent { handle, tag, kept, .. } =
+        let StateReplace::Sent { handle, tag, mut kept, .. } =
             self.project_replace(State::Detour { detour: None })
         else {
             return Err(response);
         };
-        if rules::is_from_elsewhere(&response) {
-            telemetry::not_a_rejection(tag.generation(), Verdict::Unknown);
-            return Err(response);
-        }
-        let kept = kept.filter(|_| !rules::may_have_had_effect(&response));
-        let shared = &handle.shared;
-        let now = shared.clock.now();
-        let rejection = shared.reject(tag.generation(), staleness, tag.sending(), now);
-        Detour::for_replay(handle, rejection, response, kept, tag.generation())
+        let (response, staleness) = match judge(&handle, tag, response, &mut kept) {
+            Ok(response) => return Err(response),
+            Err(rejected) => rejected,
+        };
+        Detour::for_replay(handle, response, staleness, tag, kept)
     }
+}
+
+/// Reads what `response` says of the token that its request carried, and reports an acceptance.
+/// Returns the response as an error if it rejects the token. Drops what was kept if the request may
+/// have had its effect.
+pub(crate) fn judge<S, R, K>(
+    handle: &Handle<S>,
+    tag: Tag,
+    mut response: Response<R>,
+    kept: &mut Option<K>,
+) -> Result<Response<R>, (Response<R>, Staleness)> {
+    let mut verdict = handle.rules.judge(&response);
+    if let Some(test) = &handle.rules.test {
+        (response, verdict) = test.judge(response, verdict);
+    }
+    let staleness = match verdict {
+        Verdict::Accepted | Verdict::Unknown => {
+            if verdict == Verdict::Accepted && tag.is_watched() {
+                handle.shared.accept(tag.generation(), tag.sending());
+            }
+            if response.status() == StatusCode::UNAUTHORIZED {
+                telemetry::not_a_rejection(tag.generation(), verdict);
+            }
+            return Ok(response);
+        }
+        Verdict::Stale => Staleness::Unclear,
+        Verdict::Invalid => Staleness::Invalid,
+    };
+    if rules::is_from_elsewhere(&response) {
+        telemetry::not_a_rejection(tag.generation(), Verdict::Unknown);
+        return Ok(response);
+    }
+    if rules::may_have_had_effect(&response) {
+        *kept = None;
+    }
+    Err((response, staleness))
 }
 
 impl<S, B, R, M> fmt::Debug for ResponseFuture<S, B, R, M>

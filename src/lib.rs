@@ -133,7 +133,6 @@ mod future;
 mod layer;
 #[cfg(any(doc, doctest))]
 pub mod layer_order;
-mod local;
 mod mode;
 mod origin;
 mod replay;

@@ -29,7 +29,7 @@ use http::Uri;
 use crate::{
     challenge::Verdict,
     error::TokenError,
-    token::{Attempt, NotReplaced, Outcome, Rejection, Sending, Staleness},
+    token::{Attempt, NotReplaced, Outcome, Reason, RejectAction, Sending, Staleness, Trigger},
 };
 
 #[cfg(not(feature = "tracing"))]
@@ -39,9 +39,15 @@ pub(crate) use self::on::{RenewalSpan, within};
 
 /// A renewal has ended, after so many attempts.
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
-pub(crate) fn renewed(span: &RenewalSpan, outcome: &Outcome, attempts: u32, took: Duration) {
+pub(crate) fn renewed(
+    span: &RenewalSpan,
+    trigger: Trigger,
+    outcome: &Outcome,
+    attempts: u32,
+    took: Duration,
+) {
     #[cfg(feature = "tracing")]
-    span.end(outcome, attempts, took);
+    span.end(trigger, outcome, attempts, took);
 }
 
 /// The request of a rejected token is not sent again after all.
@@ -88,30 +94,74 @@ pub(crate) fn attempt_failed(attempt: u32, error: &TokenError) {
     }
 }
 
-/// A request was rejected, and this was decided.
+/// Reports a request that was rejected, and the decision. The first decision of a kind about a token
+/// is told at INFO, the others at DEBUG: an API may answer 401 at any rate.
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn rejected(
     generation: u64,
     staleness: Staleness,
     sending: Sending,
-    decision: &Rejection,
+    action: &RejectAction,
+    is_new: bool,
 ) {
     #[cfg(feature = "tracing")]
     {
-        tracing::info!(
-            generation,
-            challenge = match staleness {
-                Staleness::Invalid => "invalid_token",
-                Staleness::Unclear => "bare",
-            },
-            sending = match sending {
-                Sending::First => "first",
-                Sending::Replay => "replay",
-            },
-            decision = decision.as_str(),
-            error = decision.error().map(tracing::field::display),
-            "token rejected"
-        );
+        macro_rules! tell {
+            ($level:ident) => {
+                tracing::$level!(
+                    generation,
+                    challenge = match staleness {
+                        Staleness::Invalid => "invalid_token",
+                        Staleness::Unclear => "bare",
+                    },
+                    sending = match sending {
+                        Sending::First => "first",
+                        Sending::Replay => "replay",
+                    },
+                    decision = decision(action).0,
+                    error = match action {
+                        RejectAction::GiveUp(Reason::Failed(error)) => {
+                            Some(tracing::field::display(error))
+                        }
+                        _ => None,
+                    },
+                    "token rejected"
+                )
+            };
+        }
+        if is_new { tell!(info) } else { tell!(debug) }
+    }
+}
+
+/// The kinds of decisions that were told about the newest token.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    generation: u64,
+    decisions: u8,
+}
+
+impl Told {
+    /// Returns `true` the first time that `action` is decided about the token of `generation`.
+    pub(crate) fn is_new(&mut self, generation: u64, action: &RejectAction) -> bool {
+        if self.generation < generation {
+            *self = Self { generation, decisions: 0 };
+        }
+        let bit = 1 << decision(action).1;
+        let is_new = self.generation == generation && self.decisions & bit == 0;
+        self.decisions |= bit;
+        is_new
+    }
+}
+
+/// The name of a decision in events, and its bit in [`Told`].
+fn decision(action: &RejectAction) -> (&'static str, u8) {
+    match action {
+        RejectAction::Retry(_) => ("replay", 0),
+        RejectAction::Wait(_) => ("renew", 1),
+        RejectAction::GiveUp(Reason::SameToken) => ("same token", 2),
+        RejectAction::GiveUp(Reason::Cooldown { .. }) => ("cooldown", 3),
+        RejectAction::GiveUp(Reason::ReplayRejected) => ("replay rejected", 4),
+        RejectAction::GiveUp(Reason::Failed(_)) => ("renewal failed", 5),
     }
 }
 
@@ -121,7 +171,7 @@ mod on {
 
     use tracing::{Instrument as _, Span, field::Empty};
 
-    use crate::token::Outcome;
+    use crate::token::{Outcome, Trigger};
 
     #[derive(Clone, Debug)]
     pub(crate) struct RenewalSpan(Span);
@@ -141,7 +191,14 @@ mod on {
         }
 
         /// Once: a field that is recorded twice is shown twice.
-        pub(super) fn end(&self, outcome: &Outcome, attempt: u32, took: Duration) {
+        pub(super) fn end(
+            &self,
+            trigger: Trigger,
+            outcome: &Outcome,
+            attempt: u32,
+            took: Duration,
+        ) {
+            let trigger = trigger.as_str();
             let Self(span) = self;
             let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             span.record("attempt", attempt).record("duration_ms", duration_ms);
@@ -153,7 +210,7 @@ mod on {
                     tracing::info!(
                         parent: span,
                         generation = snapshot.generation,
-                        forced = snapshot.forced,
+                        trigger,
                         attempt,
                         lifetime_s,
                         duration_ms,
@@ -166,6 +223,7 @@ mod on {
                     tracing::warn!(
                         parent: span,
                         class,
+                        trigger,
                         %error,
                         cause = cause.as_deref(),
                         attempt,

@@ -1,7 +1,6 @@
 //! [`TokenCache`]: one token, shared; the handle that users and the layer hold.
 //!
-//! What is decided when is in `state`; here is the handle with its own copy of the token, and the
-//! future of a token.
+//! The public handle and its cached copy of the token. All decisions are made in `state`.
 
 use std::{
     fmt,
@@ -12,6 +11,7 @@ use std::{
 };
 
 use super::{
+    cached::Cached,
     replacement::Replacement,
     shared::{Settings, Shared},
     snapshot::AccessToken,
@@ -19,7 +19,7 @@ use super::{
     state::{Call, Rejected, Sending, Staleness},
     waiting::Acquiring,
 };
-use crate::{clock::Deadline, error::TokenError};
+use crate::error::TokenError;
 
 /// One access token, fetched from a [`TokenSource`] when it is needed, renewed before it expires,
 /// shared by all clones.
@@ -51,28 +51,7 @@ use crate::{clock::Deadline, error::TokenError};
 /// When the last clone is dropped, so is the renewal.
 pub struct TokenCache {
     shared: Arc<Shared>,
-    local: Option<Copy>,
-}
-
-/// The handle's own copy: as long as the epoch stands and neither clock has reached `until`, it is
-/// what `acquire` would answer.
-#[derive(Clone)]
-struct Copy {
-    epoch: u64,
-    until: Deadline,
-    token: AccessToken,
-}
-
-impl Copy {
-    /// At a glance at the clocks. `false` says nothing.
-    #[inline(always)]
-    fn is_surely_current(&self, shared: &Shared) -> bool {
-        self.epoch == shared.epoch() && shared.clock.is_surely_before(&self.until)
-    }
-
-    fn is_current(&mut self, shared: &Shared) -> bool {
-        self.epoch == shared.epoch() && shared.clock.is_before(&mut self.until)
-    }
+    cached: Cached<Option<AccessToken>>,
 }
 
 impl TokenCache {
@@ -88,7 +67,7 @@ impl TokenCache {
     }
 
     pub(crate) fn of(shared: Arc<Shared>) -> Self {
-        Self { shared, local: None }
+        Self { shared, cached: Cached::none(None) }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -101,24 +80,27 @@ impl TokenCache {
     /// this touches nothing that other threads write to. Clone the cache to get another handle.
     #[inline]
     pub fn peek(&mut self) -> Option<&AccessToken> {
-        if !self.local.as_ref().is_some_and(|own| own.is_surely_current(&self.shared)) {
-            self.look();
+        if !self.cached.is_current_fast(&self.shared) {
+            self.refresh();
         }
-        self.local.as_ref().map(|own| &own.token)
+        self.cached.value().as_ref()
     }
 
     #[cold]
-    fn look(&mut self) {
-        if self.local.as_mut().is_some_and(|own| own.is_current(&self.shared)) {
+    fn refresh(&mut self) {
+        if self.cached.is_current(&self.shared) {
             return;
         }
+        // Read before the state is: a change in between makes the copy outdated.
         let epoch = self.shared.epoch();
         let now = self.shared.clock.now();
-        self.local = self.shared.usable(now).map(|snapshot| Copy {
-            epoch,
-            until: Deadline::new(snapshot.schedule.expires_at()),
-            token: AccessToken::new(snapshot),
-        });
+        self.cached = match self.shared.usable(now) {
+            None => Cached::none(None),
+            Some(snapshot) => {
+                let until = snapshot.schedule.expires_at();
+                Cached::new(Some(AccessToken::new(snapshot)), epoch, until, now)
+            }
+        };
     }
 
     /// A token that may go out: the one at hand, or else the one that the renewal brings.
@@ -167,13 +149,13 @@ impl TokenCache {
     ///
     /// [`NotReplaced`](crate::NotReplaced), with the reason.
     pub fn rejected(&self, token: &AccessToken) -> Replacement {
-        self.replace(token, Sending::First)
+        self.replace(token, Call::default())
     }
 
     /// An API rejected `token`, too, which came from [`rejected`](Self::rejected). Waits for
     /// nothing: the rejection stands.
     pub fn rejected_again(&self, token: &AccessToken) {
-        drop(self.replace(token, Sending::Replay));
+        drop(self.replace(token, Call::of_replay(token.snapshot())));
     }
 
     /// An API accepted `token`, which came from [`rejected`](Self::rejected): the renewal was a
@@ -182,11 +164,14 @@ impl TokenCache {
         self.shared.accept(token.snapshot().generation, Sending::Replay);
     }
 
-    fn replace(&self, token: &AccessToken, sending: Sending) -> Replacement {
-        let rejected = token.snapshot().generation;
+    fn replace(&self, token: &AccessToken, mut call: Call) -> Replacement {
+        let generation = token.snapshot().generation;
         let now = self.shared.clock.now();
-        let rejection = self.shared.reject(rejected, Staleness::Unclear, sending, now);
-        Replacement::new(&self.shared, rejection, rejected)
+        let staleness = Staleness::Unclear;
+        let rejected = Rejected { generation, staleness, call, is_replayable: true };
+        let action = self.shared.reject(rejected, now);
+        call.rejected(generation, now.mono);
+        Replacement::new(&self.shared, action, call, staleness)
     }
 
     /// How many tokens have been issued to this cache. Counts answers that were a success and yet
@@ -205,7 +190,7 @@ impl TokenCache {
 
 impl Clone for TokenCache {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), local: self.local.clone() }
+        Self { shared: Arc::clone(&self.shared), cached: self.cached.clone() }
     }
 }
 

@@ -184,7 +184,11 @@ mod tests {
             2,
             "places are used again"
         );
-        flight.land(Err(interrupted("on purpose")), None);
+        flight.complete(Completion {
+            outcome: Err(interrupted("on purpose")),
+            no_token_in_epoch: None,
+            is_interrupted: false,
+        });
         assert!(Pin::new(&mut stays).poll(&mut cx).is_ready());
     }
 }

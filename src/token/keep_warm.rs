@@ -38,7 +38,7 @@ pub(crate) fn revive(shared: &Arc<Shared>) {
 
 fn run(shared: &Arc<Shared>, pause: Duration) {
     let Ok(runtime) = Handle::try_current() else { return };
-    let mut guard = TimerGuard { shared: Arc::downgrade(shared), has_ended: false };
+    let guard = TimerGuard { shared: Arc::downgrade(shared), has_ended: false };
     let clock = shared.clock.clone();
     let timer = async move {
         time::sleep(pause).await;
@@ -57,7 +57,7 @@ fn run(shared: &Arc<Shared>, pause: Duration) {
             drop(shared);
             time::sleep(sleep.min(MAX_TIMER_SLEEP)).await;
         }
-        guard.has_ended = true;
+        guard.end();
     };
     shared.timer_runs(runtime.spawn(timer).abort_handle());
 }
@@ -66,6 +66,12 @@ fn run(shared: &Arc<Shared>, pause: Duration) {
 struct TimerGuard {
     shared: Weak<Shared>,
     has_ended: bool,
+}
+
+impl TimerGuard {
+    fn end(mut self) {
+        self.has_ended = true;
+    }
 }
 
 impl Drop for TimerGuard {

@@ -7,6 +7,7 @@
 mod backoff;
 mod budget;
 mod cache;
+mod cached;
 mod flight;
 pub(crate) mod jwt;
 #[cfg(all(oauth2_loom, test))]
@@ -31,6 +32,7 @@ pub use self::{
     source::{Attempt, BoxFuture, SourceFn, TokenResponse, TokenSource, source_fn},
 };
 pub(crate) use self::{
+    cached::{Cached, Detach, Refreshed},
     flight::Outcome,
     renewal::in_runtime,
     shared::{Answer, Hand, Reason, RejectAction, Settings, Shared, Warmth},

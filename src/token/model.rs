@@ -16,10 +16,8 @@ use std::{
 use loom::{future::block_on, thread};
 
 use super::{
-    Attempt, BoxFuture, Sending, Settings, Shared, Staleness, TokenCache, TokenResponse,
-    TokenSource,
-    renewal::Pilot,
-    state::{Answer, Rejection, Standstill},
+    Answer, Attempt, BoxFuture, Call, Reason, RejectAction, Rejected, Settings, Shared, Staleness,
+    TokenCache, TokenResponse, TokenSource, renewal::RenewalGuard,
 };
 use crate::{
     clock::{Clock, Now, ReadClock},
@@ -27,14 +25,14 @@ use crate::{
 };
 
 /// In place of a Tokio task: a thread that asks the source once and lands.
-pub(crate) fn fly(shared: &Arc<Shared>, pilot: Pilot) {
+pub(crate) fn run(shared: &Arc<Shared>, guard: RenewalGuard) {
     let source = Arc::clone(&shared.source);
     let t0 = shared.clock.now();
     drop(thread::spawn(move || {
         match block_on(source.fetch(Attempt::first())) {
-            // Stands for a task that is aborted or panics: the pilot is dropped.
-            Err(error) if error.class() == ErrorClass::Interrupted => drop(pilot),
-            result => drop(pilot.finish(result.map(|response| (response, t0)))),
+            // Stands for a task that is aborted or panics: the guard is dropped.
+            Err(error) if error.class() == ErrorClass::Interrupted => drop(guard),
+            result => drop(guard.finish(result.map(|response| (response, t0)))),
         }
     }));
 }
@@ -89,6 +87,16 @@ fn cache(source: &Arc<Source>) -> TokenCache {
 
 fn text(cache: &TokenCache) -> String {
     block_on(cache.token()).unwrap().expose_secret().to_owned()
+}
+
+fn reject(
+    shared: &Arc<Shared>,
+    generation: u64,
+    staleness: Staleness,
+    call: Call,
+) -> RejectAction {
+    let rejected = Rejected { generation, staleness, call, is_replayable: true };
+    shared.reject(rejected, shared.clock.now())
 }
 
 /// At a handful of preemptions the space is searched whole; more finds nothing new and takes hours.
@@ -187,17 +195,17 @@ fn a_replay_that_is_rejected_starts_the_pause_whoever_else_is_about() {
         let late = first.snapshot().generation;
         let caller = thread::spawn(move || {
             // A late rejection of the first token: a replay, or the pause, but no renewal.
-            match other.reject(late, Staleness::Unclear, Sending::First, other.clock.now()) {
-                Rejection::Wait(_) => panic!("renewed for a token that is long replaced"),
-                Rejection::Replay(_) | Rejection::Stand(_) => {}
+            match reject(&other, late, Staleness::Unclear, Call::default()) {
+                RejectAction::Wait(_) => panic!("renewed for a token that is long replaced"),
+                RejectAction::Retry(_) | RejectAction::GiveUp(_) => {}
             }
         });
-        let now = shared.clock.now();
-        let decision = shared.reject(generation, Staleness::Unclear, Sending::Replay, now);
-        assert!(matches!(decision, Rejection::Stand(Standstill::ReplayRejected)));
+        let replay = Call::of_replay(second.snapshot());
+        let decision = reject(&shared, generation, Staleness::Unclear, replay);
+        assert!(matches!(decision, RejectAction::GiveUp(Reason::ReplayRejected)));
         caller.join().unwrap();
-        let again = shared.reject(generation, Staleness::Unclear, Sending::First, now);
-        assert!(matches!(again, Rejection::Stand(Standstill::Cooldown { .. })));
+        let again = reject(&shared, generation, Staleness::Unclear, Call::default());
+        assert!(matches!(again, RejectAction::GiveUp(Reason::Cooldown { .. })));
         assert_eq!(source.asked(), 2);
     });
 }
@@ -259,8 +267,8 @@ fn a_blocking_rejection_holds_new_callers_until_the_renewal_lands() {
         let shared = Arc::clone(cache.shared());
         let generation = token.snapshot().generation;
         let now = shared.clock.now();
-        let rejection = shared.reject(generation, Staleness::Invalid, Sending::First, now);
-        assert!(matches!(rejection, Rejection::Wait(_)));
+        let rejection = reject(&shared, generation, Staleness::Invalid, Call::default());
+        assert!(matches!(rejection, RejectAction::Wait(_)));
         match shared.acquire(now).0 {
             Answer::Use(hand) => assert_eq!(hand.snapshot.generation, generation + 1),
             Answer::Wait(_) => {}

@@ -21,7 +21,7 @@ use super::{
     random::Random,
     shared::{End, Shared, interrupted},
     source::{Attempt, BoxFuture, Lifetime, TokenResponse, TokenSource},
-    state::{FlightId, Launch},
+    state::Launch,
 };
 use crate::{
     clock::{Clock, Now},
@@ -171,7 +171,7 @@ impl RenewalGuard {
         let start = clock.now();
         let mut deadline = Box::pin(time::sleep(timeouts.renewal));
         let mut asked = Vec::with_capacity(1);
-        let mut next = Some(Attempt::first(self.launch.trigger));
+        let mut next = Some(Attempt::new(self.launch.trigger));
         let mut timer = None;
         let mut last: Option<TokenError> = None;
         loop {
@@ -226,7 +226,7 @@ impl RenewalGuard {
             let number = attempt.number().max(self.counts.attempts);
             match next_attempt(&error, number, self.launch.attempts, &mut random) {
                 Next::Retry(delay) if fits(delay, start, clock.now(), timeouts.renewal) => {
-                    next = Some(attempt.after(number, &error));
+                    next = Some(attempt.numbered(number).after(&error));
                     timer = Some(Box::pin(time::sleep(delay)));
                 }
                 // Others are still in flight.

@@ -67,8 +67,14 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    pub(crate) fn first(trigger: Trigger) -> Self {
+    /// Returns the first attempt of a renewal.
+    pub(crate) fn new(trigger: Trigger) -> Self {
         Self { number: 1, trigger, refused: None }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn first() -> Self {
+        Self::new(Trigger::Cold)
     }
 
     /// Returns the attempt that is made beside this one, which is slow.
@@ -76,10 +82,14 @@ impl Attempt {
         Self { number: self.number.saturating_add(1), ..self }
     }
 
-    /// Returns the attempt that follows this one, which ended with `error`. It is the one after
-    /// `number`.
-    pub(crate) fn after(self, number: u32, error: &TokenError) -> Self {
-        Self { number: number.saturating_add(1), refused: error.fingerprint(), ..self }
+    /// Returns the attempt that follows this one, which ended with `error`.
+    pub(crate) fn after(self, error: &TokenError) -> Self {
+        Self { refused: error.fingerprint(), ..self.beside() }
+    }
+
+    /// Returns this attempt under another number.
+    pub(crate) fn numbered(self, number: u32) -> Self {
+        Self { number, ..self }
     }
 
     /// Returns the reason for the renewal: `cold`, `soft`, `hard`, `forced` or `warmup`.

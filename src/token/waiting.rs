@@ -122,11 +122,6 @@ impl Replacing {
         let shared = Arc::clone(shared);
         Self { shared, waiter: flight.join(), call, staleness, has_relaunched: false }
     }
-
-    /// The call, with the rejection that led here.
-    pub(crate) fn call(&self) -> Call {
-        self.call
-    }
 }
 
 impl Future for Replacing {

@@ -57,7 +57,7 @@ use std::time::Duration;
 
 pub(crate) use self::{
     failure::Failed,
-    landing::{Landed, SameAs},
+    landing::{Issued, Landed, SameAs},
     rejection::{Call, Rejected, Sending, Staleness},
 };
 use self::{

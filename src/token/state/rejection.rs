@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{Answer, InFlight, Launch, Phase, Refusal, State, Token, Trigger, Usable, Which};
-use crate::clock::Now;
+use crate::{clock::Now, token::snapshot::Snapshot};
 
 /// A newest token that is rejected within so long a time may only be too new for the API.
 const SETTLING: Duration = Duration::from_secs(120);
@@ -62,8 +62,25 @@ impl Call {
         }
     }
 
+    /// A call whose replay with `token` was rejected, and of which no more is known: the token was
+    /// asked for because of it, or before.
+    pub(crate) fn of_replay(token: &Snapshot) -> Self {
+        let asked_after = token.forced.then_some(token.schedule.t0.mono);
+        Self { since: Some(asked_after.unwrap_or(Duration::MAX)), tried: [None; 3] }
+    }
+
+    /// Returns `true` if another replay may follow the next one.
+    pub(crate) fn may_be_sent_twice(&self) -> bool {
+        self.tried.iter().filter(|tried| tried.is_none()).count() > 1
+    }
+
     pub(crate) fn sending(&self) -> Sending {
         if self.since.is_none() { Sending::First } else { Sending::Replay }
+    }
+
+    /// The number of the token that was rejected last.
+    pub(crate) fn last_tried(&self) -> u64 {
+        self.tried.iter().flatten().last().copied().unwrap_or_default()
     }
 
     fn has_tried(&self, token: &Token) -> bool {
@@ -171,6 +188,16 @@ impl State {
         let former = self.usable_former(now).map(|former| (Which::Former, former));
         let order = if self.is_benched(now) { [former, newest] } else { [newest, former] };
         order.into_iter().flatten().find(|(_, token)| !call.has_tried(token))
+    }
+
+    /// Returns `true` if the token with this number is known to be rejected, or has been replaced
+    /// since and is kept no more.
+    pub(crate) fn is_rejected(&self, generation: u64) -> bool {
+        let mut kept = self.newest.iter().chain(&self.former);
+        match kept.find(|token| token.is(generation)) {
+            Some(token) => token.is_rejected,
+            None => self.newest.is_some_and(|newest| generation < newest.generation),
+        }
     }
 
     /// The token to replay `call` with, or the renewal to wait for.

@@ -1,5 +1,7 @@
-//! [`OAuthClientCredentials`]: the middleware's service. Here a request is admitted, gets its
-//! token, and goes to the inner service; what becomes of the response is in `future`.
+//! [`OAuthClientCredentials`]: the middleware's service. It admits a request, puts the token on it
+//! and calls the inner service. The response is handled in `future`.
+
+mod header;
 
 use std::{
     fmt,
@@ -19,21 +21,23 @@ use crate::{
     detour::Detour,
     error::{BoxError, ErrorClass, TokenError},
     future::ResponseFuture,
-    local::{Local, Tag},
     mode::{self, Mode, Replay},
     origin::Admission,
     rules::{Existing, Rules},
-    sync::{Mutex, lock, try_lock},
-    token::{Acquiring, Answer, Shared, TokenCache, in_runtime},
+    sync::{Mutex, lock},
+    token::{Acquiring, Answer, Cached, Refreshed, Shared, TokenCache, in_runtime},
 };
+
+pub(crate) use self::header::Tag;
+use self::header::TokenHeader;
 
 /// Puts an access token on every request and renews it, in one flight, when it nears its end or is
 /// rejected.
 ///
 /// Made by [`OAuthClientCredentialsLayer`](crate::OAuthClientCredentialsLayer). Clones share the
-/// token. One that lives on for a second or two keeps bytes of its own, and then a request with a
-/// token at hand writes to nothing that other threads use; that costs the length of the token and
-/// a clone of the inner service. One that is cloned for a request borrows.
+/// token. A service that stays in use for more than a second or two makes its own copy of the header
+/// and a clone of the inner service. From then on its requests write to no memory that other threads
+/// use. Clones that are made for a single request share instead.
 ///
 /// # Readiness
 ///
@@ -57,50 +61,55 @@ use crate::{
 /// where the service is passed on, as in `tower::util::BoxCloneSyncService::new(service)`.
 pub struct OAuthClientCredentials<S, M = Replay> {
     inner: S,
+    /// Shared with the service that this one was cloned from, until `cached` is promoted.
     handle: Arc<Handle<S>>,
-    /// It was made for this value; what is cloned from it leaves in time.
-    keeps_handle: bool,
-    local: Local,
+    cached: Cached<TokenHeader>,
     mode: PhantomData<fn() -> M>,
 }
 
-/// What the response future may need: behind one pointer, as most responses need none of it.
+/// Everything that a response future may need, behind one pointer, since most responses need none
+/// of it.
 pub(crate) struct Handle<S> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) rules: Arc<Rules>,
-    /// Cloned when a second call is to be made.
+    /// Cloned for each call that is not made by the service itself.
     template: Mutex<S>,
-    /// What the last of the values that share this has found: one that was cloned for a single
-    /// request need not ask the cache.
-    recent: Mutex<Local>,
+    /// The copy that any of the services with this handle has validated or replaced last.
+    latest: Mutex<Cached<TokenHeader>>,
 }
 
 impl<S: Clone> Handle<S> {
-    fn new(shared: Arc<Shared>, rules: Arc<Rules>, template: S, recent: Local) -> Arc<Self> {
-        let (template, recent) = (Mutex::new(template), Mutex::new(recent));
-        Arc::new(Self { shared, rules, template, recent })
+    fn new(
+        shared: Arc<Shared>,
+        rules: Arc<Rules>,
+        template: S,
+        latest: Cached<TokenHeader>,
+    ) -> Arc<Self> {
+        let (template, latest) = (Mutex::new(template), Mutex::new(latest));
+        Arc::new(Self { shared, rules, template, latest })
     }
 
-    /// A clone of the inner service, to be made ready.
+    /// Returns a clone of the inner service that has yet to be made ready.
     pub(crate) fn fresh_inner(&self) -> S {
         lock(&self.template).clone()
     }
 }
 
-/// What becomes of a request that does not simply get the token at hand.
-enum Instead {
-    Pass,
-    Wait(Acquiring),
-    Refuse(TokenError),
+/// The treatment of a request that does not get the cached token.
+enum Alternative {
+    PassThrough,
+    AwaitToken(Acquiring),
+    Fail(TokenError),
 }
 
 impl<S: Clone, M> OAuthClientCredentials<S, M> {
     pub(crate) fn new(inner: S, shared: Arc<Shared>, rules: Arc<Rules>) -> Self {
-        let handle = Handle::new(shared, rules, inner.clone(), Local::none());
-        Self { inner, handle, keeps_handle: true, local: Local::none(), mode: PhantomData }
+        let cached = Cached::none(TokenHeader::none());
+        let handle = Handle::new(shared, rules, inner.clone(), cached.clone());
+        Self { inner, handle, cached, mode: PhantomData }
     }
 
-    /// What `poll_ready` has reserved is given back: it will not be used.
+    /// Gives back the readiness that `poll_ready` reserved, because no call will use it.
     fn release(&mut self) {
         drop(mem::replace(&mut self.inner, self.handle.fresh_inner()));
     }
@@ -136,138 +145,110 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let at_hand = self.handle.rules.origins.surely_admit(request.uri())
-            && self.local.is_surely_current(&self.handle.shared);
-        if !at_hand && let Err(instead) = self.prepare(request.uri(), request.headers()) {
-            return self.call_instead(request, instead);
+        let is_ready = self.handle.rules.origins.surely_admit(request.uri())
+            && self.cached.is_current_fast(&self.handle.shared);
+        if !is_ready && let Err(alternative) = self.prepare(request.uri(), request.headers()) {
+            return self.call_alternative(request, alternative);
         }
+        let TokenHeader { tag, ref value } = *self.cached.value();
         // First kept, then changed: a copy of the map would have no room for one more header.
         let kept = M::keep(&mut request, self.handle.rules.replay_limit);
-        match request.headers_mut().try_append(AUTHORIZATION, self.local.header.clone()) {
+        match request.headers_mut().try_append(AUTHORIZATION, value.clone()) {
             Ok(false) => {}
             appended => {
-                if let Err(instead) = self.settle(request.headers_mut(), appended) {
-                    return self.call_instead(request, instead);
+                if let Err(alternative) = self.settle(request.headers_mut(), appended) {
+                    return self.call_alternative(request, alternative);
                 }
             }
         }
-        let tag = self.local.tag;
         let future = self.inner.call(request);
         ResponseFuture::sent(future, Arc::clone(&self.handle), tag, kept)
     }
 }
 
 impl<S: Clone, M> OAuthClientCredentials<S, M> {
-    /// Brings the copy of the token up to date, if a request for `uri` with `headers` may have
-    /// one, and there is one to be used at once.
+    /// Brings the cached token up to date, if a request for `uri` with `headers` is to have one and
+    /// it is available at once.
     #[cold]
-    fn prepare(&mut self, uri: &Uri, headers: &HeaderMap) -> Result<(), Instead> {
+    fn prepare(&mut self, uri: &Uri, headers: &HeaderMap) -> Result<(), Alternative> {
         let origins = &self.handle.rules.origins;
         if !origins.surely_admit(uri) {
             match origins.admit(uri) {
-                Admission::Attach if self.local.is_surely_current(&self.handle.shared) => {
-                    return Ok(());
-                }
                 Admission::Attach => {}
-                Admission::Without => return Err(Instead::Pass),
-                Admission::Refuse(error) => return Err(Instead::Refuse(error)),
+                Admission::Without => return Err(Alternative::PassThrough),
+                Admission::Refuse(error) => return Err(Alternative::Fail(error)),
             }
         }
-        if self.look() {
-            return Ok(());
-        }
-        // Before a token is asked for: such a request is no reason to.
-        if self.handle.rules.existing == Existing::Keep && headers.contains_key(AUTHORIZATION) {
-            return Err(Instead::Pass);
-        }
         let shared = &self.handle.shared;
+        match self.cached.refresh(&self.handle.latest, shared) {
+            Refreshed::Current => return Ok(()),
+            Refreshed::Promoted => {
+                self.own_handle();
+                return Ok(());
+            }
+            Refreshed::Outdated => {}
+        }
+        // Checked before a token is asked for: such a request needs none.
+        if self.handle.rules.existing == Existing::Keep && headers.contains_key(AUTHORIZATION) {
+            return Err(Alternative::PassThrough);
+        }
         let now = shared.clock.now();
         // `runtime.block_on(service.call(request))` calls outside of the runtime and polls inside
         // of it, where a renewal can be started.
         if !in_runtime() && !shared.is_fresh(now) {
-            return Err(Instead::Wait(Acquiring::new()));
+            return Err(Alternative::AwaitToken(Acquiring::new()));
         }
         let (answer, epoch) = shared.acquire(now);
         match answer {
             Answer::Use(hand) => {
-                self.local = Local::new(&hand, epoch, &self.handle.rules);
-                *lock(&self.handle.recent) = self.local.lend();
+                let header = TokenHeader::new(&hand, &self.handle.rules);
+                let answer = Cached::new(header, epoch, hand.until, now);
+                self.cached.replace(answer, &self.handle.latest);
                 Ok(())
             }
-            Answer::Wait(flight) => Err(Instead::Wait(Acquiring::waiting_for(&flight))),
-            Answer::Refuse(error) => Err(Instead::Refuse(error)),
+            Answer::Wait(waiting) => {
+                Err(Alternative::AwaitToken(Acquiring::waiting_for(&waiting, shared)))
+            }
+            Answer::Refuse(error) => Err(Alternative::Fail(error)),
         }
     }
 
-    /// Looks at the clocks; or, if this value has no copy of the current token, takes what another
-    /// has found last.
-    ///
-    /// A value that lives on leaves what it shares with others behind: see `Tenure`.
-    fn look(&mut self) -> bool {
-        let shared = &self.handle.shared;
-        if !self.local.is_of_this_epoch(shared) {
-            let mut recent = lock(&self.handle.recent);
-            let is_current = recent.is_surely_current(shared) || recent.is_current(shared);
-            if is_current {
-                self.local.follow(&recent);
-            }
-            return is_current;
-        }
-        // A look at the clocks by one of many clones will do for all of them. None waits for it.
-        let mut recent = try_lock(&self.handle.recent);
-        let known = recent.as_ref().is_some_and(|recent| self.local.heed(recent, shared));
-        if !known {
-            if !self.local.is_current(shared) {
-                // Another may have been told since that the token can be used for longer.
-                let longer = recent.as_mut().is_some_and(|recent| recent.is_current(shared));
-                if let Some(recent) = recent.filter(|_| longer) {
-                    self.local.follow(&recent);
-                }
-                return longer;
-            }
-            if let Some(recent) = &mut recent {
-                recent.heed(&self.local, shared);
-            }
-        }
-        drop(recent);
-        if self.local.stay() && !self.keeps_handle {
-            let (shared, rules) = (Arc::clone(shared), Arc::clone(&self.handle.rules));
-            let template = self.handle.fresh_inner();
-            self.handle = Handle::new(shared, rules, template, self.local.lend());
-            self.keeps_handle = true;
-        }
-        true
+    /// Leaves the handle that is shared with other services for one of its own.
+    fn own_handle(&mut self) {
+        let (shared, rules) = (Arc::clone(&self.handle.shared), Arc::clone(&self.handle.rules));
+        let template = self.handle.fresh_inner();
+        self.handle = Handle::new(shared, rules, template, self.cached.clone());
     }
 
-    /// The request has an `Authorization` of its own, which ours was added to; or no room for ours.
+    /// Handles a request that had an `Authorization` of its own, to which the token's was appended,
+    /// or had no room for one more.
     #[cold]
     fn settle(
         &self,
         headers: &mut HeaderMap,
         appended: Result<bool, MaxSizeReached>,
-    ) -> Result<(), Instead> {
+    ) -> Result<(), Alternative> {
         if appended.is_err() {
-            return Err(Instead::Refuse(too_many_headers()));
+            return Err(Alternative::Fail(too_many_headers()));
         }
         match self.handle.rules.existing {
             Existing::Replace => {
-                headers.insert(AUTHORIZATION, self.local.header.clone());
+                headers.insert(AUTHORIZATION, self.cached.value().value.clone());
                 Ok(())
             }
-            // None of our business.
             Existing::Keep => {
-                take_back_ours(headers);
-                Err(Instead::Pass)
+                remove_appended(headers);
+                Err(Alternative::PassThrough)
             }
         }
     }
 
     /// Passes the request on as it is, waits for a token first, or fails without a call.
     #[cold]
-    fn call_instead<B, R>(
+    fn call_alternative<B, R>(
         &mut self,
         request: Request<B>,
-        instead: Instead,
+        alternative: Alternative,
     ) -> ResponseFuture<S, B, R, M>
     where
         S: Service<Request<B>, Response = Response<R>>,
@@ -275,16 +256,16 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         M: Mode<B, R>,
     {
         let handle = Arc::clone(&self.handle);
-        match instead {
-            Instead::Pass => {
+        match alternative {
+            Alternative::PassThrough => {
                 ResponseFuture::sent(self.inner.call(request), handle, Tag::NONE, None)
             }
-            Instead::Wait(acquiring) => {
+            Alternative::AwaitToken(acquiring) => {
                 // A permit must not be held while a token is waited for.
                 self.release();
                 ResponseFuture::detour(Detour::for_token(handle, acquiring, request))
             }
-            Instead::Refuse(error) => {
+            Alternative::Fail(error) => {
                 self.release();
                 ResponseFuture::detour(Detour::refused(handle, error))
             }
@@ -292,10 +273,11 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
     }
 }
 
-/// Takes back the header that was added to the request's own.
+/// Removes the header that was appended to the request's own.
 ///
-/// To look first would cost every request; this costs those that the layer has nothing to do with.
-fn take_back_ours(headers: &mut HeaderMap) {
+/// Checking before appending would cost every request; undoing it costs only requests that the layer
+/// does not handle.
+fn remove_appended(headers: &mut HeaderMap) {
     if let Ok(Entry::Occupied(entry)) = headers.try_entry(AUTHORIZATION) {
         let mut values: Vec<HeaderValue> = entry.remove_entry_mult().1.collect();
         values.pop();
@@ -316,8 +298,7 @@ impl<S: Clone, M> Clone for OAuthClientCredentials<S, M> {
         Self {
             inner: self.inner.clone(),
             handle: Arc::clone(&self.handle),
-            keeps_handle: false,
-            local: self.local.lend(),
+            cached: self.cached.clone(),
             mode: PhantomData,
         }
     }
@@ -392,7 +373,7 @@ mod tests {
         assert_ne!(own, shared, "second to call with it, in another second");
         assert_eq!(bytes(&mut first), own, "once");
         assert!(!Arc::ptr_eq(&first.handle, &second.handle));
-        assert!(first.local.header.is_sensitive());
+        assert!(first.cached.value().value.is_sensitive());
         let mut third = original.clone();
         assert_eq!(bytes(&mut third), shared, "one that has just been cloned copies nothing");
         assert!(Arc::ptr_eq(&third.handle, &original.handle));
@@ -401,7 +382,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         for _ in 0..2 {
             bytes(&mut original.clone());
-            assert!(lock(&original.handle.recent).is_surely_current(&original.handle.shared));
+            assert!(lock(&original.handle.latest).is_current_fast(&original.handle.shared));
         }
 
         // After a rejection it starts over, but for the handle.
@@ -438,7 +419,7 @@ mod tests {
 
         // The renewal is due, and never ends.
         tokio::time::advance(Duration::from_secs(60)).await;
-        let is_known = || lock(&original.handle.recent).is_surely_current(&original.handle.shared);
+        let is_known = || lock(&original.handle.latest).is_current_fast(&original.handle.shared);
         drop(original.clone().call(Request::new(())));
         assert!(!is_known(), "the first asks");
         drop(original.clone().call(Request::new(())));
@@ -477,14 +458,14 @@ mod tests {
             clock.1.load(std::sync::atomic::Ordering::Relaxed) - before
         };
         let first = looks();
-        assert!(lock(&original.handle.recent).is_surely_current(&original.handle.shared));
+        assert!(lock(&original.handle.latest).is_current_fast(&original.handle.shared));
         let second = looks();
         assert!(second < first, "a glance of its own, one at what is known: {first}, {second}");
         assert_eq!(looks(), second);
     }
 
     /// Pins the handle that each clone of a value with bytes of its own would make, and the value that
-    /// keeps no bytes of its own any more once it has followed its clone to another token.
+    /// shares its clone's bytes once it has followed the clone to another token.
     #[tokio::test(start_paused = true)]
     async fn clones_of_a_value_with_its_own_bytes_borrow_and_it_has_them_again_after_a_renewal() {
         let clock = ManualClock::new();
@@ -515,11 +496,12 @@ mod tests {
         // Renewed; the clone is the first to know.
         tokio::time::advance(Duration::from_secs(100)).await;
         cache.token().await.unwrap();
-        let shared = bytes(&mut value.clone());
-        assert_eq!(bytes(&mut value), shared, "it follows");
-        tokio::time::advance(second).await;
+        let mut clone = value.clone();
+        let shared = bytes(&mut clone);
         let own = bytes(&mut value);
         assert_ne!(own, shared, "its own again");
+        tokio::time::advance(second).await;
         assert_eq!(bytes(&mut value), own);
+        assert!(Arc::ptr_eq(&clone.handle, &value.handle), "one handle for the new token, too");
     }
 }
