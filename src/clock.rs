@@ -36,6 +36,11 @@ impl Now {
         mono.max(wall)
     }
 
+    /// The later of two times, by each clock.
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self { mono: self.mono.max(other.mono), wall: self.wall.max(other.wall) }
+    }
+
     /// The earlier of two times, by each clock.
     pub(crate) fn min(self, other: Self) -> Self {
         Self { mono: self.mono.min(other.mono), wall: self.wall.min(other.wall) }

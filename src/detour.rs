@@ -15,12 +15,12 @@ use tower_service::Service;
 
 use crate::{
     error::{BoxError, TokenError},
+    future::judge,
     mode::Mode,
     service::{Handle, Tag, too_many_headers},
     telemetry,
-    future::judge,
     token::{
-        Acquiring, Call, NotReplaced, Rejected, RejectAction, Replacing, Sending, Snapshot,
+        Acquiring, Call, NotReplaced, RejectAction, Rejected, Replacing, Sending, Snapshot,
         Staleness,
     },
 };
@@ -96,7 +96,12 @@ pin_project! {
 /// The end of a detour.
 pub(crate) enum Arrival<F, S, R, K> {
     /// The request was sent for the first time.
-    Sent { future: F, handle: Arc<Handle<S>>, tag: Tag, kept: Option<K> },
+    Sent {
+        future: F,
+        handle: Arc<Handle<S>>,
+        tag: Tag,
+        kept: Option<K>,
+    },
     Response(Response<R>),
     Error(BoxError),
 }
@@ -262,9 +267,7 @@ where
                     };
                     let generation = this.call.last_tried();
                     let stage = match replaced {
-                        Ok(snapshot) => {
-                            replay::<S, B, R, M>(response, snapshot, kept, generation)
-                        }
+                        Ok(snapshot) => replay::<S, B, R, M>(response, snapshot, kept, generation),
                         Err(reason) => {
                             let why = NotReplaced::new(reason);
                             telemetry::stands(generation, &why);

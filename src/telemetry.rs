@@ -4,10 +4,10 @@
 //! | span or event | level | fields |
 //! |---|---|---|
 //! | span `oauth2.renewal` | INFO | `endpoint`, `client_id`, `attempt`, `class`, `duration_ms`, `lifetime_s` |
-//! | `token renewed` | INFO | `generation`, `forced`, `attempt`, `lifetime_s`, `duration_ms` |
-//! | `renewal failed` | WARN | `class`, `error`, `cause`, `attempt`, `duration_ms` |
+//! | `token renewed` | INFO | `generation`, `trigger`, `attempt`, `lifetime_s`, `duration_ms` |
+//! | `renewal failed` | WARN | `class`, `trigger`, `error`, `cause`, `attempt`, `duration_ms` |
 //! | `attempt failed` | DEBUG | `attempt`, `class`, `error`, `cause` |
-//! | `token rejected` | INFO | `generation`, `challenge`, `sending`, `decision`, `error` |
+//! | `token rejected` | INFO, DEBUG | `generation`, `challenge`, `sending`, `decision`, `error` |
 //! | `rejection stands` | INFO | `generation`, `reason` |
 //! | `not a rejection` | DEBUG | `generation`, `verdict` |
 //!

@@ -81,7 +81,8 @@ pub(crate) fn next_attempt(
 ) -> Next {
     match error.class() {
         ErrorClass::Transient if number < attempts => {
-            let ceiling = Duration::from_millis(200).saturating_mul(1 << (2 * (number - 1)).min(20));
+            let ceiling =
+                Duration::from_millis(200).saturating_mul(1 << (2 * (number - 1)).min(20));
             Next::Retry(random.up_to(ceiling.min(Duration::from_secs(2))))
         }
         ErrorClass::Throttled | ErrorClass::Budget if number < 3 => match error.retry_after() {

@@ -44,7 +44,7 @@ fn run(shared: &Arc<Shared>, pause: Duration) {
         time::sleep(pause).await;
         loop {
             let now = clock.now();
-            let due = guard.shared.upgrade().and_then(|shared| Some((shared.due(now)?, shared)));
+            let due = guard.shared.upgrade().and_then(|shared| Some((shared.due()?, shared)));
             let Some((due, shared)) = due else { break };
             let mut sleep = due.mono.saturating_sub(now.mono);
             if !now.is_before(due) {

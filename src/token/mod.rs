@@ -10,9 +10,9 @@ mod cache;
 mod cached;
 mod flight;
 pub(crate) mod jwt;
+mod keep_warm;
 #[cfg(all(oauth2_loom, test))]
 mod model;
-mod keep_warm;
 mod random;
 mod renewal;
 mod replacement;

@@ -89,12 +89,7 @@ fn text(cache: &TokenCache) -> String {
     block_on(cache.token()).unwrap().expose_secret().to_owned()
 }
 
-fn reject(
-    shared: &Arc<Shared>,
-    generation: u64,
-    staleness: Staleness,
-    call: Call,
-) -> RejectAction {
+fn reject(shared: &Arc<Shared>, generation: u64, staleness: Staleness, call: Call) -> RejectAction {
     let rejected = Rejected { generation, staleness, call, is_replayable: true };
     shared.reject(rejected, shared.clock.now())
 }

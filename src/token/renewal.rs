@@ -67,7 +67,7 @@ fn spawn(shared: &Arc<Shared>, guard: RenewalGuard, random: Random) {
     let Ok(runtime) = Handle::try_current() else {
         shared.attempt_failed(true);
         let error = interrupted("a token must be asked for, and there is no Tokio runtime");
-        guard.finish(Err(error));
+        guard.abandon(error);
         return;
     };
     let timeouts = Timeouts {
@@ -129,11 +129,13 @@ impl RenewalGuard {
         self.end(result, false);
     }
 
-    fn end(&mut self, result: Result<(TokenResponse, Now), TokenError>, is_cut_short: bool) {
+    /// Ends a renewal that could not be started.
+    fn abandon(mut self, error: TokenError) {
+        self.end(Err(error), true);
+    }
+
+    fn end(&mut self, result: Result<(TokenResponse, Now), TokenError>, is_interrupted: bool) {
         self.has_ended = true;
-        let is_interrupted =
-            matches!(&result, Err(error) if error.class() == ErrorClass::Interrupted)
-                && !thread::panicking();
         let end = End {
             result,
             credentials_version: self.version,
@@ -150,7 +152,7 @@ impl RenewalGuard {
             None => self.flight.complete(Completion {
                 outcome: Err(interrupted("the token's cache is gone")),
                 no_token_in_epoch: None,
-                is_interrupted: is_cut_short,
+                is_interrupted,
             }),
         }
     }
@@ -259,7 +261,8 @@ impl Drop for RenewalGuard {
             let error = interrupted(
                 "the renewal was cut short: its task panicked or was aborted, or its runtime was shut down",
             );
-            self.end(Err(error), true);
+            // A source that panics is a failure; anything else says nothing about the source.
+            self.end(Err(error), !thread::panicking());
         }
     }
 }
@@ -329,9 +332,9 @@ fn was_issued(error: &TokenError) -> bool {
 /// while it worked on the request, or the connection broke after the request was sent.
 fn may_have_issued(error: &TokenError) -> bool {
     error.may_have_issued()
-        || error.status().is_some_and(|status| {
-            status.is_success() || matches!(status.as_u16(), 500 | 502 | 504)
-        })
+        || error
+            .status()
+            .is_some_and(|status| status.is_success() || matches!(status.as_u16(), 500 | 502 | 504))
 }
 
 /// The source had no other credentials to try: the server's word on them stands.
@@ -349,7 +352,7 @@ fn same_credentials(former: Option<TokenError>, error: TokenError) -> TokenError
 fn timed_out(limit: Duration) -> TokenError {
     TokenError::new(
         ErrorClass::Transient,
-        format!("the token endpoint did not answer within {limit:?}"),
+        format!("no attempt to get a token succeeded within {limit:?}"),
     )
     .with_unknown_outcome()
 }

@@ -456,8 +456,8 @@ impl Shared {
     }
 
     /// Returns the time at which the timer should look again.
-    pub(crate) fn due(&self, now: Now) -> Option<Now> {
-        lock(&self.core).state.due(now)
+    pub(crate) fn due(&self) -> Option<Now> {
+        lock(&self.core).state.due()
     }
 
     pub(crate) fn renewal_runs(&self, flight: FlightId, task: AbortHandle) {

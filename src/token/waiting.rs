@@ -13,6 +13,7 @@ use tokio::time::Sleep;
 
 use super::{
     flight::{Completion, Flight, Waiter},
+    renewal::in_runtime,
     shared::{Answer, Hand, Reason, RejectAction, Shared, Waiting},
     snapshot::Snapshot,
     state::{Call, Staleness},
@@ -42,9 +43,8 @@ impl Acquiring {
 
     fn wait(&mut self, waiting: &Waiting, shared: &Shared) {
         self.waiter = Some(waiting.flight.join());
-        self.timer = waiting.until.and_then(|until| {
-            timer(until.saturating_sub(shared.clock.now().mono))
-        });
+        self.timer =
+            waiting.until.and_then(|until| timer(until.saturating_sub(shared.clock.now().mono)));
     }
 
     pub(crate) fn poll(
@@ -77,7 +77,9 @@ impl Acquiring {
                 Ok(snapshot) if shared.may_go_out(&snapshot) => return Poll::Ready(Ok(snapshot)),
                 // Polled long after the renewal ended, the token may have expired.
                 Ok(_) => {}
-                Err(_) if is_interrupted && !self.has_relaunched => self.has_relaunched = true,
+                Err(_) if is_interrupted && !self.has_relaunched && in_runtime() => {
+                    self.has_relaunched = true;
+                }
                 Err(error) if no_token_in_epoch == Some(shared.epoch()) => {
                     return Poll::Ready(Err(error));
                 }
@@ -137,7 +139,7 @@ impl Future for Replacing {
                 // An uncacheable token is only to be had from here.
                 Ok(snapshot) if snapshot.schedule.is_for_once() => RejectAction::Retry(snapshot),
                 Ok(_) => this.shared.replace(this.call, this.staleness, now),
-                Err(_) if is_interrupted && !this.has_relaunched => {
+                Err(_) if is_interrupted && !this.has_relaunched && in_runtime() => {
                     this.has_relaunched = true;
                     this.shared.replace(this.call, this.staleness, now)
                 }

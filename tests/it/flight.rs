@@ -304,6 +304,7 @@ async fn a_waker_that_panics_does_not_leave_the_others_asleep() {
         for other in others {
             assert_eq!(within(secs(60), other).await.unwrap().is_err(), fails);
         }
+        pass(secs(2)).await;
         assert!(within(secs(60), cache.token()).await.is_ok());
     }
 }
@@ -318,8 +319,10 @@ async fn after_a_panic_in_the_source_there_is_one_error_and_then_a_token() {
         for caller in waiting {
             let error = within(secs(1), caller).await.unwrap().unwrap_err();
             assert_eq!(error.class(), ErrorClass::Interrupted);
-            assert_eq!(error.retry_at(), None, "the next call starts afresh");
+            assert!(error.retry_at().is_some(), "it is remembered as any failure");
         }
+        assert!(poll_once(&mut cache.token()).is_ready(), "and not asked for each call");
+        pass(secs(4)).await;
     }
     assert!(within(secs(1), cache.token()).await.is_ok());
     assert!(cache.peek().is_some());
@@ -335,6 +338,7 @@ async fn a_panic_in_a_renewal_in_the_background_is_not_noticed() {
     for _ in 0..3 {
         assert!(within(secs(1), cache.token()).await.is_ok());
         settle().await;
+        pass(secs(2)).await;
     }
     assert_eq!(cache.issued(), 2);
 }
@@ -353,17 +357,20 @@ async fn after_a_panic_in_the_transport_there_is_one_error_and_then_a_token() {
             service.clone().oneshot(request)
         })
     };
+    let clock = ManualClock::new();
     let layer = OAuthClientCredentialsLayer::builder()
         .token_url(server.token_url())
         .client_id("test-client")
         .client_secret("test-secret")
         .transport(transport)
+        .clock(&clock)
         .build()
         .unwrap();
     let client = layer.layer(api.service());
     let error: BoxError = client.clone().oneshot(get("/")).await.unwrap_err();
     assert_eq!(error.downcast_ref::<TokenError>().unwrap().class(), ErrorClass::Interrupted);
     healthy.store(true, Ordering::SeqCst);
+    pass(secs(2)).await;
     let response = client.clone().oneshot(get("/")).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
 }
@@ -376,6 +383,7 @@ async fn a_panic_in_a_forced_renewal_returns_the_401_and_counts_for_nothing() {
     let token = cache.token().await.unwrap();
     let kept = within(secs(1), cache.rejected(&token)).await.unwrap_err();
     assert_eq!(kept.error().unwrap().class(), ErrorClass::Interrupted);
+    pass(secs(2)).await;
     let replaced = within(secs(1), cache.rejected(&token)).await;
     // The very same token: the source has no other. But it was asked.
     assert!(replaced.unwrap_err().is_futile());
@@ -436,8 +444,7 @@ fn a_renewal_that_nobody_drives_is_given_up_by_the_first_call_past_its_deadline(
         pass(secs(3600)).await;
         assert!(!waiting.is_finished(), "nobody has called");
         assert!(within(secs(1), cache.token()).await.is_ok());
-        let error = within(secs(1), waiting).await.unwrap().unwrap_err();
-        assert_eq!(error.class(), ErrorClass::Interrupted);
+        assert!(within(secs(1), waiting).await.unwrap().is_ok(), "joined to the next renewal");
         undriven.shutdown_background();
     });
 }

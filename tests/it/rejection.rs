@@ -240,8 +240,8 @@ async fn a_stampede_against_an_api_that_rejects_everything_costs_no_more() {
     let (layer, issued) = numbered(&clock);
     let api = Api::new();
     let client = layer.layer(api.service(Some(INVALID_TOKEN), |_| false));
-    // Renewals are due at 0, 10, 30, 70, 150 and 310 s.
-    for (at, until) in [(0, 10), (10, 30), (30, 70), (70, 150), (150, 310), (310, 600)] {
+    // Renewals are due at 0, 60, 120, 180, 260 and 420 s.
+    for (at, until) in [(0, 60), (60, 120), (120, 180), (180, 260), (260, 420), (420, 600)] {
         let (calls, tokens) = (api.calls(), issued.load(Ordering::Relaxed));
         let crowd: Vec<_> =
             (0..10_000).map(|_| tokio::spawn(client.clone().oneshot(to("/")))).collect();
@@ -307,7 +307,9 @@ async fn one_path_that_misuses_401_costs_fifteen_tokens_and_troubles_no_other() 
             tokio::time::advance(secs(1) / u32::try_from(per_second).unwrap()).await;
         }
         let tokens = issued.load(Ordering::Relaxed);
-        assert!((10..=15).contains(&tokens), "{tokens}, {challenge:?}");
+        // Weak evidence forces five, and then one in a quarter of an hour.
+        let expected = if challenge.is_none() { 6..=7 } else { 10..=15 };
+        assert!(expected.contains(&tokens), "{tokens}, {challenge:?}");
     }
 }
 
@@ -529,7 +531,7 @@ async fn after_a_cure_the_pauses_begin_anew() {
     assert_eq!(world.status("/").await, StatusCode::OK);
     for _ in 0..2 {
         world.api.reject_everything();
-        for pause in [10, 20, 40] {
+        for pause in [60, 60, 60, 80] {
             assert_eq!(world.status("/").await, StatusCode::UNAUTHORIZED);
             let response = world.call("/").await.unwrap();
             let until = reason(&response).retry_at().unwrap();
@@ -788,47 +790,6 @@ async fn a_second_401_beside_a_token_for_one_use_is_cured_as_the_first() {
     }
 }
 
-/// Row 10: pins the renewals that are never found futile, because what they bring is not kept.
-#[tokio::test(start_paused = true)]
-async fn an_api_that_rejects_everything_costs_no_more_where_tokens_are_for_one_use() {
-    for replays in [true, false] {
-        let world = World::new();
-        assert_eq!(world.status("/").await, StatusCode::OK);
-        world.server.announce_expires_in("0");
-        world.api.reject_everything();
-        let client = world.layer.clone().never_replay().layer(world.api.service());
-        for _ in 0..6000 {
-            let response = if replays {
-                world.call("/").await.unwrap()
-            } else {
-                client.clone().oneshot(get("/")).await.unwrap()
-            };
-            assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-            pass(millis(100)).await;
-        }
-        let tokens = world.server.requests();
-        assert!((6..=8).contains(&tokens), "{tokens}, replays: {replays}");
-    }
-}
-
-/// Row 10: what one path makes of it is no reason to give up a token that others use.
-#[tokio::test(start_paused = true)]
-async fn one_path_that_misuses_401_does_not_cost_the_others_their_token_for_those_of_one_use() {
-    let world = World::new();
-    world.api.misuse_401("/misuses");
-    assert_eq!(world.status("/works").await, StatusCode::OK);
-    world.server.announce_expires_in("0");
-    for _ in 0..600 {
-        assert_eq!(world.status("/misuses").await, StatusCode::UNAUTHORIZED);
-        let calls = world.api.calls();
-        assert_eq!(world.status("/works").await, StatusCode::OK);
-        assert_eq!(world.api.calls(), calls + 1);
-        pass(secs(1)).await;
-    }
-    let tokens = world.server.requests();
-    assert!((10..=15).contains(&tokens), "{tokens}");
-}
-
 /// A renewal that fails never turns a response into an error.
 #[tokio::test(start_paused = true)]
 async fn when_the_renewal_fails_the_401_comes_whole_with_the_cause() {
@@ -957,24 +918,24 @@ async fn that_an_older_token_was_accepted_says_nothing_about_the_newest() {
     let world = World::new();
     let cache = world.cache();
     let first = cache.token().await.unwrap();
-    let second = cache.rejected(&first).await.unwrap();
+    let mut second = cache.rejected(&first).await.unwrap();
     cache.rejected_again(&second);
-    pass(secs(10)).await;
-    let third = cache.rejected(&second).await.unwrap();
-    cache.accepted(&second);
-    cache.rejected_again(&third);
-    let why = cache.rejected(&third).await.unwrap_err();
-    assert_eq!(
-        why.retry_at(),
-        Some(world.clock.wall() + secs(20)),
-        "the second futile one in a row"
-    );
+    for n in 1..4 {
+        pass(secs(60)).await;
+        let third = cache.rejected(&second).await.unwrap();
+        cache.accepted(&second);
+        cache.rejected_again(&third);
+        let why = cache.rejected(&third).await.unwrap_err();
+        let pause = if n == 3 { 80 } else { 60 };
+        assert_eq!(why.retry_at(), Some(world.clock.wall() + secs(pause)), "one more in a row");
+        second = third;
+    }
 }
 
-/// The replay was rejected while the token of yet another renewal had come: it is not replayed again,
-/// and the response says why.
+/// The replay was rejected, and meanwhile yet another renewal has brought a token that the call has
+/// not tried.
 #[tokio::test(start_paused = true)]
-async fn a_replay_that_is_rejected_late_stands_as_futile() {
+async fn a_replay_that_is_rejected_late_is_followed_by_one_with_the_newest_token() {
     let world = World::new();
     assert_eq!(world.status("/").await, StatusCode::OK);
     world.server.revoke_all();
@@ -993,9 +954,8 @@ async fn a_replay_that_is_rejected_late_stands_as_futile() {
     assert!(cache.rejected(&token).await.is_ok());
     world.api.release();
     let response = call.await.unwrap().unwrap();
-    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-    assert!(reason(&response).is_futile());
-    assert_eq!((world.server.requests(), world.api.calls()), (3, 3));
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!((world.server.requests(), world.api.calls()), (3, 4));
 }
 
 /// A renewal that is under way is joined, also in a cooldown: it costs nothing more.

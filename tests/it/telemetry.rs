@@ -143,7 +143,7 @@ async fn a_hundred_waiters_make_one_span_with_what_came_of_it() {
 
     let renewed = log.events("token renewed");
     assert_eq!(renewed.len(), 1);
-    for (name, value) in [("generation", "1"), ("forced", "false"), ("attempt", "2")] {
+    for (name, value) in [("generation", "1"), ("trigger", "\"cold\""), ("attempt", "2")] {
         assert_eq!(renewed[0][name], value, "{name}");
     }
     let failed = log.events("attempt failed");
@@ -276,7 +276,7 @@ async fn a_401_is_one_event_for_each_decision_about_it() {
     ];
     assert_eq!(log.events("token rejected"), expected);
     assert_eq!(log.spans("oauth2.renewal").len(), 1);
-    assert_eq!(log.events("token renewed")[0]["forced"], "true");
+    assert_eq!(log.events("token renewed")[0]["trigger"], "\"forced\"");
 }
 
 /// Where a renewal was waited for in vain, or there was nothing to send, that is a decision, too.

@@ -170,7 +170,11 @@ impl Breaker {
     }
 
     /// The time from which a renewal may be forced, if that is later than `now`.
-    pub(super) fn cooldown_until(&mut self, staleness: Staleness, now: Duration) -> Option<Duration> {
+    pub(super) fn cooldown_until(
+        &mut self,
+        staleness: Staleness,
+        now: Duration,
+    ) -> Option<Duration> {
         let mut until = Duration::ZERO;
         if self.ineffective > 0 {
             let pause = pause(self.ineffective, self.token.is_accepted);

@@ -77,7 +77,12 @@ impl State {
         self.streak = Streak::default();
     }
 
-    pub(super) fn remember(&mut self, failed: Failed, random: &mut Random, now: Now) -> Option<Now> {
+    pub(super) fn remember(
+        &mut self,
+        failed: Failed,
+        random: &mut Random,
+        now: Now,
+    ) -> Option<Now> {
         if failed.is_interrupted {
             self.failure = None;
             return None;
@@ -107,12 +112,12 @@ impl State {
     }
 
     /// The time at which the timer of a cache that is kept warm should look again: the soft point,
-    /// or when the next attempt is allowed.
-    pub(crate) fn due(&self, now: Now) -> Option<Now> {
+    /// or when the next attempt is due. No caller waits for it, so a long outage is polled slowly.
+    pub(crate) fn due(&self) -> Option<Now> {
         let due = self.newest?.schedule.soft_at();
-        Some(match self.failure_until(now) {
-            Some(until) if now.is_before(until) && self.stale_refusal(now).is_none() => {
-                Now { mono: due.mono.max(until.mono), wall: due.wall.max(until.wall) }
+        Some(match &self.failure {
+            Some(failure) if failure.class != ErrorClass::Credentials => {
+                due.max(failure.while_usable)
             }
             _ => due,
         })

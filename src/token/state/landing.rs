@@ -1,6 +1,8 @@
 //! A renewal has ended: which tokens are kept, and in which phase.
 
-use super::{Answer, Failed, FlightId, InFlight, Phase, Refusal, State, Token, Trigger, Usable, Which};
+use super::{
+    Answer, Failed, FlightId, InFlight, Phase, Refusal, State, Token, Trigger, Usable, Which,
+};
 use crate::{
     clock::Now,
     token::{
@@ -53,7 +55,13 @@ impl State {
         }
     }
 
-    fn publish(&mut self, issued: Issued, flight: InFlight, random: &mut Random, now: Now) -> Usable {
+    fn publish(
+        &mut self,
+        issued: Issued,
+        flight: InFlight,
+        random: &mut Random,
+        now: Now,
+    ) -> Usable {
         self.forget_failure();
         self.budget.iter_mut().for_each(super::Budget::succeeded);
         let forced = flight.trigger == Trigger::Forced;
@@ -128,7 +136,8 @@ impl State {
             (Which::Newest, Some(newest)) => newest.generation,
             _ => self.generations,
         };
-        let until = if schedule.standing(now) == Standing::Expired { now } else { schedule.expires_at() };
+        let until =
+            if schedule.standing(now) == Standing::Expired { now } else { schedule.expires_at() };
         Usable { which, generation, until, on_probation: self.is_on_probation() }
     }
 }

@@ -48,21 +48,21 @@
 //! newer token joins it, whatever its trigger.
 
 mod acquire;
-mod failure;
 mod breaker;
+mod failure;
 mod landing;
 mod rejection;
 
 use std::time::Duration;
 
+use self::{
+    breaker::Breaker,
+    failure::{Failure, Streak},
+};
 pub(crate) use self::{
     failure::Failed,
     landing::{Issued, Landed, SameAs},
     rejection::{Call, Rejected, Sending, Staleness},
-};
-use self::{
-    failure::{Failure, Streak},
-    breaker::Breaker,
 };
 use super::{
     budget::{Budget, Purpose},
@@ -232,7 +232,10 @@ pub(crate) enum Answer {
     None,
     Use(Usable),
     /// Wait for the renewal, but ask again at `until`.
-    Wait { flight: FlightId, until: Option<Duration> },
+    Wait {
+        flight: FlightId,
+        until: Option<Duration>,
+    },
     Refuse(Refusal),
 }
 
@@ -307,6 +310,8 @@ impl State {
     /// Takes note of `event`, and returns what has to happen.
     pub(crate) fn on(&mut self, event: Event, now: Now) -> Effects {
         let before = self.view();
+        // Copies that were made while a renewal was in flight hold for as long as it might take.
+        let had_flight = self.in_flight.map(|flight| flight.id);
         let mut launch = None;
         let give_up = match event {
             Event::Landed(_) | Event::AttemptStarts(_) | Event::AttemptFailed { .. } => None,
@@ -333,7 +338,8 @@ impl State {
             }
             Event::Landed(landed) => self.landed(landed, now),
         };
-        let epoch_changed = self.view() != before;
+        let has_ended = had_flight.is_some() && had_flight != self.in_flight.map(|f| f.id);
+        let epoch_changed = has_ended || self.view() != before;
         Effects { answer, launch, give_up, epoch_changed }
     }
 
@@ -422,7 +428,9 @@ impl State {
             return Err(Refusal::Failed { until: Some(until) });
         }
         if let Some(budget) = &mut self.budget {
-            budget.reserve(trigger.purpose(), now.mono).map_err(|until| Refusal::Budget { until })?;
+            budget
+                .reserve(trigger.purpose(), now.mono)
+                .map_err(|until| Refusal::Budget { until })?;
         }
         self.flights += 1;
         let id = FlightId(self.flights);
@@ -435,7 +443,8 @@ impl State {
 
     /// Reserves budget for an attempt after the first, for which [`renewal`](Self::renewal) did.
     fn attempt_starts(&mut self, flight: FlightId, now: Now) -> Answer {
-        let trigger = self.in_flight.filter(|f| f.id == flight).map_or(Trigger::Soft, |f| f.trigger);
+        let trigger =
+            self.in_flight.filter(|f| f.id == flight).map_or(Trigger::Soft, |f| f.trigger);
         match &mut self.budget {
             Some(budget) => match budget.reserve(trigger.purpose(), now.mono) {
                 Ok(()) => Answer::None,

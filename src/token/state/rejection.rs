@@ -136,7 +136,13 @@ impl State {
     }
 
     /// The newest token was rejected: whether the former one is to be tried before anything else.
-    fn fall_back(&mut self, newest: &Token, generation: u64, is_replayable: bool, now: Now) -> bool {
+    fn fall_back(
+        &mut self,
+        newest: &Token,
+        generation: u64,
+        is_replayable: bool,
+        now: Now,
+    ) -> bool {
         if self.usable_former(now).is_none() {
             return false;
         }
