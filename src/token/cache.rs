@@ -13,7 +13,8 @@ use std::{
 use super::{
     cached::Cached,
     replacement::Replacement,
-    shared::{Settings, Shared},
+    settings::Settings,
+    shared::Shared,
     snapshot::AccessToken,
     source::TokenSource,
     state::{Call, Rejected, Sending, Staleness},

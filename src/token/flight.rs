@@ -152,7 +152,7 @@ mod tests {
     use std::task::Wake;
 
     use super::*;
-    use crate::token::shared::interrupted;
+    use crate::token::core::interrupted;
 
     #[derive(Debug)]
     struct Sleeper;

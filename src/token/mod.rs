@@ -8,6 +8,7 @@ mod backoff;
 mod budget;
 mod cache;
 mod cached;
+mod core;
 mod flight;
 pub(crate) mod jwt;
 mod keep_warm;
@@ -17,6 +18,7 @@ mod random;
 mod renewal;
 mod replacement;
 mod schedule;
+mod settings;
 mod shared;
 mod snapshot;
 mod source;
@@ -33,9 +35,11 @@ pub use self::{
 };
 pub(crate) use self::{
     cached::{Cached, Detach, Refreshed},
+    core::{Answer, Hand, Reason, RejectAction},
     flight::Outcome,
     renewal::in_runtime,
-    shared::{Answer, Hand, Reason, RejectAction, Settings, Shared, Warmth},
+    settings::{Settings, Warmth},
+    shared::Shared,
     snapshot::Snapshot,
     source::{sensitive_header, unshared},
     state::{Call, Rejected, Sending, Staleness, Trigger},

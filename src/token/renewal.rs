@@ -17,9 +17,10 @@ use tokio::{
 
 use super::{
     backoff::{Next, next_attempt},
+    core::{End, interrupted},
     flight::{Completion, Flight},
     random::Random,
-    shared::{End, Shared, interrupted},
+    shared::Shared,
     source::{Attempt, BoxFuture, Lifetime, TokenResponse, TokenSource},
     state::Launch,
 };

@@ -11,7 +11,8 @@ use std::{
 };
 
 use super::{
-    shared::{Reason, RejectAction, Shared},
+    core::{Reason, RejectAction},
+    shared::Shared,
     snapshot::AccessToken,
     state::{Call, Staleness},
     waiting::Replacing,

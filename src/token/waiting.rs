@@ -12,9 +12,10 @@ use std::{
 use tokio::time::Sleep;
 
 use super::{
+    core::{Answer, Hand, Reason, RejectAction, Waiting},
     flight::{Completion, Flight, Waiter},
     renewal::in_runtime,
-    shared::{Answer, Hand, Reason, RejectAction, Shared, Waiting},
+    shared::Shared,
     snapshot::Snapshot,
     state::{Call, Staleness},
 };

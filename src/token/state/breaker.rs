@@ -199,6 +199,23 @@ impl Breaker {
         token.window_ends.min(self.ineffective_at.saturating_add(WEAK_PAUSE))
     }
 
+    /// What it decides at `now`, for the enumeration of states.
+    #[cfg(test)]
+    pub(super) fn summary(&self, now: Duration) -> String {
+        let mut copy = self.clone();
+        let strong = copy.cooldown_until(Staleness::Invalid, now).is_some();
+        let weak = copy.cooldown_until(Staleness::Unclear, now).is_some();
+        let token = &self.token;
+        format!(
+            "{:?} {} {} {} {strong} {weak} {}",
+            token.probation,
+            token.is_accepted,
+            token.is_accepted_in_window,
+            self.ineffective.min(6),
+            self.doubted_at.is_some(),
+        )
+    }
+
     /// Takes note of a renewal that is being forced.
     pub(super) fn renewal_forced(&mut self, now: Duration) {
         self.burst = self.burst_at(now).saturating_add(1);

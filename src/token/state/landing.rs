@@ -121,12 +121,13 @@ impl State {
     /// The server issues tokens that serve only those who wait for them.
     fn publish_uncacheable(&mut self, schedule: Schedule, forced: bool, now: Now) -> Usable {
         self.generations += 1;
-        if forced {
-            // The one that was rejected is of no more use, and no other can be kept.
-            (self.newest, self.former, self.phase) = (None, None, Phase::Alone);
-        } else if let Some(newest) = self.newest.take().filter(|t| t.schedule.is_usable(now)) {
-            // Until the end of the newest token the server has nothing better to give.
-            self.newest = Some(Token { schedule: newest.schedule.to_the_end(), ..newest });
+        match self.newest.filter(|newest| !forced && newest.schedule.is_usable(now)) {
+            // Until its end the server has nothing better to give.
+            Some(newest) => {
+                self.newest = Some(Token { schedule: newest.schedule.to_the_end(), ..newest });
+            }
+            // It was rejected or has expired, and no other can be kept.
+            None => (self.newest, self.former, self.phase) = (None, None, Phase::Alone),
         }
         self.landed_as(Which::Uncacheable, schedule, now)
     }

@@ -49,6 +49,8 @@
 
 mod acquire;
 mod breaker;
+#[cfg(test)]
+mod enumeration;
 mod failure;
 mod landing;
 mod rejection;

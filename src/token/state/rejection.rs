@@ -83,7 +83,7 @@ impl Call {
         self.tried.iter().flatten().last().copied().unwrap_or_default()
     }
 
-    fn has_tried(&self, token: &Token) -> bool {
+    pub(super) fn has_tried(&self, token: &Token) -> bool {
         self.tried.iter().flatten().any(|&generation| token.is(generation))
     }
 
