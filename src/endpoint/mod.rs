@@ -33,6 +33,7 @@ mod body;
 mod dialect;
 mod encode;
 mod json;
+mod outcome;
 mod refusal;
 mod request;
 mod response;
@@ -126,7 +127,9 @@ impl Inner {
             );
         }
         let response = self.transport.send(request).await.map_err(|error| {
-            transient("no answer came from the token endpoint").with_source(error)
+            let never_sent = outcome::was_never_sent(&*error);
+            let error = transient("no answer came from the token endpoint").with_source(error);
+            if never_sent { error } else { error.with_unknown_outcome() }
         })?;
         let (parts, body) = response.into_parts();
         let asked = response::Asked { request: &self.request, credentials: &credentials };

@@ -343,3 +343,167 @@ impl fmt::Debug for Shared {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::{
+        error::ErrorClass,
+        token::{Acquiring, Attempt, Hand, source_fn},
+    };
+
+    fn a_cache() -> Arc<Shared> {
+        let source = Arc::new(source_fn(|attempt| async move {
+            if attempt.number() > 0 {
+                std::future::pending::<()>().await;
+            }
+            TokenResponse::bearer("t")
+        }));
+        Shared::new(source, Settings::default())
+    }
+
+    /// Pins the renewal that is under way for ever, because its task was aborted.
+    #[tokio::test(start_paused = true)]
+    async fn an_aborted_renewal_is_launched_once_more_and_then_an_error() {
+        let shared = a_cache();
+        for _ in 0..3 {
+            let mut waiting = Acquiring::new();
+            let caller = {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(std::future::poll_fn(move |cx| waiting.poll(&shared, cx)))
+            };
+            for _ in 0..2 {
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+                let (_, task) = lock(&shared.tasks).renewals.pop().unwrap();
+                assert!(!task.is_finished(), "a task of its own, and a new one");
+                task.abort();
+            }
+            let error = caller.await.unwrap().unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Interrupted);
+        }
+    }
+
+    /// Pins the one path whose 401s make the copies of all others out of date, at any rate of calls.
+    #[tokio::test(start_paused = true)]
+    async fn in_the_cooldown_a_401_changes_nothing_for_others() {
+        let issued = AtomicU64::new(0);
+        let source = source_fn(move |_: Attempt| {
+            let number = issued.fetch_add(1, Ordering::Relaxed);
+            async move { TokenResponse::bearer(format!("t{number}")) }
+        });
+        let shared = Shared::new(Arc::new(source), Settings::default());
+        let token = |shared: &Arc<Shared>| {
+            let (shared, mut acquiring) = (Arc::clone(shared), Acquiring::new());
+            std::future::poll_fn(move |cx| acquiring.poll(&shared, cx))
+        };
+        let first = token(&shared).await.unwrap();
+        let reject = |sending| {
+            let current = shared.current().unwrap();
+            let call = match sending {
+                Sending::First => Call::default(),
+                Sending::Replay => Call::of_replay(&current),
+            };
+            let (generation, staleness) = (current.generation, Staleness::Unclear);
+            let rejected = Rejected { generation, staleness, call, is_replayable: true };
+            shared.reject(rejected, shared.clock.now())
+        };
+        assert!(matches!(reject(Sending::First), RejectAction::Wait(_)));
+        while shared.current().unwrap().generation == first.generation {
+            tokio::task::yield_now().await;
+        }
+        let watched = |shared: &Arc<Shared>| match shared.acquire(shared.clock.now()).0 {
+            Answer::Use(Hand { watched, .. }) => watched,
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(reject(Sending::Replay), RejectAction::GiveUp(_)));
+        assert!(watched(&shared));
+        let epoch = shared.epoch();
+        for sending in [Sending::First, Sending::Replay, Sending::First] {
+            assert!(matches!(reject(sending), RejectAction::GiveUp(_)));
+        }
+        assert_eq!(shared.epoch(), epoch);
+        shared.accept(shared.current().unwrap().generation, Sending::First);
+        assert_ne!(shared.epoch(), epoch, "nobody need watch any more");
+        assert!(!watched(&shared));
+    }
+
+    /// Pins the renewal that outlives its cache, because the handle of an earlier task, stored too
+    /// late, has taken the place of its own.
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_has_ended_does_not_take_the_place_of_the_next() {
+        let shared = a_cache();
+        let launched = |shared: &Arc<Shared>| match shared.acquire(shared.clock.now()).0 {
+            Answer::Wait(waiting) => (waiting.flight, lock(&shared.tasks).renewals.pop().unwrap()),
+            other => panic!("{other:?}"),
+        };
+        let (first, its_task) = launched(&shared);
+        its_task.1.abort();
+        tokio::task::yield_now().await;
+        let (second, task) = launched(&shared);
+        assert!(!Arc::ptr_eq(&first, &second));
+        let (id, task) = task;
+        shared.renewal_runs(id, task.clone());
+        shared.renewal_runs(its_task.0, its_task.1);
+        drop(shared);
+        tokio::task::yield_now().await;
+        assert!(task.is_finished());
+    }
+
+    /// Pins the caller that waits for ever for a renewal that was given up, because its runtime is
+    /// alive but drives nothing.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_renewal_that_is_overdue_is_told() {
+        let shared = a_cache();
+        let now = shared.clock.now();
+        let wait = |now| match shared.acquire(now).0 {
+            Answer::Wait(waiting) => waiting.flight,
+            other => panic!("{other:?}"),
+        };
+        let first = wait(now);
+        assert!(Arc::ptr_eq(&first, &wait(now.plus(Duration::from_secs(35)))), "in time");
+        let mut waiting = first.join();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(Pin::new(&mut waiting).poll(&mut cx).is_pending());
+        let second = wait(now.plus(Duration::from_secs(36)));
+        assert!(!Arc::ptr_eq(&first, &second));
+        let Poll::Ready(landed) = Pin::new(&mut waiting).poll(&mut cx) else {
+            panic!("nobody was told");
+        };
+        assert_eq!(landed.outcome.unwrap_err().class(), ErrorClass::Interrupted);
+    }
+
+    /// Pins the handle of every task there ever was, each of which keeps its task's memory.
+    #[tokio::test(start_paused = true)]
+    async fn tasks_that_have_ended_are_forgotten() {
+        let source =
+            source_fn(|_| async { Ok(TokenResponse::bearer("t")?.expires_in(Duration::ZERO)) });
+        let shared = Shared::new(Arc::new(source), Settings::default());
+        for _ in 0..100 {
+            let mut waiting = Acquiring::new();
+            std::future::poll_fn(|cx| waiting.poll(&shared, cx)).await.unwrap();
+        }
+        assert!(lock(&shared.tasks).renewals.len() <= 2);
+    }
+
+    /// Pins the request that goes round in circles, and never out: by the coarse clocks, a token that
+    /// lives for less than a second has no time left from the beginning.
+    #[cfg(feature = "testing")]
+    #[tokio::test]
+    async fn a_token_of_less_than_a_second_may_go_out() {
+        let source = source_fn(|_| async {
+            Ok(TokenResponse::bearer("t")?.expires_in(Duration::from_millis(900)))
+        });
+        let clock = crate::testing::ManualClock::new().to_clock();
+        let shared = Shared::new(Arc::new(source), Settings { clock, ..Settings::default() });
+        let mut waiting = Acquiring::new();
+        let snapshot = std::future::poll_fn(|cx| waiting.poll(&shared, cx)).await.unwrap();
+        assert!(shared.may_go_out(&snapshot));
+    }
+}
