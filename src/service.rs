@@ -170,6 +170,8 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
                 }
                 Admission::Attach => {}
                 Admission::Without => return Err(Instead::Pass),
+                // A request with its own `Authorization` carries no token that could get there.
+                Admission::Refuse(_) if self.keeps_own(headers) => return Err(Instead::Pass),
                 Admission::Refuse(error) => return Err(Instead::Refuse(error)),
             }
         }
@@ -177,7 +179,7 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
             return Ok(());
         }
         // Before a token is asked for: such a request is no reason to.
-        if self.handle.rules.existing == Existing::Keep && headers.contains_key(AUTHORIZATION) {
+        if self.keeps_own(headers) {
             return Err(Instead::Pass);
         }
         let shared = &self.handle.shared;
@@ -197,6 +199,11 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
             Answer::Wait(flight) => Err(Instead::Wait(Acquiring::waiting_for(&flight))),
             Answer::Refuse(error) => Err(Instead::Refuse(error)),
         }
+    }
+
+    /// Whether `headers` have an `Authorization` that stays.
+    fn keeps_own(&self, headers: &HeaderMap) -> bool {
+        self.handle.rules.existing == Existing::Keep && headers.contains_key(AUTHORIZATION)
     }
 
     /// Looks at the clocks; or, if this value has no copy of the current token, takes what another
@@ -246,19 +253,20 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         headers: &mut HeaderMap,
         appended: Result<bool, MaxSizeReached>,
     ) -> Result<(), Instead> {
-        if appended.is_err() {
-            return Err(Instead::Refuse(too_many_headers()));
-        }
         match self.handle.rules.existing {
-            Existing::Replace => {
-                headers.insert(AUTHORIZATION, self.local.header.clone());
-                Ok(())
-            }
+            Existing::Replace => match headers.try_insert(AUTHORIZATION, self.local.header.clone())
+            {
+                Ok(_) => Ok(()),
+                Err(_) => Err(Instead::Refuse(too_many_headers())),
+            },
             // None of our business.
-            Existing::Keep => {
+            Existing::Keep if appended.is_ok() => {
                 take_back_ours(headers);
                 Err(Instead::Pass)
             }
+            // No room for ours, and none needed.
+            Existing::Keep if headers.contains_key(AUTHORIZATION) => Err(Instead::Pass),
+            Existing::Keep => Err(Instead::Refuse(too_many_headers())),
         }
     }
 
