@@ -15,6 +15,7 @@ use tower_service::Service;
 
 use crate::{
     error::{BoxError, TokenError},
+    future::polled_again,
     local::Tag,
     mode::Mode,
     service::{Handle, too_many_headers},
@@ -176,14 +177,14 @@ where
                 }
                 StageProj::Ready { inner, request, snapshot } => {
                     let Some(service) = inner else {
-                        return Poll::Pending;
+                        return Poll::Ready(Arrival::Error(polled_again().into()));
                     };
                     if let Err(error) = ready!(service.poll_ready(cx)) {
                         return Poll::Ready(Arrival::Error(error.into()));
                     }
                     if handle.shared.may_go_out(snapshot) {
                         let Some((request, sending)) = request.take() else {
-                            return Poll::Pending;
+                            return Poll::Ready(Arrival::Error(polled_again().into()));
                         };
                         let tag = Tag::of(snapshot, sending, &handle.rules);
                         let call = send::<_, _, _, M>(service, handle, request, snapshot, tag);
@@ -201,7 +202,7 @@ where
                 StageProj::Replacing { replacing, generation, rejected } => {
                     let replaced = ready!(Pin::new(replacing).poll(cx));
                     let Some((response, kept)) = rejected.take() else {
-                        return Poll::Pending;
+                        return Poll::Ready(Arrival::Error(polled_again().into()));
                     };
                     let stage = match replaced {
                         Ok(snapshot) => Stage::replay(response, snapshot, kept, *generation),

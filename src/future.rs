@@ -19,7 +19,7 @@ use tower_service::Service;
 use crate::{
     challenge::Verdict,
     detour::{Arrival, Detour},
-    error::BoxError,
+    error::{BoxError, ErrorClass, TokenError},
     local::Tag,
     mode::{Mode, Replay},
     rules::{self, Rules},
@@ -160,8 +160,9 @@ where
                         }
                     }
                 }
-                // Polled after it was ready.
-                StateProj::Detour { detour: None } => return Poll::Pending,
+                StateProj::Detour { detour: None } => {
+                    return Poll::Ready(Err(polled_again().into()));
+                }
             }
         }
     }
@@ -228,6 +229,12 @@ where
         let rejection = shared.reject(tag.generation(), staleness, tag.sending(), now);
         Detour::for_replay(handle, rejection, response, kept, tag.generation())
     }
+}
+
+/// The error of a future that is polled after its end: a `Pending` would hang its caller.
+#[cold]
+pub(crate) fn polled_again() -> TokenError {
+    TokenError::new(ErrorClass::Interrupted, "the response future was polled after it had ended")
 }
 
 impl<S, B, R, M> fmt::Debug for ResponseFuture<S, B, R, M>
