@@ -15,7 +15,7 @@ use tower_service::Service;
 
 use crate::{
     error::{BoxError, TokenError},
-    future::judge,
+    future::{judge, polled_again},
     mode::Mode,
     service::{Handle, Tag, too_many_headers},
     telemetry,
@@ -221,7 +221,7 @@ where
                 }
                 StageProj::Ready { inner, request, snapshot } => {
                     let Some(service) = inner else {
-                        return Poll::Pending;
+                        return Poll::Ready(Arrival::Error(polled_again().into()));
                     };
                     if let Err(error) = ready!(service.poll_ready(cx)) {
                         return Poll::Ready(Arrival::Error(error.into()));
@@ -242,7 +242,7 @@ where
                         }
                     }
                     let Some(request) = request.take() else {
-                        return Poll::Pending;
+                        return Poll::Ready(Arrival::Error(polled_again().into()));
                     };
                     let sending = this.call.sending();
                     let keep = this.call.may_be_sent_twice();
@@ -263,7 +263,7 @@ where
                 StageProj::Replacing { replacing, rejected } => {
                     let replaced = ready!(Pin::new(replacing).poll(cx));
                     let Some((response, kept)) = rejected.take() else {
-                        return Poll::Pending;
+                        return Poll::Ready(Arrival::Error(polled_again().into()));
                     };
                     let generation = this.call.last_tried();
                     let stage = match replaced {

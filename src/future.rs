@@ -19,7 +19,7 @@ use tower_service::Service;
 use crate::{
     challenge::Verdict,
     detour::{Arrival, Detour},
-    error::BoxError,
+    error::{BoxError, ErrorClass, TokenError},
     mode::{Mode, Replay},
     rules::{self, Rules},
     service::{Handle, Tag},
@@ -159,8 +159,9 @@ where
                         }
                     }
                 }
-                // Polled after it was ready.
-                StateProj::Detour { detour: None } => return Poll::Pending,
+                StateProj::Detour { detour: None } => {
+                    return Poll::Ready(Err(polled_again().into()));
+                }
             }
         }
     }
@@ -233,6 +234,12 @@ pub(crate) fn judge<S, R, K>(
         *kept = None;
     }
     Err((response, staleness))
+}
+
+/// The error of a future that is polled after its end: a `Pending` would hang its caller.
+#[cold]
+pub(crate) fn polled_again() -> TokenError {
+    TokenError::new(ErrorClass::Interrupted, "the response future was polled after it had ended")
 }
 
 impl<S, B, R, M> fmt::Debug for ResponseFuture<S, B, R, M>

@@ -6,6 +6,8 @@
 
 #[cfg(feature = "axum")]
 pub mod axum;
+#[cfg(feature = "reqwest")]
+mod hops;
 #[cfg(feature = "oauth2")]
 pub mod oauth2;
 #[cfg(feature = "reqwest")]

@@ -34,7 +34,8 @@
 //! another origin. What such an origin answers says nothing about the token: its 401 is passed on
 //! and rejects nothing. A 401 at the end of redirects within the origin rejects the token; the
 //! request is sent again if its method is safe (RFC 9110 section 9.2.1), because a redirect often
-//! means that the request has had its effect.
+//! means that the request has had its effect. That holds also for a redirect to the request's own
+//! URL, as from `POST /orders` to `GET /orders`.
 //!
 //! To reqwest, plain http at the same host and port is another origin, and gets no token.
 //! [`https_only`](ClientBuilder::https_only) keeps redirects off it altogether.
@@ -66,6 +67,7 @@ use pin_project_lite::pin_project;
 use reqwest::{Body, Client, ClientBuilder, ResponseBuilderExt, Url, redirect};
 use tower_service::Service;
 
+use super::hops::Hops;
 use crate::{
     endpoint::{Transport, TransportRequestBody, TransportResponseBody},
     error::BoxError,
@@ -113,7 +115,7 @@ impl Service<Request<Body>> for ReqwestService {
                 let target = Target::of(&request);
                 State::Sent { response: self.client.call(request), target }
             }
-            Err(error) => State::Failed { error: Some(error) },
+            Err(error) => State::Over { error: Some(error) },
         };
         ResponseFuture { state }
     }
@@ -136,8 +138,9 @@ pin_project! {
             response: <Client as Service<reqwest::Request>>::Future,
             target: Target,
         },
-        /// The request is none that reqwest can send: its URI is relative, for one.
-        Failed { error: Option<reqwest::Error> },
+        /// The response has been handed out; or the request is none that reqwest can send: its URI
+        /// is relative, for one.
+        Over { error: Option<reqwest::Error> },
     }
 }
 
@@ -145,24 +148,39 @@ impl Future for ResponseFuture {
     type Output = Result<Response<Body>, reqwest::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
+        let mut state = self.project().state;
+        let result = match state.as_mut().project() {
             StateProj::Sent { response, target } => {
-                let mut response = ready!(response.poll(cx))?;
-                target.mark(&mut response);
-                let url = response.url().clone();
-                let mut response = Response::<Body>::from(response);
-                if let Ok(with_url) = Response::builder().url(url).body(()) {
-                    response.extensions_mut().extend(with_url.into_parts().0.extensions);
-                }
-                Poll::Ready(Ok(response))
+                let response = ready!(target.poll(response, cx));
+                response.map(|mut response| {
+                    target.mark(&mut response);
+                    with_url(response)
+                })
             }
-            StateProj::Failed { error } => match error.take() {
-                Some(error) => Poll::Ready(Err(error)),
-                // Polled after it was ready.
-                None => Poll::Pending,
+            StateProj::Over { error } => match error.take().or_else(polled_again) {
+                Some(error) => Err(error),
+                None => return Poll::Pending,
             },
-        }
+        };
+        state.set(State::Over { error: None });
+        Poll::Ready(result)
     }
+}
+
+/// The response with its final URL in the extensions, where `reqwest::Response::from` looks for it.
+fn with_url(response: reqwest::Response) -> Response<Body> {
+    let url = response.url().clone();
+    let mut response = Response::<Body>::from(response);
+    if let Ok(with_url) = Response::builder().url(url).body(()) {
+        response.extensions_mut().extend(with_url.into_parts().0.extensions);
+    }
+    response
+}
+
+/// The error of a future that is polled after its end. Of reqwest's errors, this one can be made:
+/// that a relative URI cannot be sent.
+fn polled_again() -> Option<reqwest::Error> {
+    reqwest::Request::try_from(Request::new(Body::default())).err()
 }
 
 impl fmt::Debug for ResponseFuture {
@@ -174,21 +192,40 @@ impl fmt::Debug for ResponseFuture {
 /// Where a request was sent, to be compared with where its response comes from.
 pub(super) struct Target {
     url: Url,
-    is_safe: bool,
+    /// `None`: the method is safe, and a redirect does not matter.
+    hops: Option<Hops>,
 }
 
 impl Target {
     pub(super) fn of(request: &reqwest::Request) -> Self {
         let is_safe = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-        Self { url: request.url().clone(), is_safe }
+        Self { url: request.url().clone(), hops: (!is_safe).then(Hops::default) }
+    }
+
+    /// Polls the future of the response.
+    pub(super) fn poll<F: Future>(
+        &mut self,
+        response: Pin<&mut F>,
+        cx: &mut Context<'_>,
+    ) -> Poll<F::Output> {
+        match &mut self.hops {
+            Some(hops) => hops.poll(response, cx),
+            None => response.poll(cx),
+        }
     }
 
     /// Tells the layer if `response` is not the target's own.
     pub(super) fn mark(&self, response: &mut reqwest::Response) {
         let end = response.url();
+        // A redirect may lead back to where it began: a POST that creates an order, and a GET of
+        // all orders.
+        let may_have_had_effect = self
+            .hops
+            .as_ref()
+            .is_some_and(|hops| hops.followed() || !is_same_resource(&self.url, end));
         let redirected = if !is_same_origin(&self.url, end) {
             Redirected::Elsewhere
-        } else if !self.is_safe && !is_same_resource(&self.url, end) {
+        } else if may_have_had_effect {
             Redirected::AfterEffect
         } else {
             return;

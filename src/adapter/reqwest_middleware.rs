@@ -50,8 +50,10 @@
 
 use std::{
     error::Error as StdError,
-    fmt, io, mem,
-    pin::Pin,
+    fmt,
+    future::poll_fn,
+    io, mem,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
@@ -139,10 +141,13 @@ impl<'a> Service<http::Request<Outgoing>> for Downstream<'a> {
         Box::pin(async move {
             let (parts, Outgoing(mut request)) = request.into_parts();
             *request.headers_mut() = parts.headers;
-            let target = Target::of(&request);
+            let mut target = Target::of(&request);
 
             let mut borrowed = Borrowed::new(&extensions);
-            let mut response = next.run(request, &mut borrowed.extensions).await?;
+            let mut response = {
+                let mut running = pin!(next.run(request, &mut borrowed.extensions));
+                poll_fn(|cx| target.poll(running.as_mut(), cx)).await?
+            };
             drop(borrowed);
 
             target.mark(&mut response);

@@ -23,8 +23,9 @@
 //! - `UNAUTHENTICATED` in the response's headers ("Trailers-Only"), or HTTP 401 from a proxy,
 //!   rejects the token. In trailers behind a body it is not seen.
 //! - **A call of one message is sent again**, up to the layer's limit (64 KiB): unary calls, and
-//!   those with a stream of answers. Its body is one message and then its end, at once. **A stream of
-//!   requests is not**; the token that its rejection rejects is renewed all the same.
+//!   those with a stream of answers. Its message is kept by reference while it passes; nothing is taken
+//!   from a body before it is polled. **A stream of requests is not**; the token that its rejection
+//!   rejects is renewed all the same.
 //! - The URIs of generated clients are relative, and where they go is the channel's: they are
 //!   trusted. With `with_origin` they are absolute, and the layer's rules about origins apply: plain
 //!   `http` to another machine must be allowed by name.
@@ -36,12 +37,12 @@
 //! a rejection, and the token goes wherever the channel goes. Prefer the layer.
 
 use std::{
-    collections::VecDeque,
     fmt,
     future::Future,
+    mem,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -197,59 +198,79 @@ impl Interceptor for TokenInterceptor {
     }
 }
 
-/// A call of one message is kept, anything else passes as it is.
+/// A call of one message is kept while it passes. Nothing is taken from the body before it is
+/// polled.
 impl ReplayBody for Body {
     type Kept = Message;
 
     fn keep(&mut self, limit: usize) -> Option<Message> {
         if self.is_end_stream() {
-            return Some(Message(Bytes::new()));
+            return Some(Message { slot: None, limit });
         }
         if self.size_hint().lower() > limit as u64 {
             return None;
         }
-        // tonic's own body of a unary call has its message, and its end, whenever it is asked. What
-        // is not there at once is a stream, and its own waker will be there when it is polled next.
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut peeked = VecDeque::with_capacity(2);
-        let mut ended = false;
-        while peeked.len() < 2
-            && !ended
-            && let Poll::Ready(frame) = Pin::new(&mut *self).poll_frame(&mut cx)
-        {
-            ended = !matches!(frame, Some(Ok(_)));
-            peeked.push_back(frame);
-        }
-        if peeked.is_empty() {
-            return None;
-        }
-        let message = match peeked.make_contiguous() {
-            [Some(Ok(frame)), None] => frame.data_ref().cloned(),
-            _ => None,
-        };
-        let rest = if ended { Self::empty() } else { std::mem::take(self) };
-        *self = Self::new(Peeked { peeked, rest });
-        message.filter(|message| message.len() <= limit && is_one_message(message)).map(Message)
+        let slot = Slot::default();
+        let body = mem::take(self);
+        let seen = Seen::Nothing;
+        *self = Self::new(Passing { body: Some(body), seen, limit, slot: Arc::clone(&slot) });
+        Some(Message { slot: Some(slot), limit })
     }
 
     fn restore(kept: Message) -> Option<Self> {
-        let Message(bytes) = kept;
-        if bytes.is_empty() {
+        let Some(slot) = kept.slot else {
             return Some(Self::empty());
-        }
-        let peeked = [Some(Ok(Frame::data(bytes))), None].into();
-        Some(Self::new(Peeked { peeked, rest: Self::empty() }))
+        };
+        let passed = slot.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let bytes = passed.one_message(kept.limit)?;
+        Some(Self::new(Again(Some(bytes))))
     }
 }
 
-/// What is kept of a [`tonic::body::Body`]: one message, as it is on the wire.
-pub struct Message(Bytes);
+/// What is kept of a [`tonic::body::Body`]: one message, as it is on the wire, up to a limit.
+pub struct Message {
+    /// `None` for a body that was empty from the start.
+    slot: Option<Slot>,
+    limit: usize,
+}
+
+/// Where the body on its way leaves what was seen of it. Empty while it is still being read, and for
+/// what is no call of one message.
+type Slot = Arc<Mutex<Option<Passed>>>;
+
+struct Passed {
+    message: Option<Bytes>,
+    /// What was left when the body was dropped. `None`: it had come to its end.
+    rest: Option<Body>,
+}
+
+impl Passed {
+    /// The message, if it is the only one. The rest of tonic's own body of a unary call is there
+    /// whenever it is asked for; what is not is a stream.
+    fn one_message(self, limit: usize) -> Option<Bytes> {
+        let Self { mut message, rest } = self;
+        let Some(mut rest) = rest else { return message };
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            match (Pin::new(&mut rest).poll_frame(&mut cx), &message) {
+                (Poll::Ready(Some(Ok(frame))), None) => message = Some(message_in(&frame, limit)?),
+                (Poll::Ready(None), _) => return message,
+                _ => return None,
+            }
+        }
+    }
+}
 
 /// It may be secret.
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Message").field("len", &self.0.len()).finish()
+        f.debug_struct("Message").finish_non_exhaustive()
     }
+}
+
+/// The bytes of a frame that is one message, of at most `limit` bytes.
+fn message_in(frame: &Frame<Bytes>, limit: usize) -> Option<Bytes> {
+    frame.data_ref().filter(|bytes| bytes.len() <= limit && is_one_message(bytes)).cloned()
 }
 
 /// A flag and four bytes of length go before every message.
@@ -260,13 +281,31 @@ fn is_one_message(bytes: &[u8]) -> bool {
     u32::from_be_bytes([*a, *b, *c, *d]) as usize == message.len()
 }
 
-/// A body of which something was read ahead. Like tonic's own it does not announce its size.
-struct Peeked {
-    peeked: VecDeque<Option<Result<Frame<Bytes>, Status>>>,
-    rest: Body,
+/// A body on its way, of which the only message is kept by reference.
+struct Passing {
+    /// Taken only when it is handed over.
+    body: Option<Body>,
+    seen: Seen,
+    limit: usize,
+    slot: Slot,
 }
 
-impl http_body::Body for Peeked {
+/// What has passed so far.
+enum Seen {
+    Nothing,
+    Message(Bytes),
+    /// All of it was handed over, or it is no call of one message.
+    Enough,
+}
+
+impl Passing {
+    fn hand_over(&self, message: Option<Bytes>, rest: Option<Body>) {
+        let passed = Passed { message, rest };
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(passed);
+    }
+}
+
+impl http_body::Body for Passing {
     type Data = Bytes;
     type Error = Status;
 
@@ -275,24 +314,75 @@ impl http_body::Body for Peeked {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        match this.peeked.pop_front() {
-            Some(frame) => Poll::Ready(frame),
-            None => Poll::Ready(ready!(Pin::new(&mut this.rest).poll_frame(cx))),
+        let Some(body) = &mut this.body else {
+            return Poll::Ready(None);
+        };
+        // Out of reach while the body is polled: if it panics, nothing is handed over.
+        let seen = mem::replace(&mut this.seen, Seen::Enough);
+        let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
+            this.seen = seen;
+            return Poll::Pending;
+        };
+        let ended = body.is_end_stream();
+        match (seen, &frame) {
+            (Seen::Nothing, Some(Ok(frame))) => match message_in(frame, this.limit) {
+                Some(message) if ended => this.hand_over(Some(message), None),
+                Some(message) => this.seen = Seen::Message(message),
+                None => {}
+            },
+            (Seen::Message(message), None) => this.hand_over(Some(message), None),
+            _ => {}
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.peeked.front(), None | Some(None)) && self.rest.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::new()
+        self.body.as_ref().map_or_else(SizeHint::new, Body::size_hint)
+    }
+}
+
+/// Dropped before its end: the server has answered without reading all of it.
+impl Drop for Passing {
+    fn drop(&mut self) {
+        let message = match mem::replace(&mut self.seen, Seen::Enough) {
+            Seen::Nothing => None,
+            Seen::Message(message) => Some(message),
+            Seen::Enough => return,
+        };
+        let rest = self.body.take();
+        self.hand_over(message, rest);
+    }
+}
+
+/// A message once more. Like tonic's own body it does not announce its size.
+struct Again(Option<Bytes>);
+
+impl http_body::Body for Again {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Poll::Ready(self.get_mut().0.take().map(|message| Ok(Frame::data(message))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
     use http_body_util::{BodyExt, StreamBody};
 
@@ -327,14 +417,58 @@ mod tests {
             (vec![], 64, false),
         ] {
             let whole = frames.concat();
+            // Read to its end, or dropped with some of it left.
+            for polls in 0..=frames.len() + 1 {
+                let mut first = body(frames.clone());
+                let message = first.keep(limit).unwrap();
+                for _ in 0..polls {
+                    let _ = first.frame().await;
+                }
+                let may_be_kept = kept || polls == 0 && frames.is_empty();
+                if polls == frames.len() + 1 {
+                    assert!(first.frame().await.is_none());
+                }
+                drop(first);
+                let again = Body::restore(message);
+                assert_eq!(again.is_some(), may_be_kept && kept, "{whole:?} {limit} {polls}");
+                if let Some(again) = again {
+                    assert_eq!(read(again).await, whole);
+                }
+            }
             let mut first = body(frames);
-            let message = first.keep(limit);
-            assert_eq!(message.is_some(), kept, "{whole:?} {limit}");
+            let message = first.keep(limit).unwrap();
             assert_eq!(read(first).await, whole);
-            if let Some(message) = message {
-                assert_eq!(read(Body::restore(message).unwrap()).await, whole);
+            assert_eq!(Body::restore(message).is_some(), kept);
+        }
+    }
+
+    /// Pins a message that is taken from the caller's stream in `call`, and lost with the call's
+    /// future.
+    #[test]
+    fn nothing_is_taken_from_a_body_before_it_is_polled() {
+        struct Counted(Arc<AtomicUsize>);
+
+        impl http_body::Body for Counted {
+            type Data = Bytes;
+            type Error = Status;
+
+            fn poll_frame(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                Poll::Ready(Some(Ok(Frame::data(framed("hello")))))
             }
         }
+
+        let taken = Arc::new(AtomicUsize::new(0));
+        let mut body = Body::new(Counted(Arc::clone(&taken)));
+        let kept = body.keep(64);
+        assert_eq!(taken.load(Ordering::Relaxed), 0);
+        let frame = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(frame.is_ready());
+        assert_eq!(taken.load(Ordering::Relaxed), 1);
+        assert!(kept.and_then(Body::restore).is_none(), "it is still on its way");
     }
 
     #[test]
@@ -348,19 +482,32 @@ mod tests {
         let (mut sender, stream) = http_body_util::channel::Channel::<Bytes, Status>::new(4);
         sender.send_data(framed("one")).await.unwrap();
         let mut body = Body::new(stream);
-        assert!(body.keep(1024).is_none());
+        let kept = body.keep(1024).unwrap();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), framed("one"));
         sender.send_data(framed("two")).await.unwrap();
         drop(sender);
-        assert_eq!(read(body).await, [framed("one"), framed("two")].concat());
+        assert_eq!(read(body).await, framed("two"));
+        assert!(Body::restore(kept).is_none());
+
+        // Dropped while it is open.
+        let (mut sender, stream) = http_body_util::channel::Channel::<Bytes, Status>::new(4);
+        sender.send_data(framed("one")).await.unwrap();
+        let mut body = Body::new(stream);
+        let kept = body.keep(1024).unwrap();
+        let _ = body.frame().await;
+        drop(body);
+        assert!(Body::restore(kept).is_none());
+        drop(sender);
     }
 
     #[tokio::test]
     async fn a_stream_that_breaks_breaks_where_it_did() {
         let frames = [Ok(Frame::data(framed("one"))), Err(Status::data_loss("the disk is gone"))];
         let mut body = Body::new(StreamBody::new(tokio_stream::iter(frames)));
-        assert!(body.keep(1024).is_none());
+        let kept = body.keep(1024).unwrap();
         assert!(body.frame().await.unwrap().is_ok());
         assert_eq!(body.frame().await.unwrap().unwrap_err().code(), Code::DataLoss);
+        assert!(Body::restore(kept).is_none());
     }
 
     #[test]

@@ -3,13 +3,17 @@
 use std::{
     fmt,
     fs::{self, File},
-    hash::{DefaultHasher, Hash, Hasher},
     io::Read,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::SystemTime,
 };
 
 use secrecy::SecretString;
+use tokio::runtime::Handle;
 use zeroize::Zeroizing;
 
 use super::{ClientCredentials, CredentialsProvider, secret_problem};
@@ -22,47 +26,106 @@ const MAX_LEN: usize = 64 * 1024;
 ///
 /// The file's content is the secret, in UTF-8, at most 64 KiB, without control characters; one
 /// newline at its end (`\n` or `\r\n`) is not part of it. Replace it whole (write beside it and
-/// rename, as Kubernetes does with mounted secrets). A change is noticed by the file's time of
-/// modification and length.
+/// rename, as Kubernetes does with mounted secrets).
 ///
-/// Needs a tokio runtime, since the file is read on its blocking pool. The file's permissions are
+/// A change is noticed by the file's time of modification and length. While a refusal of the
+/// credentials is remembered, each call sets off a look at the file on the blocking pool of its
+/// runtime, at most one at a time, and learns what the former look has found. So the call after the
+/// first one that follows a change asks with the new secret. Clones share what was found.
+///
+/// Needs a Tokio runtime, since the file is read on its blocking pool. The file's permissions are
 /// not looked at.
 #[derive(Clone)]
 pub struct SecretFile {
     id: Box<str>,
-    path: Arc<Path>,
+    file: Arc<Watched>,
+}
+
+/// The file, and what was last seen of it.
+struct Watched {
+    path: PathBuf,
+    /// How often it has changed.
+    version: AtomicU64,
+    /// `None`: nobody has looked yet.
+    seen: Mutex<Option<Traits>>,
+    /// A look is under way.
+    looking: AtomicBool,
+}
+
+/// What tells one content of the file from the next. `None` for a file that is not there.
+type Traits = Option<(Option<SystemTime>, u64)>;
+
+impl Watched {
+    /// Looks whether the file has changed. Blocks.
+    fn look(&self) {
+        let metadata = fs::metadata(&self.path);
+        let traits = metadata.map(|meta| (meta.modified().ok(), meta.len())).ok();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.replace(traits).is_some_and(|former| former != traits) {
+            self.version.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The look that is under way. It is over when this is dropped, also by a runtime that ends first.
+struct Look(Arc<Watched>);
+
+impl Look {
+    /// `None`: one is under way.
+    fn begin(file: &Arc<Watched>) -> Option<Self> {
+        (!file.looking.swap(true, Ordering::Acquire)).then(|| Self(Arc::clone(file)))
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        self.0.looking.store(false, Ordering::Release);
+    }
 }
 
 impl SecretFile {
     /// Credentials of the client `id`, with the secret in the file at `path`. Nothing is read yet.
     pub fn new(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
-        Self { id: id.into().into_boxed_str(), path: path.into().into() }
+        let file = Watched {
+            path: path.into(),
+            version: AtomicU64::new(0),
+            seen: Mutex::new(None),
+            looking: AtomicBool::new(false),
+        };
+        Self { id: id.into().into_boxed_str(), file: Arc::new(file) }
     }
 }
 
 impl CredentialsProvider for SecretFile {
     fn credentials(&self) -> BoxFuture<'_, Result<ClientCredentials, BoxError>> {
         Box::pin(async move {
-            let path = Arc::clone(&self.path);
+            let file = Arc::clone(&self.file);
             // `spawn_blocking` panics without a runtime; this says so instead.
-            let runtime = tokio::runtime::Handle::try_current()?;
-            let secret = runtime.spawn_blocking(move || read(&path)).await??;
-            Ok(ClientCredentials::new(&*self.id, secret))
+            let runtime = Handle::try_current()?;
+            let reading = runtime.spawn_blocking(move || {
+                // Before it is read: a change in between is found later, and none is missed.
+                file.look();
+                read(&file.path)
+            });
+            Ok(ClientCredentials::new(&*self.id, reading.await??))
         })
     }
 
+    /// As of the last look. Does not block; without a runtime it looks at once.
     fn version(&self) -> u64 {
-        // A file that is not there counts as a version of its own.
-        let state = fs::metadata(&self.path).map(|meta| (meta.modified().ok(), meta.len())).ok();
-        let mut hasher = DefaultHasher::new();
-        state.hash(&mut hasher);
-        hasher.finish()
+        if let Some(look) = Look::begin(&self.file) {
+            match Handle::try_current() {
+                Ok(runtime) => drop(runtime.spawn_blocking(move || look.0.look())),
+                Err(_) => look.0.look(),
+            }
+        }
+        self.file.version.load(Ordering::Relaxed)
     }
 }
 
 impl fmt::Debug for SecretFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SecretFile").field("id", &self.id).field("path", &self.path).finish()
+        f.debug_struct("SecretFile").field("id", &self.id).field("path", &self.file.path).finish()
     }
 }
 
@@ -182,12 +245,48 @@ mod tests {
         let file = TempFile::with("one");
         let provider = SecretFile::new("me", &file.0);
         let before = provider.version();
-        assert_eq!(provider.version(), before);
+        assert_eq!(provider.credentials().await.unwrap().expose_secret(), "one");
+        assert_eq!(provider.clone().version(), before, "the first look is no change");
         fs::write(&file.0, "another").unwrap();
-        assert_ne!(provider.version(), before);
         assert_eq!(provider.credentials().await.unwrap().expose_secret(), "another");
+        let after = provider.clone().version();
+        assert_ne!(after, before);
         fs::remove_file(&file.0).unwrap();
-        assert_ne!(provider.version(), before);
+        provider.credentials().await.unwrap_err();
+        assert_ne!(provider.version(), after);
+    }
+
+    /// Pins the thread of a runtime that waits for a file system: a `stat` on a network share may
+    /// take as long as it likes.
+    #[test]
+    fn the_version_is_found_on_the_blocking_pool_one_look_at_a_time() {
+        let file = TempFile::with("one");
+        let provider = SecretFile::new("me", &file.0);
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(1).build().unwrap();
+        let after = runtime.block_on(async {
+            provider.credentials().await.unwrap();
+            let before = provider.version();
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+
+            // The only thread of the pool stands for a file system that does not answer.
+            let (answer, hanging) = std::sync::mpsc::channel::<()>();
+            let hangs = tokio::task::spawn_blocking(move || hanging.recv());
+            fs::write(&file.0, "another").unwrap();
+            for _ in 0..100 {
+                assert_eq!(provider.version(), before);
+            }
+            assert_eq!(Arc::strong_count(&provider.file), 2, "this, and one look");
+            answer.send(()).unwrap();
+            hangs.await.unwrap().unwrap();
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            let after = provider.version();
+            assert_ne!(after, before);
+            after
+        });
+        drop(runtime);
+        fs::write(&file.0, "and another").unwrap();
+        assert_ne!(provider.version(), after, "without a runtime it looks at once");
     }
 
     #[test]

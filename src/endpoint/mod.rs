@@ -33,6 +33,8 @@ mod body;
 mod dialect;
 mod encode;
 mod json;
+#[cfg(feature = "rustls")]
+mod metered;
 mod outcome;
 mod refusal;
 mod request;
@@ -50,6 +52,7 @@ use std::{fmt, sync::Arc};
 pub(crate) use self::body::read as read_body;
 #[cfg(feature = "rustls")]
 pub use self::rustls::RustlsTransport;
+use self::transport::Unanswered;
 pub(crate) use self::{dialect::Headers, request::TokenRequest};
 pub use self::{
     dialect::{BasicEncoding, BodyEncoding, ClientAuthentication, Dialect},
@@ -126,7 +129,13 @@ impl Inner {
                 TokenError::new(ErrorClass::Credentials, message).with_fingerprint(fingerprint)
             );
         }
-        let response = self.transport.send(request).await.map_err(|error| {
+        let mut answer = self.transport.send(request).await;
+        if answer.as_ref().is_err_and(|error| error.is::<Unanswered>()) {
+            // Made again, and not cloned: what may be used only once must be new.
+            let request = self.request.with(&credentials).map_err(told_apart)?;
+            answer = self.transport.send(request).await;
+        }
+        let response = answer.map_err(|error| {
             let never_sent = outcome::was_never_sent(&*error);
             let error = transient("no answer came from the token endpoint").with_source(error);
             if never_sent { error } else { error.with_unknown_outcome() }

@@ -7,15 +7,18 @@
 use std::{
     fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-use http::uri::Scheme;
+use http::{Extensions, uri::Scheme};
 use http_body_util::BodyExt;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::{
+        Client,
+        connect::{Connect, HttpConnector},
+    },
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{
@@ -23,9 +26,15 @@ use rustls::{
     crypto::CryptoProvider,
     pki_types::{CertificateDer, pem::PemObject},
 };
-use tokio::sync::OnceCell;
+use tokio::{
+    runtime::{self, Handle},
+    sync::OnceCell,
+};
 
-use super::transport::{Transport, TransportRequestBody, TransportResponseBody};
+use super::{
+    metered::{Meter, Metering},
+    transport::{Transport, TransportRequestBody, TransportResponseBody, Unanswered},
+};
 use crate::{error::BoxError, token::BoxFuture};
 
 /// Time for one TCP connection, all addresses of the host together. Shorter than an attempt, so
@@ -33,10 +42,13 @@ use crate::{error::BoxError, token::BoxFuture};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Long enough for the retries of one renewal, too short to meet the servers' own idle timeouts
-/// with the next one.
+/// with the next one. An idle connection is closed after twice this time at the latest.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-type HttpClient<C> = Client<C, TransportRequestBody>;
+/// The longest head of a response, in bytes, and the most memory for what is read at a time.
+const MAX_HEAD: usize = 64 * 1024;
+
+type HttpClient<C> = Client<Metering<C>, TransportRequestBody>;
 
 /// Carries token requests with hyper and rustls: the default [`Transport`].
 ///
@@ -49,13 +61,17 @@ type HttpClient<C> = Client<C, TransportRequestBody>;
 /// The crypto provider is the one that the process has installed, else aws-lc-rs (feature
 /// `aws-lc-rs`, on by default), else ring (feature `ring`).
 ///
+/// At most one idle connection for each host of a token URL is kept, for 10 to 20 seconds, and used
+/// only on the runtime that made it: nobody might drive another one. Of an answer, interim responses
+/// and all, 2 MiB are read, of its head 64 KiB.
+///
 /// Not supported: HTTP/2, proxies, client certificates. For these, bring a [`Transport`] of your
 /// own.
 pub struct RustlsTransport {
     ca_files: Vec<PathBuf>,
     ca_pem: Vec<Vec<u8>>,
-    plain: HttpClient<HttpConnector>,
-    secure: OnceCell<HttpClient<HttpsConnector<HttpConnector>>>,
+    plain: Clients<HttpConnector>,
+    secure: OnceCell<Clients<HttpsConnector<HttpConnector>>>,
 }
 
 impl RustlsTransport {
@@ -64,7 +80,7 @@ impl RustlsTransport {
     /// No I/O happens here: a file that is missing or holds no certificate fails the first request.
     #[must_use]
     pub fn new(ca_files: Vec<PathBuf>, ca_pem: Vec<Vec<u8>>) -> Self {
-        let plain = client(connector());
+        let plain = Clients::new(connector());
         Self { ca_files, ca_pem, plain, secure: OnceCell::new() }
     }
 
@@ -78,7 +94,7 @@ impl RustlsTransport {
         })
     }
 
-    async fn secure(&self) -> Result<&HttpClient<HttpsConnector<HttpConnector>>, BoxError> {
+    async fn secure(&self) -> Result<&Clients<HttpsConnector<HttpConnector>>, BoxError> {
         // `get_or_try_init` keeps nothing of a failure, and a caller that gives up in the middle
         // leaves it to the next.
         self.secure
@@ -87,7 +103,7 @@ impl RustlsTransport {
                 let config = tokio::task::spawn_blocking(move || client_config(&files, &pem))
                     .await
                     .map_err(|error| LoadError::new("loading certificates was cut short", error))?;
-                Ok(client(https_connector(config?)))
+                Ok(Clients::new(https_connector(config?)))
             })
             .await
     }
@@ -101,12 +117,11 @@ impl Transport for RustlsTransport {
         Box::pin(async move {
             // Plain http goes around the certificates: a sidecar on loopback must work in an
             // image that has none.
-            let response = if request.uri().scheme() == Some(&Scheme::HTTP) {
-                self.plain.request(request).await?
+            if request.uri().scheme() == Some(&Scheme::HTTP) {
+                self.plain.send(request).await
             } else {
-                self.secure().await?.request(request).await?
-            };
-            Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync()))
+                self.secure().await?.send(request).await
+            }
         })
     }
 }
@@ -173,15 +188,75 @@ fn https_connector(config: ClientConfig) -> HttpsConnector<HttpConnector> {
         .wrap_connector(tcp)
 }
 
-fn client<C>(connector: C) -> HttpClient<C>
+/// A client, with its pool, for the runtime that asked last.
+struct Clients<C> {
+    connector: C,
+    current: Mutex<Option<(runtime::Id, HttpClient<C>)>>,
+}
+
+impl<C> Clients<C>
 where
-    C: hyper_util::client::legacy::connect::Connect + Clone,
+    Metering<C>: Connect + Clone + Send + Sync + 'static,
+    C: Clone,
 {
-    Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(1)
-        .build(connector)
+    fn new(connector: C) -> Self {
+        Self { connector, current: Mutex::new(None) }
+    }
+
+    async fn send(
+        &self,
+        request: http::Request<TransportRequestBody>,
+    ) -> Result<http::Response<TransportResponseBody>, BoxError> {
+        let client = self.of_this_runtime();
+        let error = match client.request(request).await {
+            Ok(response) => {
+                return Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync()));
+            }
+            Err(error) => error,
+        };
+        let mut extras = Extensions::new();
+        if let Some(connected) = error.connect_info() {
+            connected.get_extras(&mut extras);
+        }
+        if !extras.get().is_some_and(Meter::is_stale) {
+            return Err(error.into());
+        }
+        // What else is idle is as old.
+        let former = self.current().take();
+        drop(former);
+        Err(Unanswered(error.into()).into())
+    }
+
+    /// A connection is driven by a task of the runtime that made it, and for another one it may be
+    /// as good as dead.
+    fn of_this_runtime(&self) -> HttpClient<C> {
+        let client = || {
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE_TIMEOUT)
+                .pool_max_idle_per_host(1)
+                .http1_max_buf_size(MAX_HEAD)
+                .build(Metering(self.connector.clone()))
+        };
+        let Ok(runtime) = Handle::try_current() else {
+            return client();
+        };
+        let mut current = self.current();
+        let former = match &*current {
+            Some((id, client)) if *id == runtime.id() => return client.clone(),
+            _ => current.take(),
+        };
+        let client = client();
+        *current = Some((runtime.id(), client.clone()));
+        drop(current);
+        // Its idle connections are closed.
+        drop(former);
+        client
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<(runtime::Id, HttpClient<C>)>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Blocks: reads files.

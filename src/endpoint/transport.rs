@@ -34,6 +34,25 @@ pub trait Transport: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<http::Response<TransportResponseBody>, BoxError>>;
 }
 
+/// The error of a request that went out on a connection from before, which broke before any byte of
+/// an answer came: it is likely that nobody has read the request. One on a new connection is in
+/// order, at once.
+#[derive(Debug)]
+#[cfg_attr(not(feature = "rustls"), allow(dead_code, reason = "the default transport's"))]
+pub(super) struct Unanswered(pub(super) BoxError);
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a connection that had been used before was closed without an answer")
+    }
+}
+
+impl std::error::Error for Unanswered {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
 /// A [`Transport`] made of a tower service, which it clones for each request.
 ///
 /// The service must not follow redirects, and must not be the one that the layer wraps.

@@ -24,6 +24,9 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::again::Replay;
 
+/// The most memory that is taken for what is only announced, in bytes.
+const FIRST_PIECE: usize = 16 * 1024;
+
 /// A body that passes its frames on and keeps them. Made by [`tee`].
 pub(crate) struct Tee<B> {
     /// Taken only when it is handed over.
@@ -205,13 +208,18 @@ impl Buffer {
         }
     }
 
-    /// Copies `data`, for which there is room, and never allocates more than the limit.
+    /// Copies `data`, for which there is room, and never allocates more than the limit. A size that
+    /// was announced and has not come yet counts up to [`FIRST_PIECE`]: the caller of a proxy may
+    /// announce more than there is memory.
     fn copy(&mut self, data: &[u8]) {
         let (len, capacity) = (self.copied.len(), self.copied.capacity());
         let needed = len + data.len();
         if needed > capacity {
             let announced = usize::try_from(self.announced.lower()).unwrap_or(usize::MAX);
-            let wanted = needed.max(announced).max(capacity.saturating_mul(2)).min(self.limit);
+            let wanted = needed
+                .max(announced.min(FIRST_PIECE))
+                .max(capacity.saturating_mul(2))
+                .min(self.limit);
             self.copied.reserve_exact(wanted - len);
         }
         self.copied.extend_from_slice(data);
@@ -622,6 +630,22 @@ mod tests {
         let (mut first, _handle) = tee(Script { announced: SizeHint::with_exact(11), ..steps }, 64);
         let _ = chunk(&mut first);
         assert_eq!(first.held(), 11);
+    }
+
+    /// Pins the process that one request with a great `Content-Length` ends, where the limit is above
+    /// the memory.
+    #[test]
+    fn no_memory_is_taken_for_a_size_that_is_only_announced() {
+        for announced in [1 << 20, 1 << 46, u64::MAX - 1] {
+            let steps = script([data("hello"), data(" world")]);
+            let announced = SizeHint::with_exact(announced);
+            let (mut first, handle) = tee(Script { announced, ..steps }, usize::MAX);
+            let _ = chunk(&mut first);
+            assert!(first.held() <= FIRST_PIECE, "{} bytes", first.held());
+            drop(first);
+            let mut replay = handle.replay().unwrap();
+            assert_eq!((chunk(&mut replay), chunk(&mut replay)), ("hello".into(), " world".into()));
+        }
     }
 
     #[test]

@@ -176,6 +176,10 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
             match origins.admit(uri) {
                 Admission::Attach => {}
                 Admission::Without => return Err(Alternative::PassThrough),
+                // A request with its own `Authorization` carries no token that could get there.
+                Admission::Refuse(_) if self.keeps_own(headers) => {
+                    return Err(Alternative::PassThrough);
+                }
                 Admission::Refuse(error) => return Err(Alternative::Fail(error)),
             }
         }
@@ -189,7 +193,7 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
             Refreshed::Outdated => {}
         }
         // Checked before a token is asked for: such a request needs none.
-        if self.handle.rules.existing == Existing::Keep && headers.contains_key(AUTHORIZATION) {
+        if self.keeps_own(headers) {
             return Err(Alternative::PassThrough);
         }
         let now = shared.clock.now();
@@ -220,6 +224,11 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         self.handle = Handle::new(shared, rules, template, self.cached.clone());
     }
 
+    /// Returns `true` if `headers` have an `Authorization` that stays.
+    fn keeps_own(&self, headers: &HeaderMap) -> bool {
+        self.handle.rules.existing == Existing::Keep && headers.contains_key(AUTHORIZATION)
+    }
+
     /// Handles a request that had an `Authorization` of its own, to which the token's was appended,
     /// or had no room for one more.
     #[cold]
@@ -228,18 +237,19 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         headers: &mut HeaderMap,
         appended: Result<bool, MaxSizeReached>,
     ) -> Result<(), Alternative> {
-        if appended.is_err() {
-            return Err(Alternative::Fail(too_many_headers()));
-        }
+        let value = self.cached.value().value.clone();
         match self.handle.rules.existing {
-            Existing::Replace => {
-                headers.insert(AUTHORIZATION, self.cached.value().value.clone());
-                Ok(())
-            }
-            Existing::Keep => {
+            Existing::Replace => match headers.try_insert(AUTHORIZATION, value) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(Alternative::Fail(too_many_headers())),
+            },
+            Existing::Keep if appended.is_ok() => {
                 remove_appended(headers);
                 Err(Alternative::PassThrough)
             }
+            // There is no room for the token's, and no need.
+            Existing::Keep if headers.contains_key(AUTHORIZATION) => Err(Alternative::PassThrough),
+            Existing::Keep => Err(Alternative::Fail(too_many_headers())),
         }
     }
 

@@ -129,6 +129,67 @@ async fn a_post_is_not_repeated_for_a_401_at_the_end_of_its_redirect() {
     assert_eq!(paths[2..], ["/", "/result", "/"]);
 }
 
+/// An order was made twice: the redirect led to the list of orders, at the same URL, and the response
+/// looked as if it were the POST's own.
+#[tokio::test]
+async fn a_post_is_not_repeated_after_a_redirect_to_its_own_url() {
+    for status in [301, 302, 303, 307, 308] {
+        let world = World::new().await;
+        let client = client(&world.layer());
+        let url = world.running.url("/orders");
+        let back = Answer::status(StatusCode::from_u16(status).unwrap());
+        let detour = back.clone().with_header("location", &world.running.url("/elsewhere"));
+        let back = back.with_header("location", &url);
+        for (redirects, hops) in [(vec![back.clone()], 1), (vec![detour, back], 2)] {
+            let before = world.api.calls();
+            for redirect in redirects {
+                world.api.respond_once(redirect);
+            }
+            world.api.respond_once(Answer::status(StatusCode::UNAUTHORIZED));
+            let post = Request::post(&url).body(Body::from("one")).unwrap();
+            let response = call(&client, post).await.unwrap();
+            assert_eq!(response.status(), 401, "{status}");
+            assert!(response.extensions().get::<NotReplaced>().unwrap().is_not_replayable());
+            assert_eq!(world.api.calls() - before, hops + 1, "{status}");
+        }
+    }
+}
+
+/// The other side of it: every way of reaching an API leaves a POST its replay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_post_that_was_not_redirected_is_repeated_every_time() {
+    let builders: [fn() -> reqwest::ClientBuilder; 3] = [
+        reqwest::Client::builder,
+        || reqwest::Client::builder().http2_prior_knowledge(),
+        // A connection of its own for each request.
+        || reqwest::Client::builder().pool_max_idle_per_host(0),
+    ];
+    for builder in builders {
+        let world = World::new().await;
+        let http = ReqwestService::new(builder().build().unwrap());
+        for round in 0..200 {
+            // Another cache each time: one alone would not be cured so often in a row.
+            let client = ServiceBuilder::new().layer(world.layer()).service(http.clone());
+            world.api.respond_once(Answer::status(StatusCode::UNAUTHORIZED));
+            let body = Body::from(vec![b'x'; 64 << (round % 12)]);
+            let post = Request::post(world.running.url("/")).body(body).unwrap();
+            assert_eq!(call(&client, post).await.unwrap().status(), 200, "{round}");
+        }
+        assert_eq!(world.api.calls(), 400);
+    }
+}
+
+#[tokio::test]
+async fn a_response_future_that_is_polled_again_is_an_error() {
+    let world = World::new().await;
+    let mut service = ReqwestService::new(reqwest::Client::new());
+    for uri in [world.running.url("/"), "/relative".to_owned()] {
+        let mut future = std::pin::pin!(service.ready().await.unwrap().call(get(&uri)));
+        let _ended = future.as_mut().await;
+        assert!(future.await.unwrap_err().is_builder(), "{uri}");
+    }
+}
+
 #[tokio::test]
 async fn a_body_in_memory_follows_a_redirect_and_a_get_has_none() {
     let world = World::new().await;

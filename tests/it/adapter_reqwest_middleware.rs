@@ -237,6 +237,22 @@ async fn a_401_of_another_origin_after_a_redirect_rejects_no_token() {
 }
 
 #[tokio::test]
+async fn a_post_is_not_repeated_after_a_redirect_to_its_own_url() {
+    let world = World::new().await;
+    let client = client(&world);
+    let url = world.running.url("/orders");
+    for status in [StatusCode::SEE_OTHER, StatusCode::TEMPORARY_REDIRECT] {
+        let before = world.api.calls();
+        world.api.respond_once(Answer::status(status).with_header("location", &url));
+        world.api.respond_once(Answer::status(StatusCode::UNAUTHORIZED));
+        let response = client.post(&url).body("one").send().await.unwrap();
+        assert_eq!(response.status(), 401);
+        assert!(response.extensions().get::<NotReplaced>().unwrap().is_not_replayable());
+        assert_eq!(world.api.calls() - before, 2);
+    }
+}
+
+#[tokio::test]
 async fn odd_targets_are_sent_refused_or_named() {
     let world = World::new().await;
     let layer = world.builder().allowed_origin("https://xn--bcher-kva.example").build().unwrap();

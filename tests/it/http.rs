@@ -10,6 +10,8 @@
 )]
 
 mod connections;
+#[cfg(feature = "rustls")]
+mod endpoint;
 #[cfg(all(feature = "rustls", feature = "testing-tls"))]
 mod tls;
 mod uploads;

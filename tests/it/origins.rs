@@ -1,7 +1,13 @@
 //! Where the token may go, end to end: what is refused is refused before anything is sent.
 
-use http::{Request, Uri};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use http::{HeaderName, HeaderValue, Request, Uri, header::AUTHORIZATION};
 use tokio_test::{assert_ready_err, assert_ready_ok, task};
+use tower::{Layer, Service};
 use tower_oauth2_client_credentials::{
     Builder, ErrorClass, OAuthClientCredentials, OAuthClientCredentialsLayer, Origin, TokenError,
 };
@@ -16,10 +22,19 @@ async fn sent(
     layer: &OAuthClientCredentialsLayer,
     uri: &str,
 ) -> Result<Option<String>, TokenError> {
+    let request = Request::get(uri.parse::<Uri>().unwrap()).body(Body::default()).unwrap();
+    let sent = send(layer, request)?;
+    Ok(token_of(sent.headers()).map(str::to_owned))
+}
+
+/// The request as it reaches the inner service.
+fn send(
+    layer: &OAuthClientCredentialsLayer,
+    request: Request<Body>,
+) -> Result<Request<Body>, TokenError> {
     let (mut client, mut handle): (Client, _) = mock::spawn_layer(layer.clone());
     assert_ready_ok!(client.poll_ready());
-    let uri: Uri = uri.parse().unwrap();
-    let mut response = task::spawn(client.call(Request::get(uri).body(Body::default()).unwrap()));
+    let mut response = task::spawn(client.call(request));
     let mut look = task::spawn(());
     let std::task::Poll::Ready(Some((request, respond))) = look.enter(|_, _| handle.poll_request())
     else {
@@ -28,7 +43,7 @@ async fn sent(
     };
     respond.send_response(ok());
     assert_ready_ok!(response.poll());
-    Ok(token_of(request.headers()).map(str::to_owned))
+    Ok(request)
 }
 
 async fn layer(settings: impl FnOnce(Builder) -> Builder) -> OAuthClientCredentialsLayer {
@@ -47,6 +62,61 @@ async fn assert_refused(layer: &OAuthClientCredentialsLayer, uris: &[&str]) {
     for uri in uris {
         assert_eq!(sent(layer, uri).await.unwrap_err().class(), ErrorClass::Origin, "{uri}");
     }
+}
+
+/// The credentials that such a request carries are the caller's affair, and no token goes with it.
+#[tokio::test]
+async fn a_request_with_its_own_authorization_is_sent_anywhere_as_it_is() {
+    let tap = Tap::open();
+    let listed = tap.builder().allowed_origin("https://api.example.com").build().unwrap();
+    let own = |uri: &str| Request::get(uri).header("authorization", "Basic own");
+    for at_hand in [false, true] {
+        for layer in [tap.layer(), listed.clone()] {
+            if at_hand {
+                layer.cache().token().await.unwrap();
+            }
+            for uri in ["http://internal.example/", "https://other.example/", "ftp://c.example/"] {
+                let sent = send(&layer, own(uri).body(Body::default()).unwrap()).unwrap();
+                assert_eq!(sent.headers()["authorization"], "Basic own", "{uri}");
+                assert_eq!(sent.headers().len(), 1, "{uri}");
+            }
+        }
+        crate::tap::settle().await;
+        assert_eq!(tap.asked() == 0, !at_hand, "such a request is no reason to ask for a token");
+    }
+
+    // To replace it is to send the token.
+    let replacing = tap.builder().replace_authorization().build().unwrap();
+    replacing.cache().token().await.unwrap();
+    let request = own("http://internal.example/").body(Body::default()).unwrap();
+    assert_eq!(send(&replacing, request).unwrap_err().class(), ErrorClass::Origin);
+}
+
+/// `HeaderMap` takes 32,768 headers.
+#[tokio::test]
+async fn where_there_is_no_room_for_a_header_only_a_request_that_needs_one_fails() {
+    let tap = Tap::open();
+    let full = |own: Option<&'static str>| {
+        let mut request = Request::get("https://api.example.com/").body(Body::default()).unwrap();
+        let headers = request.headers_mut();
+        headers.extend(own.map(|own| (AUTHORIZATION, HeaderValue::from_static(own))));
+        for number in 0.. {
+            let name = HeaderName::try_from(format!("x-{number}")).unwrap();
+            if headers.try_append(name, HeaderValue::from_static("1")).is_err() {
+                break;
+            }
+        }
+        request
+    };
+    let layer = tap.layer();
+    layer.cache().token().await.unwrap();
+    let sent = send(&layer, full(Some("Basic own"))).unwrap();
+    assert_eq!(sent.headers()["authorization"], "Basic own");
+    assert_eq!(send(&layer, full(None)).unwrap_err().class(), ErrorClass::Origin);
+    let replacing = tap.builder().replace_authorization().build().unwrap();
+    replacing.cache().token().await.unwrap();
+    let sent = send(&replacing, full(Some("Basic own"))).unwrap();
+    assert_eq!(token_of(sent.headers()), Some("t2"));
 }
 
 /// Whoever is on the way reads a token that goes out by plain HTTP.
@@ -200,4 +270,119 @@ async fn an_allowed_origin_may_be_a_printed_url_or_an_origin_that_was_read_befor
         assert_carries(&layer, &["https://api.example.com/v1"]).await;
         assert_refused(&layer, &["https://www.api.example.com/v1"]).await;
     }
+}
+
+/// Two parsers that read a URL differently are a way around a list of origins: the layer looks at
+/// an `http::Uri`, and reqwest sends to a `url::Url`.
+#[tokio::test]
+async fn no_url_goes_elsewhere_with_the_token_by_another_parser() {
+    const PIECES: [&str; 52] = [
+        "https",
+        "http",
+        "://",
+        ":",
+        "/",
+        "//",
+        "@",
+        "\\",
+        "?",
+        "#",
+        "api.example.com",
+        "evil.com",
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+        "[",
+        "]",
+        "%40",
+        "%2e",
+        "%",
+        "0x7f.1",
+        "443",
+        "80",
+        "99999",
+        ".",
+        "..",
+        "user",
+        ";",
+        "&",
+        "*",
+        "a",
+        "-",
+        "_",
+        "~",
+        "!",
+        "$",
+        "'",
+        "(",
+        ",",
+        "=",
+        "|",
+        "^",
+        "`",
+        "{",
+        "\"",
+        "xn--",
+        "::",
+        "[::ffff:127.0.0.1]",
+        "[fe80::1%25eth0]",
+        "2130706433",
+        "0127.0.0.1",
+        "127.1",
+    ];
+    let seed = crate::kit::from_env("FUZZ_SEED").unwrap_or(88_172_645_463_325_252);
+    let rounds = crate::kit::from_env("FUZZ_ITERATIONS").unwrap_or(600_000);
+    let mut state = seed;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    };
+    let tap = Tap::open();
+    let listed = ["https://api.example.com", "http://localhost:80", "https://[::1]:443"];
+    let listed = tap.builder().allowed_origins(listed).build().unwrap();
+    let any = tap.layer();
+    // What becomes of a request is decided in `call`.
+    let sent = Arc::new(AtomicBool::new(false));
+    let mut clients = Vec::new();
+    for layer in [any, listed] {
+        layer.cache().token().await.unwrap();
+        let sent = Arc::clone(&sent);
+        clients.push(layer.layer(tower::service_fn(move |request: Request<Body>| {
+            sent.store(request.headers().contains_key(AUTHORIZATION), Ordering::Relaxed);
+            std::future::ready(Ok::<_, std::convert::Infallible>(ok::<Body>()))
+        })));
+    }
+    let mut compared = 0;
+    for _ in 0..rounds {
+        let mut text = ["https://", "http://", "HTTPS://", ""][random(4)].to_owned();
+        for _ in 0..=random(7) {
+            text.push_str(PIECES[random(PIECES.len())]);
+        }
+        let Ok(uri) = text.parse::<Uri>() else { continue };
+        assert!(uri.authority().is_some() || uri.scheme().is_none(), "{text:?}, seed {seed}");
+        for (client, listed) in clients.iter_mut().zip([false, true]) {
+            sent.store(false, Ordering::Relaxed);
+            drop(client.call(Request::get(uri.clone()).body(Body::default()).unwrap()));
+            if !sent.load(Ordering::Relaxed) {
+                continue;
+            }
+            // Relative ones are no URLs.
+            let Ok(url) = reqwest::Url::parse(&uri.to_string()) else { continue };
+            compared += 1;
+            let host = url.host_str().unwrap_or_default();
+            let loopback = ["localhost", "[::1]"].contains(&host) || host.starts_with("127.");
+            let port = url.port_or_known_default();
+            let good = match (url.scheme(), host, port) {
+                ("https", ..) if !listed => true,
+                ("http", ..) if !listed => loopback,
+                ("https", "api.example.com" | "[::1]", Some(443)) => listed,
+                ("http", "localhost", Some(80)) => listed,
+                _ => false,
+            };
+            assert!(good, "{text:?} goes to {url} with the token, seed {seed}");
+        }
+    }
+    assert!(compared > rounds / 100, "{compared} compared");
 }

@@ -1,0 +1,143 @@
+//! Whether a client has followed a redirect while it was polled: reqwest says where a request has
+//! ended, and after a redirect to the same URL that is where it began.
+//!
+//! reqwest begins the next request of a redirect by waking its own task and returning `Pending`. A
+//! future that does so while it is polled has followed a redirect, or might have: a yield for other
+//! reasons is counted as well, which costs a replay and never repeats a request. What other threads
+//! wake says nothing.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, ThreadId},
+};
+
+/// Polls a future, and notes whether it may have followed a redirect.
+#[derive(Debug, Default)]
+pub(super) struct Hops {
+    watch: Option<(Arc<Watch>, Waker)>,
+    followed: bool,
+}
+
+/// A waker that knows whether it is used by the thread that polls with it.
+#[derive(Debug)]
+struct Watch(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    outer: Waker,
+    polled_by: Option<ThreadId>,
+    woken_within: bool,
+}
+
+impl Hops {
+    /// Polls `future` once.
+    pub(super) fn poll<F: Future>(
+        &mut self,
+        future: Pin<&mut F>,
+        cx: &mut Context<'_>,
+    ) -> Poll<F::Output> {
+        let (watch, waker) = self.watch.get_or_insert_with(|| {
+            let state = State { outer: cx.waker().clone(), polled_by: None, woken_within: false };
+            let watch = Arc::new(Watch(Mutex::new(state)));
+            let waker = Waker::from(Arc::clone(&watch));
+            (watch, waker)
+        });
+        let former = watch.with(|state| {
+            state.polled_by = Some(thread::current().id());
+            state.woken_within = false;
+            let changed = !state.outer.will_wake(cx.waker());
+            changed.then(|| std::mem::replace(&mut state.outer, cx.waker().clone()))
+        });
+        // Not under the lock: the last waker of a task drops the task.
+        drop(former);
+        let polled = future.poll(&mut Context::from_waker(waker));
+        let woken = watch.with(|state| {
+            state.polled_by = None;
+            state.woken_within
+        });
+        self.followed |= woken && polled.is_pending();
+        polled
+    }
+
+    /// Whether the future may have followed a redirect.
+    pub(super) fn followed(&self) -> bool {
+        self.followed
+    }
+}
+
+impl Watch {
+    fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Wake for Watch {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let outer = self.with(|state| {
+            state.woken_within |= state.polled_by == Some(thread::current().id());
+            state.outer.clone()
+        });
+        outer.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One poll of a future that wakes itself, or is woken by another thread, and is then ready.
+    fn followed(wake: impl Fn(&Waker), ready: bool) -> bool {
+        let mut hops = Hops::default();
+        let future = std::pin::pin!(std::future::poll_fn(|cx| {
+            wake(cx.waker());
+            if ready { Poll::Ready(()) } else { Poll::Pending }
+        }));
+        let polled = hops.poll(future, &mut Context::from_waker(Waker::noop()));
+        assert_eq!(polled.is_ready(), ready);
+        hops.followed()
+    }
+
+    #[test]
+    fn a_future_that_wakes_itself_may_have_followed_a_redirect() {
+        assert!(followed(Waker::wake_by_ref, false));
+        assert!(followed(|waker| waker.clone().wake(), false));
+        assert!(!followed(Waker::wake_by_ref, true), "it has ended");
+        assert!(!followed(|_| (), false));
+        let elsewhere = |waker: &Waker| {
+            let waker = waker.clone();
+            thread::spawn(move || waker.wake()).join().unwrap();
+        };
+        assert!(!followed(elsewhere, false), "the answer has come meanwhile");
+    }
+
+    #[test]
+    fn the_task_that_polls_last_is_woken() {
+        struct Count(std::sync::atomic::AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let tasks = [0, 1].map(|_| Arc::new(Count(0.into())));
+        let mut hops = Hops::default();
+        let mut inner = None;
+        for task in &tasks {
+            let future = std::pin::pin!(std::future::poll_fn(|cx| {
+                inner = Some(cx.waker().clone());
+                Poll::<()>::Pending
+            }));
+            let waker = Waker::from(Arc::clone(task));
+            assert!(hops.poll(future, &mut Context::from_waker(&waker)).is_pending());
+        }
+        inner.unwrap().wake();
+        let woken = tasks.map(|task| task.0.load(std::sync::atomic::Ordering::Relaxed));
+        assert_eq!(woken, [0, 1]);
+    }
+}
