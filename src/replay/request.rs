@@ -1,64 +1,60 @@
-//! What is kept of a request while it is on its way, so that it can be sent a second time.
-//!
-//! This runs on every request, and its result is thrown away for almost all of them. So it keeps
-//! a lean list of the headers and leaves it to the rare replay to build a map of them.
+//! [`KeptRequest`]: what is kept of a request while it is in flight, so that it can be sent again.
 
 use std::fmt;
 
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{Extensions, Request};
 
-use super::ReplayBody;
+use super::{ReplayBody, head::Head};
 
-/// A request to be sent again, if need be.
+/// A request that can be sent again.
 pub struct KeptRequest<K> {
-    method: Method,
-    uri: Uri,
-    version: Version,
-    /// In the map's order, several values of a name in their own.
-    headers: Vec<(HeaderName, HeaderValue)>,
-    extensions: Option<Extensions>,
-    body: K,
+    head: Head,
+    extensions: Extensions,
+    body: KeptBody<K>,
+}
+
+enum KeptBody<K> {
+    /// The first bytes of the head's buffer, so many of them.
+    Packed(usize),
+    Kept(K),
 }
 
 impl<K> KeptRequest<K> {
-    /// Keeps `request`, with at most `limit` bytes of its body copied. To be called before
-    /// anything is added to it: the replay gets its own `Authorization`.
+    /// Keeps `request`, with at most `limit` bytes of its body copied. Called before anything is
+    /// added to the request, since the replay gets an `Authorization` of its own.
     ///
-    /// The request stays where it is, with its own header map, which has room to spare. `None`,
-    /// and nothing cloned: its body cannot be sent again.
+    /// The request keeps its own header map, which has room to spare. Returns `None`, and clones
+    /// nothing, if the request cannot be sent again.
     pub(crate) fn keep<B: ReplayBody<Kept = K>>(
         request: &mut Request<B>,
         limit: usize,
     ) -> Option<Self> {
-        let body = request.body_mut().keep(limit)?;
-        let mut headers = Vec::with_capacity(request.headers().len());
-        headers.extend(request.headers().iter().map(|(name, value)| (name.clone(), value.clone())));
-        Some(Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            version: request.version(),
-            headers,
-            extensions: (!request.extensions().is_empty()).then(|| request.extensions().clone()),
-            body,
-        })
+        let len = Head::packed_len(request)?;
+        let mut packed = Vec::new();
+        let body = if request.body_mut().pack(limit, &mut packed, len) {
+            KeptBody::Packed(packed.len())
+        } else {
+            let kept = request.body_mut().keep(limit)?;
+            packed.reserve_exact(len);
+            KeptBody::Kept(kept)
+        };
+        let extensions = request.extensions();
+        let extensions = if extensions.is_empty() { Extensions::new() } else { extensions.clone() };
+        Some(Self { head: Head::pack(request, packed), extensions, body })
     }
 
-    /// The request once more. `None`: its body cannot be had, or not yet, because the first one is
-    /// still being read. So ask before the response in hand is given up.
+    /// Returns the request once more. `None`: its body is not available, or not yet, because the
+    /// first one is still being read. So this is called before the response is given up.
     pub(crate) fn rebuild<B: ReplayBody<Kept = K>>(self) -> Option<Request<B>> {
-        let mut request = Request::new(B::restore(self.body)?);
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        *request.version_mut() = self.version;
-        // One more, for the token.
-        let mut headers = HeaderMap::try_with_capacity(self.headers.len() + 1).ok()?;
-        for (name, value) in self.headers {
-            headers.try_append(name, value).ok()?;
-        }
-        *request.headers_mut() = headers;
-        if let Some(extensions) = self.extensions {
-            *request.extensions_mut() = extensions;
-        }
+        let (head, body) = match self.body {
+            KeptBody::Packed(len) => {
+                let (head, bytes) = self.head.unpack(len)?;
+                (head, B::unpack(bytes)?)
+            }
+            KeptBody::Kept(kept) => (self.head.unpack(0)?.0, B::restore(kept)?),
+        };
+        let mut request = head.map(|()| body);
+        *request.extensions_mut() = self.extensions;
         Some(request)
     }
 }
@@ -73,9 +69,11 @@ impl<K> fmt::Debug for KeptRequest<K> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
     use http_body_util::{Full, combinators::UnsyncBoxBody};
 
     use super::*;
+    use crate::replay::LONGEST_COPY;
 
     fn request() -> Request<Full<Bytes>> {
         let mut secret = HeaderValue::from_static("s3cr3t");
@@ -116,6 +114,169 @@ mod tests {
         assert!(again.headers()["x-key"].is_sensitive());
         let many: Vec<_> = again.headers().get_all("x-many").iter().collect();
         assert_eq!(many, ["a", "b", "a"]);
+    }
+
+    /// A generator of numbers below a bound.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.0 >> 33) as usize % bound
+        }
+
+        fn pick<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {
+            of[self.below(of.len())]
+        }
+    }
+
+    fn a_uri(random: &mut Random) -> Uri {
+        let path =
+            random.pick(&["/", "", "/a/b", "/a%20b/\u{e9}", "/a?x=1&y", "?q", "/?", "#f", "/a#f"]);
+        let authority = random.pick(&[
+            "api.example.com",
+            "API.Example.com:8443",
+            "user:pa%3ass@example.com",
+            "[::1]:80",
+            "localhost",
+        ]);
+        let scheme = random.pick(&["http", "https", "HTTPS", "ws", "Custom+1"]);
+        let text = match random.below(5) {
+            0 => String::from("*"),
+            1 => String::from(authority),
+            2 if path.starts_with('/') => String::from(path),
+            _ => format!("{scheme}://{authority}{path}"),
+        };
+        text.parse().unwrap()
+    }
+
+    fn a_request(random: &mut Random) -> Request<Full<Bytes>> {
+        let body = match random.below(4) {
+            0 => Bytes::new(),
+            1 => Bytes::from_static(b"static"),
+            2 => Bytes::from(vec![b'u'; random.below(10_000)]),
+            _ => Bytes::from(vec![b's'; 100 + random.below(100)]).slice(7..),
+        };
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = random
+            .pick(&["GET", "POST", "PURGE", "get", "A-METHOD-LONGER-THAN-ALL-OTHERS"])
+            .parse()
+            .unwrap();
+        *request.uri_mut() = a_uri(random);
+        *request.version_mut() = *random.pick(&[
+            &Version::HTTP_09,
+            &Version::HTTP_10,
+            &Version::HTTP_11,
+            &Version::HTTP_2,
+            &Version::HTTP_3,
+        ]);
+        for _ in 0..random.below(12) {
+            let name = random.pick(&[
+                "accept",
+                "cookie",
+                "set-cookie",
+                "x-one",
+                "x-2",
+                "x_3",
+                "te",
+                "authorization",
+                "a-name-of-more-than-sixty-four-bytes-which-http-takes-another-way-to-parse",
+            ]);
+            let len = *random.pick(&[&0, &1, &20, &2_048, &2_049, &5_000]);
+            // All that a value may consist of.
+            let bytes = (0..len).map(|_| match 32 + random.below(224) as u8 {
+                127 => b'\t',
+                byte => byte,
+            });
+            let mut value = HeaderValue::from_bytes(&bytes.collect::<Vec<u8>>()).unwrap();
+            value.set_sensitive(random.below(4) == 0);
+            let name = HeaderName::from_static(name);
+            match random.below(8) {
+                0 => drop(request.headers_mut().insert(name, value)),
+                1 => drop(request.headers_mut().remove(name)),
+                _ => drop(request.headers_mut().append(name, value)),
+            }
+        }
+        if random.below(3) == 0 {
+            request.extensions_mut().insert("an extension");
+        }
+        request
+    }
+
+    /// Everything that can be told of a request.
+    fn facts(request: &Request<Full<Bytes>>) -> impl PartialEq + fmt::Debug + use<> {
+        let uri = request.uri();
+        let headers = request.headers().iter();
+        (
+            (
+                request.method().clone(),
+                request.version(),
+                request.extensions().get::<&str>().copied(),
+            ),
+            (
+                uri.to_string(),
+                uri.scheme().cloned(),
+                uri.authority().map(|a| a.as_str().to_owned()),
+            ),
+            (uri.path_and_query().cloned(), uri.clone().into_parts().path_and_query),
+            headers.map(|(n, v)| (n.clone(), v.clone(), v.is_sensitive())).collect::<Vec<_>>(),
+            request.body().clone().into_inner().map(Vec::from),
+        )
+    }
+
+    #[test]
+    fn every_request_is_rebuilt_as_it_was() {
+        let mut random = Random(1);
+        for round in 0..4_000 {
+            let mut first = a_request(&mut random);
+            let expected = facts(&first);
+            let kept = KeptRequest::keep(&mut first, 64).unwrap();
+            assert!(facts(&first) == expected, "{round}: the first one is as it was");
+            first.headers_mut().clear();
+            let again: Request<Full<Bytes>> = kept.rebuild().unwrap();
+            let headers = again.headers();
+            assert!(headers.capacity() > headers.len(), "{round}: room for the token");
+            assert_eq!(facts(&again), expected, "{round}");
+        }
+    }
+
+    /// Pins a second copy of a secret in memory, and megabytes that are copied for each request.
+    #[test]
+    fn sensitive_and_long_values_are_shared() {
+        let value = |len| HeaderValue::from_maybe_shared(Bytes::from(vec![b'v'; len])).unwrap();
+        let mut first = Request::new(());
+        first.headers_mut().insert("x-short", value(10));
+        first.headers_mut().insert("x-long", value(1 << 20));
+        let mut secret = value(10);
+        secret.set_sensitive(true);
+        first.headers_mut().insert("x-secret", secret);
+        let kept = KeptRequest::keep(&mut first, 0).unwrap();
+        let again: Request<()> = kept.rebuild().unwrap();
+        for (name, is_shared) in [("x-short", false), ("x-long", true), ("x-secret", true)] {
+            let at = |request: &Request<()>| request.headers()[name].as_bytes().as_ptr();
+            assert_eq!(at(&first) == at(&again), is_shared, "{name}");
+        }
+    }
+
+    /// Pins an allocation and atomic operations for each value that is made for the request, in
+    /// place of one buffer.
+    #[test]
+    fn a_request_made_of_fresh_parts_is_not_shared() {
+        let body = Bytes::from(vec![b'b'; 100]);
+        let mut first = Request::new(body);
+        *first.uri_mut() = "/a/path".parse().unwrap();
+        let kept = KeptRequest::keep(&mut first, 100).unwrap();
+        assert!(first.body().is_unique());
+        let again: Request<Bytes> = kept.rebuild().unwrap();
+        assert_eq!(again.body(), first.body());
+
+        for (len, limit) in [(LONGEST_COPY + 1, usize::MAX), (100, 99)] {
+            let mut first = Request::new(Bytes::from(vec![b'b'; len]));
+            let kept = KeptRequest::keep(&mut first, limit).unwrap();
+            assert!(!first.body().is_unique(), "{len} bytes, at most {limit}");
+            drop(kept);
+            assert!(first.body().is_unique());
+        }
     }
 
     #[test]
