@@ -120,7 +120,7 @@
     feature = "tonic"
 ))]
 pub mod adapter;
-mod builder;
+pub mod builder;
 mod challenge;
 mod clock;
 mod config_error;
@@ -146,7 +146,7 @@ pub mod testing;
 pub mod token;
 
 pub use self::{
-    builder::Builder,
+    builder::base::Builder,
     config_error::ConfigError,
     endpoint::{Dialect, TokenEndpoint},
     error::{BoxError, ErrorClass, TokenError},

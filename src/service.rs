@@ -375,7 +375,7 @@ mod tests {
         let cache = TokenCache::with_settings(Arc::new(source), settings);
         cache.token().await.unwrap();
         let seen = Seen::default();
-        let layer = OAuthClientCredentialsLayer::from_cache(&cache).never_replay();
+        let layer = OAuthClientCredentialsLayer::from_cache(cache.clone()).never_replay();
         let original = tower_layer::Layer::layer(&layer, seen.clone());
         let bytes = |service: &mut OAuthClientCredentials<_, _>| {
             drop(service.call(Request::new(())));
@@ -432,7 +432,7 @@ mod tests {
         });
         let cache = TokenCache::with_settings(Arc::new(source), settings);
         cache.token().await.unwrap();
-        let layer = OAuthClientCredentialsLayer::from_cache(&cache).never_replay();
+        let layer = OAuthClientCredentialsLayer::from_cache(cache.clone()).never_replay();
         let mut original = tower_layer::Layer::layer(&layer, Seen::default());
         drop(original.call(Request::new(())));
 
@@ -466,7 +466,7 @@ mod tests {
         let source = source_fn(|_| async { TokenResponse::bearer("t0k3n") });
         let cache = TokenCache::with_settings(Arc::new(source), settings);
         cache.token().await.unwrap();
-        let layer = OAuthClientCredentialsLayer::from_cache(&cache).never_replay();
+        let layer = OAuthClientCredentialsLayer::from_cache(cache.clone()).never_replay();
         let mut original = tower_layer::Layer::layer(&layer, Seen::default());
         drop(original.call(Request::new(())));
 
@@ -496,7 +496,7 @@ mod tests {
         let cache = TokenCache::with_settings(Arc::new(source), settings);
         cache.token().await.unwrap();
         let seen = Seen::default();
-        let layer = OAuthClientCredentialsLayer::from_cache(&cache).never_replay();
+        let layer = OAuthClientCredentialsLayer::from_cache(cache.clone()).never_replay();
         let mut value = tower_layer::Layer::layer(&layer, seen.clone());
         let bytes = |service: &mut OAuthClientCredentials<_, _>| {
             drop(service.call(Request::new(())));

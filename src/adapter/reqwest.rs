@@ -12,7 +12,7 @@
 //! };
 //!
 //! # let cache = TokenCache::new(source_fn(|_| async { TokenResponse::bearer("t0k3n") }));
-//! # let auth = OAuthClientCredentialsLayer::from_cache(&cache);
+//! # let auth = OAuthClientCredentialsLayer::from_cache(cache);
 //! // `auth` is made by `OAuthClientCredentialsLayer::builder()`.
 //! let http = reqwest::Client::new();
 //! let mut client = ServiceBuilder::new().layer(auth).service(ReqwestService::new(http.clone()));

@@ -8,7 +8,7 @@
 //! use tower_oauth2_client_credentials::{OAuthClientCredentialsLayer, adapter::tonic::StatusLayer};
 //!
 //! # let cache = TokenCache::new(source_fn(|_| async { TokenResponse::bearer("t0k3n") }));
-//! # let auth = OAuthClientCredentialsLayer::from_cache(&cache);
+//! # let auth = OAuthClientCredentialsLayer::from_cache(cache);
 //! // `auth` is made by `OAuthClientCredentialsLayer::builder()`.
 //! let channel = tonic::transport::Endpoint::from_static("http://localhost:1").connect_lazy();
 //! let channel = ServiceBuilder::new().layer(StatusLayer::new()).layer(auth).service(channel);
@@ -159,7 +159,7 @@ fn with_status(error: impl Into<BoxError>) -> BoxError {
 /// use tonic::service::Interceptor;
 /// use tower_oauth2_client_credentials::adapter::tonic::TokenInterceptor;
 ///
-/// // `cache` is made by `Builder::build_cache`, or is the `cache()` of a layer.
+/// // `cache` is made by `TokenCache::builder`, or is the `cache()` of a layer.
 /// let mut interceptor = TokenInterceptor::new(cache.clone());
 /// let empty = interceptor.call(tonic::Request::new(())).unwrap_err();
 /// assert_eq!(empty.code(), tonic::Code::Unavailable);

@@ -4,7 +4,7 @@
 //! One call is one attempt. When to ask, how often and with which deadline is the cache's business.
 //!
 //! ```
-//! use tower_oauth2_client_credentials::{Builder, endpoint::Dialect};
+//! use tower_oauth2_client_credentials::{Dialect, TokenEndpoint};
 //! # use tower_oauth2_client_credentials::BoxError;
 //! # use http_body_util::Full;
 //! # type Request = http::Request<Full<bytes::Bytes>>;
@@ -12,14 +12,14 @@
 //! #     Ok::<_, BoxError>(http::Response::new(Full::<bytes::Bytes>::default()))
 //! # });
 //!
-//! let endpoint = Builder::new()
+//! let endpoint = TokenEndpoint::builder()
 //!     .token_url("https://example.auth0.com/oauth/token")
 //!     .client_id("my-service")
 //!     .client_secret("s3cr3t")
 //!     .audience("https://api.example.com")
 //!     .dialect(Dialect::auth0())
 //!     .transport(http_client)
-//!     .build_source()?;
+//!     .build()?;
 //! # Ok::<(), BoxError>(())
 //! ```
 //!
@@ -64,7 +64,7 @@ use crate::{
 
 /// A [`TokenSource`] that asks an OAuth2 token endpoint.
 ///
-/// Made by [`Builder::build_source`](crate::Builder::build_source). Clones are cheap and ask
+/// Made by [`TokenEndpoint::builder`]. Clones are cheap and ask
 /// alike.
 ///
 /// An attempt fails with a [`TokenError`] of the class that the answer has. If the credentials
@@ -167,7 +167,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        builder::Builder,
+        builder::{Builder, ForEndpoint},
         credentials::{ClientCredentials, RotatingSecret},
         error::BoxError,
         token::Lifetime,
@@ -179,14 +179,14 @@ mod tests {
 
     fn answering(
         answer: impl Fn() -> Response<Full<Bytes>> + Clone + Send + 'static,
-    ) -> (Builder, Arc<AtomicUsize>) {
+    ) -> (Builder<ForEndpoint>, Arc<AtomicUsize>) {
         let sent = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&sent);
         let service = service_fn(move |_: Sent| {
             count.fetch_add(1, Ordering::Relaxed);
             std::future::ready(Ok::<_, Infallible>(answer()))
         });
-        let builder = Builder::new().token_url("https://a.example/t").transport(service);
+        let builder = TokenEndpoint::builder().token_url("https://a.example/t").transport(service);
         (builder, sent)
     }
 
@@ -215,13 +215,13 @@ mod tests {
             assert_eq!(body, "grant_type=client_credentials&scope=read");
             Ok::<_, Infallible>(status(200, r#"{"access_token":"x","expires_in":60}"#))
         });
-        let endpoint = Builder::new()
+        let endpoint = TokenEndpoint::builder()
             .token_url("https://a.example/t")
             .client_id("me")
             .client_secret("s")
             .scope("read")
             .transport(service)
-            .build_source()
+            .build()
             .unwrap();
         let response = endpoint.clone().fetch(Attempt::first()).await.unwrap();
         assert_eq!(response.secret_text(), "x");
@@ -232,7 +232,7 @@ mod tests {
     async fn refused_credentials_are_sent_again_only_when_they_have_changed() {
         let (builder, sent) = answering(|| status(401, r#"{"error":"invalid_client"}"#));
         let secret = RotatingSecret::new("me", "one");
-        let endpoint = builder.credentials(secret.clone()).build_source().unwrap();
+        let endpoint = builder.credentials(secret.clone()).build().unwrap();
 
         let first = endpoint.fetch(Attempt::first()).await.unwrap_err();
         assert_eq!(first.class(), ErrorClass::Credentials);
@@ -253,7 +253,7 @@ mod tests {
     #[tokio::test]
     async fn other_refusals_say_nothing_about_the_credentials() {
         let (builder, _) = answering(|| status(400, r#"{"error":"invalid_scope"}"#));
-        let endpoint = builder.client_id("me").client_secret("s").build_source().unwrap();
+        let endpoint = builder.client_id("me").client_secret("s").build().unwrap();
         let error = endpoint.fetch(Attempt::first()).await.unwrap_err();
         assert_eq!((error.class(), error.fingerprint()), (ErrorClass::Request, None));
     }
@@ -269,7 +269,7 @@ mod tests {
         }
 
         let (builder, sent) = answering(|| status(200, ""));
-        let endpoint = builder.credentials(Sealed).build_source().unwrap();
+        let endpoint = builder.credentials(Sealed).build().unwrap();
         let error = endpoint.fetch(Attempt::first()).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Transient);
         assert_eq!(error.source().unwrap().to_string(), "the vault is sealed");
@@ -279,7 +279,7 @@ mod tests {
             Err::<Response<Full<Bytes>>, BoxError>("connection refused".into())
         });
         let endpoint = answering(|| status(200, "")).0.client_id("me").client_secret("s");
-        let error = endpoint.transport(down).build_source().unwrap();
+        let error = endpoint.transport(down).build().unwrap();
         let error = error.fetch(Attempt::first()).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Transient);
         assert_eq!(error.source().unwrap().to_string(), "connection refused");
@@ -295,7 +295,7 @@ mod tests {
         ] {
             let body = ten_megabytes.clone();
             let (builder, _) = answering(move || status(code, body.clone()));
-            let endpoint = builder.client_id("me").client_secret("s").build_source().unwrap();
+            let endpoint = builder.client_id("me").client_secret("s").build().unwrap();
             let error = endpoint.fetch(Attempt::first()).await.unwrap_err();
             assert_eq!(error.class(), class);
             assert_eq!(error.status().unwrap().as_u16(), code);
@@ -309,7 +309,7 @@ mod tests {
             Ok::<_, BoxError>(Response::new(body))
         });
         let endpoint = answering(|| status(200, "")).0.client_id("me").client_secret("s");
-        let endpoint = endpoint.transport(broken).build_source().unwrap();
+        let endpoint = endpoint.transport(broken).build().unwrap();
         let error = endpoint.fetch(Attempt::first()).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Transient);
     }
@@ -322,7 +322,7 @@ mod tests {
         });
         let mut limited = tower::limit::ConcurrencyLimit::new(service, 1);
         let endpoint = answering(|| status(200, "")).0.client_id("me").client_secret("s");
-        let endpoint = endpoint.transport(limited.clone()).build_source().unwrap();
+        let endpoint = endpoint.transport(limited.clone()).build().unwrap();
         for _ in 0..3 {
             assert!(endpoint.fetch(Attempt::first()).await.is_ok());
         }
@@ -377,7 +377,7 @@ mod tests {
                     .header("x-api-key", "c4n4ry")
                     .dialect(dialect);
                 let mut shown = format!("{builder:?} {builder:#?}");
-                let endpoint = builder.build_source().unwrap();
+                let endpoint = builder.build().unwrap();
                 write!(shown, "{endpoint:?} {endpoint:#?}").unwrap();
                 match endpoint.fetch(Attempt::first()).await {
                     Ok(response) => write!(shown, "{response:?} {response:#?}").unwrap(),

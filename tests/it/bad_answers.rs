@@ -59,7 +59,7 @@ impl Client {
             .client_id("me")
             .client_secret(CANARY)
             .transport(server.service())
-            .clock(&clock);
+            .clock(clock.clone());
         let layer = configure(builder).build().unwrap();
         let service = ServiceBuilder::new().layer(layer).service(api.service());
         Self { server, api, clock, service }

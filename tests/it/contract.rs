@@ -716,7 +716,7 @@ async fn the_renewal_ends_with_the_last_handle() {
             std::future::pending().await
         }
     }));
-    let client = OAuthClientCredentialsLayer::from_cache(&cache).layer(echo());
+    let client = OAuthClientCredentialsLayer::from_cache(cache.clone()).layer(echo());
     drop(cache);
     {
         let mut response = pin!(client.oneshot(get()));

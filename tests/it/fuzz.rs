@@ -106,7 +106,7 @@ fn ask(
             .client_id("fuzz")
             .client_secret("c4n4ry-s3cr3t")
             .dialect(dialect)
-            .clock(&clock)
+            .clock(clock.clone())
             .transport(service_fn(move |_: Request<Full<Bytes>>| {
                 let mut response = Response::new(Full::new(body.clone()));
                 *response.status_mut() = status;
@@ -115,8 +115,9 @@ fn ask(
                 }
                 std::future::ready(Ok::<_, Infallible>(response))
             }))
-            .build_cache()
-            .unwrap();
+            .build()
+            .unwrap()
+            .cache();
         (cache.token().await, clock.wall())
     })
 }
@@ -198,7 +199,7 @@ fn counts(lines: &[&[u8]]) -> Option<bool> {
     let values = values.ok()?;
     runtime().block_on(async move {
         let source = source_fn(|_| async { TokenResponse::bearer("t") });
-        let layer = Builder::from_source(source).clock(&ManualClock::new()).build().unwrap();
+        let layer = Builder::from_source(source).clock(ManualClock::new()).build().unwrap();
         let client = layer.layer(service_fn(move |_: Request<Full<Bytes>>| {
             let mut response = Response::new(Full::<Bytes>::default());
             *response.status_mut() = StatusCode::UNAUTHORIZED;
@@ -251,7 +252,7 @@ fn fuzz_challenges() {
 fn attached(uri: &Uri, allowed: Option<&Origin>) -> Option<bool> {
     runtime().block_on(async {
         let source = source_fn(|_| async { TokenResponse::bearer("t") });
-        let mut builder = Builder::from_source(source).clock(&ManualClock::new());
+        let mut builder = Builder::from_source(source).clock(ManualClock::new());
         if let Some(origin) = allowed {
             builder = builder.allowed_origin(origin);
         }

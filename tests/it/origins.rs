@@ -7,7 +7,7 @@ use tower_oauth2_client_credentials::{
 };
 use tower_test::mock::{self, Mock};
 
-use crate::tap::{Body, Tap, ok, token_of};
+use crate::tap::{Body, LayerBuilder, Tap, ok, token_of};
 
 type Client = mock::Spawn<OAuthClientCredentials<Mock<Request<Body>, http::Response<Body>>>>;
 
@@ -31,7 +31,7 @@ async fn sent(
     Ok(token_of(request.headers()).map(str::to_owned))
 }
 
-async fn layer(settings: impl FnOnce(Builder) -> Builder) -> OAuthClientCredentialsLayer {
+async fn layer(settings: impl FnOnce(LayerBuilder) -> LayerBuilder) -> OAuthClientCredentialsLayer {
     let layer = settings(Tap::open().builder()).build().unwrap();
     layer.cache().token().await.unwrap();
     layer
@@ -145,7 +145,7 @@ async fn other_origins_get_their_requests_without_the_token_where_that_is_asked_
 
 #[tokio::test]
 async fn plain_http_is_allowed_by_its_dangerous_name() {
-    let layer = layer(Builder::dangerously_allow_plain_http).await;
+    let layer = layer(LayerBuilder::dangerously_allow_plain_http).await;
     assert_carries(&layer, &["http://api.example.com/", "https://api.example.com/"]).await;
     assert_refused(&layer, &["ftp://api.example.com/"]).await;
 }

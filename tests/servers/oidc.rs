@@ -46,7 +46,7 @@ async fn discovery(plan: Plan) {
 async fn resources(plan: Plan) {
     let stand = plan.start().await;
     let token = async |builder: Builder| {
-        let token = builder.build_cache().unwrap().token().await.unwrap();
+        let token = builder.build().unwrap().cache().token().await.unwrap();
         token.header().to_str().unwrap().trim_start_matches("Bearer ").to_owned()
     };
     let jwt = token(stand.builder().resource("urn:test:jwt")).await;
