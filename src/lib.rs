@@ -8,7 +8,10 @@
 //! # let http_client = tower::service_fn(|_: Request| async {
 //! #     Ok::<_, BoxError>(http::Response::new(Full::<bytes::Bytes>::default()))
 //! # });
-//! # let token_client = http_client.clone();
+//! # type TokenRequest = http::Request<tower_oauth2_client_credentials::endpoint::TransportRequestBody>;
+//! # let token_client = tower::service_fn(|_: TokenRequest| async {
+//! #     Ok::<_, BoxError>(http::Response::new(Full::<bytes::Bytes>::default()))
+//! # });
 //! # let secret = "s3cr3t";
 //! use tower::ServiceBuilder;
 //! use tower_oauth2_client_credentials::OAuthClientCredentialsLayer;

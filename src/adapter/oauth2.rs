@@ -38,8 +38,9 @@
 
 use std::{collections::HashSet, fmt, io, sync::Arc};
 
+use bytes::Bytes;
 use http::{Request, Response, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use oauth2::{
     AsyncHttpClient, ClientCredentialsTokenRequest, ErrorResponse, HttpRequest, HttpResponse,
     TokenResponse,
@@ -191,11 +192,9 @@ where
     ) -> BoxFuture<'a, Result<Response<TransportResponseBody>, BoxError>> {
         Box::pin(async move {
             let (parts, body) = request.into_parts();
-            // It is ready at once, and cannot fail.
-            let body = body.collect().await.map(|body| body.to_bytes().to_vec());
-            let body = body.unwrap_or_else(|never| match never {});
+            let body = body.into_bytes().to_vec();
             let response = self.client.call(Request::from_parts(parts, body)).await?;
-            Ok(response.map(|body| Full::from(body).map_err(|never| match never {}).boxed_unsync()))
+            Ok(response.map(|body| TransportResponseBody::new(Full::<Bytes>::from(body))))
         })
     }
 }
@@ -229,8 +228,8 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
 
     fn call(&'c self, request: HttpRequest) -> Self::Future {
         Box::pin(async move {
-            let request =
-                request.map(|body| Full::from(bytes::Bytes::from_owner(Zeroizing::new(body))));
+            let request = request
+                .map(|body| TransportRequestBody::new(Bytes::from_owner(Zeroizing::new(body))));
             let response = self.transport.send(request).await.map_err(|error| {
                 TokenError::new(ErrorClass::Transient, "the server could not be reached")
                     .with_source(error)

@@ -22,7 +22,7 @@ use crate::{
 /// ```
 /// # use tower_oauth2_client_credentials::BoxError;
 /// # use http_body_util::Full;
-/// # type Request = http::Request<Full<bytes::Bytes>>;
+/// # type Request = http::Request<tower_oauth2_client_credentials::endpoint::TransportRequestBody>;
 /// # let http_client = tower::service_fn(|_: Request| async {
 /// #     Ok::<_, BoxError>(http::Response::new(Full::<bytes::Bytes>::default()))
 /// # });

@@ -111,7 +111,7 @@ impl TokenCache {
     /// # use std::time::Duration;
     /// # use tower_oauth2_client_credentials::{BoxError, TokenCache};
     /// # use http_body_util::Full;
-    /// # type Request = http::Request<Full<bytes::Bytes>>;
+    /// # type Request = http::Request<tower_oauth2_client_credentials::endpoint::TransportRequestBody>;
     /// # let http_client = tower::service_fn(|_: Request| async {
     /// #     Ok::<_, BoxError>(http::Response::new(Full::<bytes::Bytes>::default()))
     /// # });

@@ -167,10 +167,32 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self
     }
 
-    /// The tower service that carries token requests.
+    /// Sets the tower service that carries token requests.
     ///
     /// It is cloned for each request. It must not follow redirects, must check certificates, and
     /// must not be the service that the layer wraps.
+    ///
+    /// A client whose requests have bodies of another type takes them with one line:
+    ///
+    /// ```
+    /// # use tower_oauth2_client_credentials::BoxError;
+    /// use bytes::Bytes;
+    /// use http::Request;
+    /// use http_body_util::Full;
+    /// use tower::ServiceBuilder;
+    /// use tower_oauth2_client_credentials::{Builder, endpoint::TransportRequestBody};
+    ///
+    /// # let http_client = tower::service_fn(|_: Request<Full<Bytes>>| async {
+    /// #     Ok::<_, BoxError>(http::Response::new(Full::<Bytes>::default()))
+    /// # });
+    /// let transport = ServiceBuilder::new()
+    ///     .map_request(|request: Request<TransportRequestBody>| {
+    ///         request.map(|body| Full::new(body.into_bytes()))
+    ///     })
+    ///     .service(http_client);
+    /// let builder = Builder::new().transport(transport);
+    /// # drop(builder);
+    /// ```
     pub fn transport<S, B>(self, service: S) -> Self
     where
         S: Service<http::Request<TransportRequestBody>, Response = http::Response<B>>,

@@ -7,7 +7,7 @@
 //! use tower_oauth2_client_credentials::{Dialect, TokenEndpoint};
 //! # use tower_oauth2_client_credentials::BoxError;
 //! # use http_body_util::Full;
-//! # type Request = http::Request<Full<bytes::Bytes>>;
+//! # type Request = http::Request<tower_oauth2_client_credentials::endpoint::TransportRequestBody>;
 //! # let http_client = tower::service_fn(|_: Request| async {
 //! #     Ok::<_, BoxError>(http::Response::new(Full::<bytes::Bytes>::default()))
 //! # });

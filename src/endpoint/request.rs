@@ -7,12 +7,12 @@ use std::fmt;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Uri, header};
-use http_body_util::Full;
 use zeroize::Zeroizing;
 
 use super::{
     dialect::{BasicEncoding, BodyEncoding, ClientAuthentication, Dialect, Headers},
     encode,
+    transport::TransportRequestBody,
 };
 use crate::{
     credentials::{ClientCredentials, id_problem, secret_problem},
@@ -69,7 +69,7 @@ impl TokenRequest {
     pub(crate) fn with(
         &self,
         credentials: &ClientCredentials,
-    ) -> Result<Request<Full<Bytes>>, TokenError> {
+    ) -> Result<Request<TransportRequestBody>, TokenError> {
         let (id, secret) = (credentials.id(), credentials.expose_secret());
         check(credentials, &self.dialect)?;
 
@@ -78,7 +78,7 @@ impl TokenRequest {
             BodyEncoding::Form => ("application/x-www-form-urlencoded", form(&fields)),
             BodyEncoding::Json => ("application/json", json(&fields)),
         };
-        let mut request = Request::new(Full::new(Bytes::from_owner(body)));
+        let mut request = Request::new(TransportRequestBody::new(Bytes::from_owner(body)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
 

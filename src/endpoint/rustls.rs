@@ -12,7 +12,6 @@ use std::{
 };
 
 use http::uri::Scheme;
-use http_body_util::BodyExt;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -106,7 +105,7 @@ impl Transport for RustlsTransport {
             } else {
                 self.secure().await?.request(request).await?
             };
-            Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync()))
+            Ok(response.map(TransportResponseBody::new))
         })
     }
 }
@@ -299,7 +298,6 @@ fn built_in_provider() -> Result<Arc<CryptoProvider>, LoadError> {
 #[cfg(test)]
 #[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
 mod tests_without_a_provider {
-    use http_body_util::Full;
 
     use super::*;
 
@@ -308,7 +306,10 @@ mod tests_without_a_provider {
     async fn without_a_crypto_provider_the_first_use_says_how_to_get_one() {
         let transport = RustlsTransport::new(vec!["/does/not/exist".into()], Vec::new());
         let request = http::Request::post("https://auth.example.com/token");
-        let error = transport.send(request.body(Full::default()).unwrap()).await.unwrap_err();
+        let error = transport
+            .send(request.body(TransportRequestBody::default()).unwrap())
+            .await
+            .unwrap_err();
         let text = error.to_string();
         for part in ["feature `ring` or `aws-lc-rs`", "CryptoProvider::install_default"] {
             assert!(text.contains(part), "{text}");
@@ -319,9 +320,8 @@ mod tests_without_a_provider {
 #[cfg(test)]
 #[cfg(all(feature = "testing-tls", any(feature = "aws-lc-rs", feature = "ring")))]
 mod tests {
-    use bytes::Bytes;
     use http::{Request, Version};
-    use http_body_util::Full;
+    use http_body_util::BodyExt;
 
     use super::*;
     use crate::testing::{Answer, AuthorizationServer, RunningServer, TestCa};
@@ -330,10 +330,10 @@ mod tests {
         RustlsTransport::new(Vec::new(), vec![ca.pem().as_bytes().to_vec()])
     }
 
-    fn request(running: &RunningServer) -> Request<Full<Bytes>> {
+    fn request(running: &RunningServer) -> Request<TransportRequestBody> {
         Request::post(running.url("/token"))
             .header("content-type", "application/x-www-form-urlencoded")
-            .body(Full::from(
+            .body(TransportRequestBody::new(
                 "grant_type=client_credentials&client_id=test-client&client_secret=test-secret",
             ))
             .unwrap()

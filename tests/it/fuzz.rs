@@ -25,7 +25,7 @@ use http_body_util::Full;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_oauth2_client_credentials::{
     AccessToken, Builder, Dialect, ErrorClass, NotReplaced, Origin, TokenError, TokenResponse,
-    source_fn, testing::ManualClock,
+    endpoint::TransportRequestBody, source_fn, testing::ManualClock,
 };
 
 use crate::kit::{Dice, Watchdog, from_env, secs};
@@ -107,7 +107,7 @@ fn ask(
             .client_secret("c4n4ry-s3cr3t")
             .dialect(dialect)
             .clock(clock.clone())
-            .transport(service_fn(move |_: Request<Full<Bytes>>| {
+            .transport(service_fn(move |_: Request<TransportRequestBody>| {
                 let mut response = Response::new(Full::new(body.clone()));
                 *response.status_mut() = status;
                 if let Some((name, value)) = &header {
