@@ -45,7 +45,6 @@ use oauth2::{
     AsyncHttpClient, ClientCredentialsTokenRequest, ErrorResponse, HttpRequest, HttpResponse,
     TokenResponse,
 };
-use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -88,7 +87,7 @@ fn settings(request: HttpRequest) -> Builder {
     let basic = parts.headers.get(header::AUTHORIZATION).and_then(basic_credentials);
     let authentication = match basic {
         Some((id, secret)) => {
-            builder = builder.client_id(id).client_secret(secret);
+            builder = builder.client_id(id).client_secret(secret.as_str());
             ClientAuthentication::Basic
         }
         None => ClientAuthentication::Body,
@@ -114,7 +113,7 @@ fn settings(request: HttpRequest) -> Builder {
 type Text = Zeroizing<String>;
 
 /// Id and secret of HTTP Basic, which are encoded as in a form (RFC 6749 section 2.3.1).
-fn basic_credentials(line: &http::HeaderValue) -> Option<(String, SecretString)> {
+fn basic_credentials(line: &http::HeaderValue) -> Option<(String, Zeroizing<String>)> {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
 
     let encoded = line.as_bytes().strip_prefix(b"Basic ")?;
@@ -122,7 +121,7 @@ fn basic_credentials(line: &http::HeaderValue) -> Option<(String, SecretString)>
     let colon = pair.iter().position(|byte| *byte == b':')?;
     let (id, secret) = pair.split_at(colon);
     let secret = form_decoded(secret.get(1..)?);
-    Some((form_decoded(id).to_string(), SecretString::from(secret.as_str())))
+    Some((form_decoded(id).to_string(), secret))
 }
 
 fn form_pairs(body: &[u8]) -> impl Iterator<Item = (Text, Text)> {

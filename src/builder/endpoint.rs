@@ -4,8 +4,8 @@
 use std::{path::PathBuf, sync::Arc};
 
 use http::{HeaderName, HeaderValue, header};
-use secrecy::{ExposeSecret, SecretString};
 use tower_service::Service;
+use zeroize::Zeroizing;
 
 use super::{
     base::{Builder, Shared},
@@ -64,9 +64,9 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
 
     /// The client's secret, if it does not change while the program runs. Not empty, no control
     /// characters, in particular no newline at its end.
-    pub fn client_secret(mut self, secret: impl Into<SecretString>) -> Self {
-        let secret = secret.into();
-        if let Some(problem) = secret_problem(secret.expose_secret()) {
+    pub fn client_secret(mut self, secret: impl Into<String>) -> Self {
+        let secret = Zeroizing::new(secret.into());
+        if let Some(problem) = secret_problem(&secret) {
             self.fail("client_secret", problem);
         }
         self.source.client_secret = Some(secret);
@@ -296,7 +296,9 @@ impl FromEndpoint {
                     return Err(shared.error_in("client_id", "is not set"));
                 };
                 match (secret, file) {
-                    (Some(secret), _) => Ok(Arc::new(ClientCredentials::new(id, secret))),
+                    (Some(mut secret), _) => {
+                        Ok(Arc::new(ClientCredentials::new(id, std::mem::take(&mut *secret))))
+                    }
                     (None, Some(path)) if path.as_os_str().is_empty() => {
                         Err(shared.error_in("client_secret_file", "is empty"))
                     }

@@ -5,7 +5,7 @@
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-use secrecy::SecretString;
+use zeroize::Zeroizing;
 
 use crate::{
     credentials::CredentialsProvider,
@@ -38,7 +38,7 @@ pub struct FromEndpoint {
     pub(super) token_url: Option<String>,
     pub(super) insecure: url::Insecure,
     pub(super) client_id: Option<String>,
-    pub(super) client_secret: Option<SecretString>,
+    pub(super) client_secret: Option<Zeroizing<String>>,
     pub(super) client_secret_file: Option<PathBuf>,
     pub(super) credentials: Option<Arc<dyn CredentialsProvider>>,
     pub(super) scope: Vec<String>,

@@ -9,7 +9,6 @@ use std::{
     sync::Arc,
 };
 
-use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::{ClientCredentials, CredentialsProvider, secret_problem};
@@ -46,8 +45,8 @@ impl CredentialsProvider for SecretFile {
             let path = Arc::clone(&self.path);
             // `spawn_blocking` panics without a runtime; this says so instead.
             let runtime = tokio::runtime::Handle::try_current()?;
-            let secret = runtime.spawn_blocking(move || read(&path)).await??;
-            Ok(ClientCredentials::new(&*self.id, secret))
+            let mut secret = runtime.spawn_blocking(move || read(&path)).await??;
+            Ok(ClientCredentials::new(&*self.id, std::mem::take(&mut *secret)))
         })
     }
 
@@ -66,7 +65,7 @@ impl fmt::Debug for SecretFile {
     }
 }
 
-fn read(path: &Path) -> Result<SecretString, BoxError> {
+fn read(path: &Path) -> Result<Zeroizing<String>, BoxError> {
     let fail = |problem: &str| format!("the client secret file {} {problem}", path.display());
     let unreadable = |error| fail(&format!("cannot be read: {error}"));
 
@@ -106,7 +105,7 @@ fn read(path: &Path) -> Result<SecretString, BoxError> {
             Err(fail("has more than one newline at its end").into())
         }
         Some(problem) => Err(fail(problem).into()),
-        None => Ok(SecretString::from(secret)),
+        None => Ok(Zeroizing::new(secret.to_owned())),
     }
 }
 
