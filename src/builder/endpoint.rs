@@ -343,7 +343,8 @@ fn default_transport(
             return Err(ConfigError::new("ca_pem", problem + &which));
         }
     }
-    Ok(Arc::new(RustlsTransport::new(ca_files, ca_pem)))
+    let transport = ca_files.into_iter().fold(RustlsTransport::new(), RustlsTransport::ca_file);
+    Ok(Arc::new(ca_pem.into_iter().fold(transport, RustlsTransport::ca_pem)))
 }
 
 #[cfg(not(feature = "rustls"))]

@@ -21,7 +21,7 @@ use tower_oauth2_client_credentials::{
 use crate::adapter_support::World;
 
 fn transport() -> Arc<dyn Transport> {
-    Arc::new(RustlsTransport::new(Vec::new(), Vec::new()))
+    Arc::new(RustlsTransport::new())
 }
 
 /// All of a token request that a server looks at.
