@@ -151,7 +151,7 @@ pub mod token;
 pub use self::{
     builder::base::Builder,
     config_error::ConfigError,
-    endpoint::{Dialect, TokenEndpoint},
+    endpoint::dialect::Dialect,
     error::{BoxError, ErrorClass, TokenError},
     future::ResponseFuture,
     layer::OAuthClientCredentialsLayer,
@@ -159,5 +159,10 @@ pub use self::{
     origin::{Origin, OriginError},
     replay::ReplayBody,
     service::OAuthClientCredentials,
-    token::{AccessToken, NotReplaced, TokenCache, TokenResponse, TokenSource, source_fn},
+    token::{
+        cache::TokenCache,
+        replacement::NotReplaced,
+        snapshot::AccessToken,
+        source::{TokenResponse, TokenSource, source_fn},
+    },
 };

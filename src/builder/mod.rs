@@ -18,7 +18,7 @@
 //! A setting that has no effect does not compile. A token endpoint sends no requests to an API:
 //!
 //! ```compile_fail,E0599
-//! use tower_oauth2_client_credentials::TokenEndpoint;
+//! use tower_oauth2_client_credentials::endpoint::TokenEndpoint;
 //!
 //! TokenEndpoint::builder().allowed_origin("https://api.example.com");
 //! ```
@@ -48,7 +48,7 @@
 //! [`OAuthClientCredentialsLayer::builder`]: crate::OAuthClientCredentialsLayer::builder
 //! [`TokenCache::builder`]: crate::TokenCache::builder
 //! [`TokenCache::builder_from`]: crate::TokenCache::builder_from
-//! [`TokenEndpoint::builder`]: crate::TokenEndpoint::builder
+//! [`TokenEndpoint::builder`]: crate::endpoint::TokenEndpoint::builder
 
 // A setting is checked where it is given if it can be judged alone; how settings go together, and
 // what is missing, is checked in `build`.

@@ -27,8 +27,8 @@ pub struct ForLayer {
 pub struct ForCache(());
 
 /// The target of a [`Builder`](crate::Builder) that makes a
-/// [`TokenEndpoint`](crate::TokenEndpoint): see
-/// [`TokenEndpoint::builder`](crate::TokenEndpoint::builder).
+/// [`TokenEndpoint`](crate::endpoint::TokenEndpoint): see
+/// [`TokenEndpoint::builder`](crate::endpoint::TokenEndpoint::builder).
 #[derive(Debug, Default)]
 pub struct ForEndpoint(());
 

@@ -33,7 +33,10 @@ const PRESETS: [Preset; 4] = [
 /// Names of fields in the answer may be JSON pointers (RFC 6901), such as `/data/accessToken`.
 ///
 /// ```
-/// use tower_oauth2_client_credentials::endpoint::{BodyEncoding, ClientAuthentication, Dialect};
+/// use tower_oauth2_client_credentials::{
+///     Dialect,
+///     endpoint::{BodyEncoding, ClientAuthentication},
+/// };
 ///
 /// let dialect = Dialect::rfc6749()
 ///     .body(BodyEncoding::Json)
@@ -104,8 +107,9 @@ impl Dialect {
     /// RFC 6749: a form body, and Basic with a percent-encoded id and secret. The default.
     ///
     /// ```
-    /// use tower_oauth2_client_credentials::endpoint::{
-    ///     BasicEncoding, BodyEncoding, ClientAuthentication, Dialect,
+    /// use tower_oauth2_client_credentials::{
+    ///     Dialect,
+    ///     endpoint::{BasicEncoding, BodyEncoding, ClientAuthentication},
     /// };
     ///
     /// let by_hand = Dialect::default()
@@ -148,8 +152,9 @@ impl Dialect {
     /// `client_id`, `client_secret` and `audience`. Set the audience, Auth0 asks for one.
     ///
     /// ```
-    /// use tower_oauth2_client_credentials::endpoint::{
-    ///     BodyEncoding, ClientAuthentication, Dialect,
+    /// use tower_oauth2_client_credentials::{
+    ///     Dialect,
+    ///     endpoint::{BodyEncoding, ClientAuthentication},
     /// };
     ///
     /// let by_hand = Dialect::rfc6749()
@@ -169,8 +174,9 @@ impl Dialect {
     ///
     /// ```
     /// use http::{HeaderValue, header::CACHE_CONTROL};
-    /// use tower_oauth2_client_credentials::endpoint::{
-    ///     BasicEncoding, BodyEncoding, ClientAuthentication, Dialect,
+    /// use tower_oauth2_client_credentials::{
+    ///     Dialect,
+    ///     endpoint::{BasicEncoding, BodyEncoding, ClientAuthentication},
     /// };
     ///
     /// let by_hand = Dialect::rfc6749()
@@ -191,8 +197,9 @@ impl Dialect {
     /// `accessToken`, `tokenType` and `expiresIn`.
     ///
     /// ```
-    /// use tower_oauth2_client_credentials::endpoint::{
-    ///     BodyEncoding, ClientAuthentication, Dialect,
+    /// use tower_oauth2_client_credentials::{
+    ///     Dialect,
+    ///     endpoint::{BodyEncoding, ClientAuthentication},
     /// };
     ///
     /// let by_hand = Dialect::rfc6749()

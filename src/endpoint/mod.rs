@@ -4,7 +4,7 @@
 //! One call is one attempt. When to ask, how often and with which deadline is the cache's business.
 //!
 //! ```
-//! use tower_oauth2_client_credentials::{Dialect, TokenEndpoint};
+//! use tower_oauth2_client_credentials::{Dialect, endpoint::TokenEndpoint};
 //! # use tower_oauth2_client_credentials::BoxError;
 //! # use http_body_util::Full;
 //! # type Request = http::Request<tower_oauth2_client_credentials::endpoint::TransportRequestBody>;
@@ -30,7 +30,7 @@
 //! - Other token types than Bearer.
 
 mod body;
-mod dialect;
+pub(crate) mod dialect;
 mod encode;
 mod json;
 mod refusal;
@@ -49,10 +49,14 @@ use std::{fmt, sync::Arc};
 pub(crate) use self::body::read as read_body;
 #[cfg(feature = "rustls")]
 pub use self::rustls::RustlsTransport;
-pub(crate) use self::{dialect::Headers, request::TokenRequest};
 pub use self::{
-    dialect::{BasicEncoding, BodyEncoding, ClientAuthentication, Dialect},
+    dialect::{BasicEncoding, BodyEncoding, ClientAuthentication},
     transport::{TowerTransport, Transport, TransportRequestBody, TransportResponseBody},
+};
+// `Dialect` is public at the crate's root.
+pub(crate) use self::{
+    dialect::{Dialect, Headers},
+    request::TokenRequest,
 };
 use crate::{
     clock::Clock,

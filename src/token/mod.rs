@@ -5,7 +5,7 @@
 //! can produce a [`TokenResponse`].
 
 mod budget;
-mod cache;
+pub(crate) mod cache;
 mod flight;
 pub(crate) mod jwt;
 #[cfg(all(oauth2_loom, test))]
@@ -13,20 +13,25 @@ mod model;
 mod random;
 mod rejection;
 mod renewal;
-mod replacement;
+pub(crate) mod replacement;
 mod schedule;
 mod shared;
-mod snapshot;
-mod source;
+pub(crate) mod snapshot;
+pub(crate) mod source;
 mod state;
 
 #[cfg(test)]
 pub(crate) use self::source::Lifetime;
 pub use self::{
-    cache::{Token, TokenCache},
-    replacement::{NotReplaced, Replacement},
-    snapshot::AccessToken,
-    source::{Attempt, BoxFuture, SourceFn, TokenResponse, TokenSource, source_fn},
+    cache::Token,
+    replacement::Replacement,
+    source::{Attempt, BoxFuture, SourceFn},
+};
+// Public at the crate's root.
+pub(crate) use self::{
+    cache::TokenCache,
+    replacement::NotReplaced,
+    source::{TokenResponse, TokenSource, source_fn},
 };
 pub(crate) use self::{
     flight::Outcome,

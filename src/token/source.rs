@@ -19,7 +19,7 @@ pub(crate) const MAX_TOKEN_LEN: usize = 16 * 1024;
 
 /// Fetches an access token: one call, one attempt.
 ///
-/// [`TokenEndpoint`](crate::TokenEndpoint) is the source that speaks OAuth2. Implement this for
+/// [`TokenEndpoint`](crate::endpoint::TokenEndpoint) is the source that speaks OAuth2. Implement this for
 /// anything else that hands out tokens, or use [`source_fn`]. The cache takes care of sharing,
 /// expiry, retries, backoff and deadlines; a source only asks once and says how it went.
 ///

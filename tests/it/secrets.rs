@@ -8,9 +8,10 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_oauth2_client_credentials::{
-    BoxError, Builder, Dialect, ErrorClass, NotReplaced, OAuthClientCredentialsLayer,
-    TokenEndpoint, TokenError, TokenResponse,
+    BoxError, Builder, Dialect, ErrorClass, NotReplaced, OAuthClientCredentialsLayer, TokenError,
+    TokenResponse,
     credentials::RotatingSecret,
+    endpoint::TokenEndpoint,
     testing::{AuthorizationServer, ProtectedApi},
 };
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tower_oauth2_client_credentials::{
-    Builder, TokenCache, TokenEndpoint, TokenResponse, source_fn,
+    Builder, TokenCache, TokenResponse, endpoint::TokenEndpoint, source_fn,
 };
 
 fn main() {
