@@ -27,7 +27,7 @@
 //! A token request of ours then is the one that the oauth2 crate makes, with the same parameters.
 //! With one exception: in HTTP Basic, that crate writes a blank as `+`, we as `%20`, which servers
 //! read as a blank whether they decode percent-encoding or forms; `*` and `~` differ as well, and are
-//! decoded alike by both. (`basic_encoding` of a [`Dialect`] has another way.)
+//! decoded alike by both. (`client_secret_basic_raw` is another way.)
 //!
 //! A parameter that is there twice, which that crate sends twice, is an error when the layer is built:
 //! RFC 6749 section 3.2 forbids it. `resource` may be repeated (RFC 8707).
@@ -88,15 +88,15 @@ fn settings(request: HttpRequest) -> Builder {
     let authentication = match basic {
         Some((id, secret)) => {
             builder = builder.client_id(id).client_secret(secret.as_str());
-            ClientAuthentication::Basic
+            ClientAuthentication::ClientSecretBasic
         }
-        None => ClientAuthentication::Body,
+        None => ClientAuthentication::ClientSecretPost,
     };
     let mut names = HashSet::new();
     for (name, value) in form_pairs(&body) {
         // A second one of a name would replace the first. As a parameter, `build` refuses it.
         let is_first = names.insert(name.to_string());
-        let is_client = is_first && authentication == ClientAuthentication::Body;
+        let is_client = is_first && authentication == ClientAuthentication::ClientSecretPost;
         builder = match name.as_str() {
             "resource" => builder.resource(value.as_str()),
             "grant_type" if is_first => builder,

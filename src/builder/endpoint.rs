@@ -17,7 +17,8 @@ use crate::{
     config_error::{ConfigError, shown},
     credentials::{ClientCredentials, CredentialsProvider, SecretFile, id_problem, secret_problem},
     endpoint::{
-        Dialect, TokenEndpoint, TokenRequest, TowerTransport, Transport, TransportRequestBody,
+        ClientAuthentication, Dialect, TokenEndpoint, TokenRequest, TowerTransport, Transport,
+        TransportRequestBody,
         url::{self, Insecure},
     },
     error::BoxError,
@@ -161,7 +162,15 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self
     }
 
-    /// The provider's ways; [`Dialect::rfc6749`] unless set.
+    /// Sets where the client's id and secret go in a token request, whatever the
+    /// [`dialect`](Self::dialect) says. Unless set, the dialect decides: the default one has
+    /// [`ClientSecretBasic`](ClientAuthentication::ClientSecretBasic).
+    pub fn client_authentication(mut self, method: ClientAuthentication) -> Self {
+        self.source.client_authentication = Some(method);
+        self
+    }
+
+    /// Sets how the provider's token endpoint is asked and answers; [`Dialect::rfc6749`] unless set.
     pub fn dialect(mut self, dialect: Dialect) -> Self {
         self.source.dialect = dialect;
         self
@@ -241,7 +250,11 @@ impl FromEndpoint {
         let url = url::parse(text, self.insecure)
             .map_err(|problem| shared.error_in("token_url", problem))?;
 
-        let mut request = TokenRequest::new(url, std::mem::take(&mut self.dialect));
+        let mut dialect = std::mem::take(&mut self.dialect);
+        if let Some(method) = self.client_authentication {
+            dialect = dialect.client_authentication(method);
+        }
+        let mut request = TokenRequest::new(url, dialect);
         request.scope = (!self.scope.is_empty()).then(|| self.scope.join(" "));
         request.audience = self.audience.take();
         request.resources = std::mem::take(&mut self.resources);

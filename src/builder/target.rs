@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     credentials::CredentialsProvider,
-    endpoint::{Dialect, Headers, Transport, url},
+    endpoint::{ClientAuthentication, Dialect, Headers, Transport, url},
     rules::Rules,
     token::{TokenCache, TokenSource},
 };
@@ -47,6 +47,7 @@ pub struct FromEndpoint {
     pub(super) params: Vec<(String, String)>,
     pub(super) headers: Headers,
     pub(super) dialect: Dialect,
+    pub(super) client_authentication: Option<ClientAuthentication>,
     pub(super) transport: Option<Arc<dyn Transport>>,
     pub(super) ca_files: Vec<PathBuf>,
     pub(super) ca_pem: Vec<Vec<u8>>,
@@ -125,6 +126,7 @@ impl fmt::Debug for FromEndpoint {
             .field("params", &params)
             .field("headers", &self.headers)
             .field("dialect", &self.dialect)
+            .field("client_authentication", &self.client_authentication)
             .finish_non_exhaustive()
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     credentials::{ClientCredentials, RotatingSecret},
-    endpoint::{Dialect, TokenEndpoint, Transport, TransportRequestBody},
+    endpoint::{ClientAuthentication, Dialect, TokenEndpoint, Transport, TransportRequestBody},
     error::BoxError,
     token::{BoxFuture, TokenCache, TokenResponse, source_fn},
 };
@@ -75,6 +75,18 @@ fn good_settings_make_a_source() {
     let debug = format!("{many:?}") + &format!("{:?}", many.build().unwrap());
     assert!(debug.contains("\"a b c\""), "{debug}");
     assert!(!debug.contains("c4n4ry"), "{debug}");
+}
+
+#[test]
+fn client_authentication_counts_whether_it_is_set_before_the_dialect_or_after() {
+    let post = ClientAuthentication::ClientSecretPost;
+    for builder in [
+        good().client_authentication(post).dialect(Dialect::rfc6749()),
+        good().dialect(Dialect::rfc6749()).client_authentication(post),
+    ] {
+        let debug = format!("{:?}", builder.build().unwrap());
+        assert!(debug.contains("client_authentication: ClientSecretPost"), "{debug}");
+    }
 }
 
 const CREDENTIALS_TWICE: &str = "credentials cannot be set together with client_id, \

@@ -7,6 +7,7 @@ use std::{borrow::Cow, fmt, str::FromStr};
 
 use http::{HeaderName, HeaderValue, header};
 
+use super::ClientAuthentication;
 use crate::config_error::{ConfigError, shown};
 
 type Preset = (&'static str, fn() -> Dialect);
@@ -40,7 +41,7 @@ const PRESETS: [Preset; 4] = [
 ///
 /// let dialect = Dialect::rfc6749()
 ///     .body(BodyEncoding::Json)
-///     .client_authentication(ClientAuthentication::Body)
+///     .client_authentication(ClientAuthentication::ClientSecretPost)
 ///     .client_id_field("apiKey")
 ///     .client_secret_field("apiSecret")
 ///     .access_token_field("/data/token");
@@ -50,7 +51,6 @@ const PRESETS: [Preset; 4] = [
 pub struct Dialect {
     pub(super) body: BodyEncoding,
     pub(super) client_authentication: ClientAuthentication,
-    pub(super) basic_encoding: BasicEncoding,
     pub(super) grant_type: Option<Name>,
     pub(super) client_id: Name,
     pub(super) client_secret: Name,
@@ -78,44 +78,18 @@ pub enum BodyEncoding {
     Json,
 }
 
-/// Where the client's id and secret go: to one place, never to both, which oidc-provider and
-/// oxide-auth refuse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ClientAuthentication {
-    /// Into the `Authorization` header (`client_secret_basic`, RFC 6749 section 2.3.1).
-    Basic,
-    /// Into the body (`client_secret_post`).
-    Body,
-}
-
-/// How id and secret are encoded before they are joined for HTTP Basic. It makes a difference only
-/// if one of them has other characters than `A-Z a-z 0-9 - . _ ~`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum BasicEncoding {
-    /// All but `A-Z a-z 0-9 - . _ ~` is percent-encoded, a blank as `%20`. RFC 6749 section 2.3.1
-    /// asks for form encoding; servers that decode forms (Django OAuth Toolkit, oidc-provider)
-    /// read this alike, and those that only decode percents (Authlib) read nothing else.
-    PercentEncoded,
-    /// As they are, for servers that decode nothing: node-oauth2-server, oxide-auth, Glewlwyd. The
-    /// id must not contain a colon then.
-    Raw,
-}
-
 impl Dialect {
-    /// RFC 6749: a form body, and Basic with a percent-encoded id and secret. The default.
+    /// RFC 6749: a form body, and `client_secret_basic`. The default.
     ///
     /// ```
     /// use tower_oauth2_client_credentials::{
     ///     Dialect,
-    ///     endpoint::{BasicEncoding, BodyEncoding, ClientAuthentication},
+    ///     endpoint::{BodyEncoding, ClientAuthentication},
     /// };
     ///
     /// let by_hand = Dialect::default()
     ///     .body(BodyEncoding::Form)
-    ///     .client_authentication(ClientAuthentication::Basic)
-    ///     .basic_encoding(BasicEncoding::PercentEncoded)
+    ///     .client_authentication(ClientAuthentication::ClientSecretBasic)
     ///     .grant_type_field("grant_type")
     ///     .client_id_field("client_id")
     ///     .client_secret_field("client_secret")
@@ -132,8 +106,7 @@ impl Dialect {
     pub fn rfc6749() -> Self {
         Self {
             body: BodyEncoding::Form,
-            client_authentication: ClientAuthentication::Basic,
-            basic_encoding: BasicEncoding::PercentEncoded,
+            client_authentication: ClientAuthentication::ClientSecretBasic,
             grant_type: Some(Cow::Borrowed("grant_type")),
             client_id: Cow::Borrowed("client_id"),
             client_secret: Cow::Borrowed("client_secret"),
@@ -159,12 +132,14 @@ impl Dialect {
     ///
     /// let by_hand = Dialect::rfc6749()
     ///     .body(BodyEncoding::Json)
-    ///     .client_authentication(ClientAuthentication::Body);
+    ///     .client_authentication(ClientAuthentication::ClientSecretPost);
     /// assert_eq!(by_hand, Dialect::auth0());
     /// ```
     #[must_use]
     pub fn auth0() -> Self {
-        Self::rfc6749().body(BodyEncoding::Json).client_authentication(ClientAuthentication::Body)
+        Self::rfc6749()
+            .body(BodyEncoding::Json)
+            .client_authentication(ClientAuthentication::ClientSecretPost)
     }
 
     /// Podero, which is Django OAuth Toolkit with its JSON backend: Basic, a JSON body
@@ -176,12 +151,11 @@ impl Dialect {
     /// use http::{HeaderValue, header::CACHE_CONTROL};
     /// use tower_oauth2_client_credentials::{
     ///     Dialect,
-    ///     endpoint::{BasicEncoding, BodyEncoding, ClientAuthentication},
+    ///     endpoint::{BodyEncoding, ClientAuthentication},
     /// };
     ///
     /// let by_hand = Dialect::rfc6749()
-    ///     .client_authentication(ClientAuthentication::Basic)
-    ///     .basic_encoding(BasicEncoding::PercentEncoded)
+    ///     .client_authentication(ClientAuthentication::ClientSecretBasic)
     ///     .body(BodyEncoding::Json)
     ///     .header(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     /// assert_eq!(by_hand, Dialect::podero());
@@ -204,7 +178,7 @@ impl Dialect {
     ///
     /// let by_hand = Dialect::rfc6749()
     ///     .body(BodyEncoding::Json)
-    ///     .client_authentication(ClientAuthentication::Body)
+    ///     .client_authentication(ClientAuthentication::ClientSecretPost)
     ///     .without_grant_type()
     ///     .client_id_field("clientId")
     ///     .client_secret_field("secret")
@@ -217,7 +191,7 @@ impl Dialect {
     pub fn dadi() -> Self {
         Self::rfc6749()
             .body(BodyEncoding::Json)
-            .client_authentication(ClientAuthentication::Body)
+            .client_authentication(ClientAuthentication::ClientSecretPost)
             .without_grant_type()
             .client_id_field("clientId")
             .client_secret_field("secret")
@@ -233,17 +207,10 @@ impl Dialect {
         self
     }
 
-    /// Where id and secret go.
+    /// Sets where the client's id and secret go.
     #[must_use]
-    pub fn client_authentication(mut self, place: ClientAuthentication) -> Self {
-        self.client_authentication = place;
-        self
-    }
-
-    /// How id and secret are encoded for HTTP Basic.
-    #[must_use]
-    pub fn basic_encoding(mut self, encoding: BasicEncoding) -> Self {
-        self.basic_encoding = encoding;
+    pub fn client_authentication(mut self, method: ClientAuthentication) -> Self {
+        self.client_authentication = method;
         self
     }
 
@@ -261,14 +228,14 @@ impl Dialect {
         self
     }
 
-    /// Names the request's field with the client's id; used with [`ClientAuthentication::Body`].
+    /// Names the request's field with the client's id; used with [`ClientAuthentication::ClientSecretPost`].
     #[must_use]
     pub fn client_id_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.client_id = name.into();
         self
     }
 
-    /// Names the request's field with the secret; used with [`ClientAuthentication::Body`].
+    /// Names the request's field with the secret; used with [`ClientAuthentication::ClientSecretPost`].
     #[must_use]
     pub fn client_secret_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.client_secret = name.into();

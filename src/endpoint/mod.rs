@@ -30,6 +30,7 @@
 //! - Other token types than Bearer.
 
 mod body;
+mod client_authentication;
 pub(crate) mod dialect;
 mod encode;
 mod json;
@@ -50,7 +51,8 @@ pub(crate) use self::body::read as read_body;
 #[cfg(feature = "rustls")]
 pub use self::rustls::RustlsTransport;
 pub use self::{
-    dialect::{BasicEncoding, BodyEncoding, ClientAuthentication},
+    client_authentication::ClientAuthentication,
+    dialect::BodyEncoding,
     transport::{TowerTransport, Transport, TransportRequestBody, TransportResponseBody},
 };
 // `Dialect` is public at the crate's root.

@@ -10,7 +10,8 @@ use http::{HeaderValue, Method, Request, Uri, header};
 use zeroize::Zeroizing;
 
 use super::{
-    dialect::{BasicEncoding, BodyEncoding, ClientAuthentication, Dialect, Headers},
+    client_authentication::ClientAuthentication,
+    dialect::{BodyEncoding, Dialect, Headers},
     encode,
     transport::TransportRequestBody,
 };
@@ -98,8 +99,8 @@ impl TokenRequest {
             }
         }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        if self.dialect.client_authentication == ClientAuthentication::Basic {
-            let line = encode::basic(credentials, self.dialect.basic_encoding);
+        if let Some(encoding) = self.dialect.client_authentication.basic_encoding() {
+            let line = encode::basic(credentials, encoding);
             headers.insert(header::AUTHORIZATION, sensitive_header(line)?);
         }
         Ok(request)
@@ -111,7 +112,7 @@ impl TokenRequest {
         if let Some(name) = &dialect.grant_type {
             fields.push((&**name, Value::One("client_credentials")));
         }
-        if dialect.client_authentication == ClientAuthentication::Body {
+        if dialect.client_authentication == ClientAuthentication::ClientSecretPost {
             fields.push((&*dialect.client_id, Value::One(id)));
             fields.push((&*dialect.client_secret, Value::One(secret)));
         }
@@ -157,8 +158,7 @@ fn check(credentials: &ClientCredentials, dialect: &Dialect) -> Result<(), Token
         return fail(format!("the client secret {problem}"));
     }
     // RFC 7617 section 2: the first colon ends the id.
-    let raw_basic = dialect.client_authentication == ClientAuthentication::Basic
-        && dialect.basic_encoding == BasicEncoding::Raw;
+    let raw_basic = dialect.client_authentication == ClientAuthentication::ClientSecretBasicRaw;
     if raw_basic && credentials.id().contains(':') {
         return fail("the client id has a colon, which raw HTTP Basic cannot carry".into());
     }
@@ -278,7 +278,8 @@ mod tests {
              \n\
              grant_type=client_credentials"
         );
-        request.dialect = Dialect::rfc6749().client_authentication(ClientAuthentication::Body);
+        request.dialect =
+            Dialect::rfc6749().client_authentication(ClientAuthentication::ClientSecretPost);
         request.scope = Some("read:a write".into());
         request.audience = Some("https://api/".into());
         request.resources = vec!["urn:a".into(), "urn:b".into()];
@@ -389,7 +390,8 @@ mod tests {
 
     #[test]
     fn credentials_that_no_request_can_carry_are_an_error_that_hides_them() {
-        let raw = Dialect::rfc6749().basic_encoding(BasicEncoding::Raw);
+        let raw =
+            Dialect::rfc6749().client_authentication(ClientAuthentication::ClientSecretBasicRaw);
         for (dialect, id, secret, problem) in [
             (Dialect::dadi(), "id", "c4n4ry\n", "client secret has a newline at its end"),
             (Dialect::rfc6749(), "id", "", "client secret is empty"),

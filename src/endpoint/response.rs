@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        endpoint::dialect::{BasicEncoding, Dialect},
+        endpoint::{ClientAuthentication, dialect::Dialect},
         token::Lifetime,
     };
 
@@ -472,13 +472,32 @@ mod tests {
     #[test]
     fn advice_names_what_to_change() {
         let coded = |code: &str| format!(r#"{{"error":"{code}"}}"#);
-        let raw = Dialect::rfc6749().basic_encoding(BasicEncoding::Raw);
+        let raw =
+            Dialect::rfc6749().client_authentication(ClientAuthentication::ClientSecretBasicRaw);
         let rfc = Dialect::rfc6749;
         let to = |url: &'static str| vec![("location", url)];
         for (dialect, status, headers, body, advice) in [
-            (rfc(), 401, vec![], coded("invalid_client"), "basic_encoding(BasicEncoding::Raw)"),
-            (rfc(), 403, vec![], String::new(), "basic_encoding(BasicEncoding::Raw)"),
-            (raw, 401, vec![], String::new(), "basic_encoding(BasicEncoding::PercentEncoded)"),
+            (
+                rfc(),
+                401,
+                vec![],
+                coded("invalid_client"),
+                "try the client authentication `client_secret_basic_raw`",
+            ),
+            (
+                rfc(),
+                403,
+                vec![],
+                String::new(),
+                "try the client authentication `client_secret_basic_raw`",
+            ),
+            (
+                raw,
+                401,
+                vec![],
+                String::new(),
+                "try the client authentication `client_secret_basic`",
+            ),
             (rfc(), 400, vec![], coded("unsupported_grant_type"), "body(BodyEncoding::Json)"),
             (Dialect::podero(), 415, vec![], String::new(), "body(BodyEncoding::Form)"),
             (rfc(), 404, vec![], String::new(), "path of the token URL"),
@@ -530,7 +549,7 @@ mod tests {
             let asked = Asked { request: &request, credentials: &credentials };
             let (parts, ()) = Response::builder().status(401).body(()).unwrap().into_parts();
             let error = read(&parts, b"", &asked, UNIX_EPOCH).unwrap_err();
-            assert_eq!(error.to_string().contains("basic_encoding"), advised, "{id} {secret}");
+            assert_eq!(error.to_string().contains("reserved characters"), advised, "{id} {secret}");
         }
     }
 }

@@ -154,7 +154,7 @@ impl Stand {
             Provider::DjangoJson => Dialect::podero(),
             Provider::DjangoForm | Provider::OidcJwt => Dialect::rfc6749(),
             Provider::OidcOpaque => {
-                Dialect::rfc6749().client_authentication(ClientAuthentication::Body)
+                Dialect::rfc6749().client_authentication(ClientAuthentication::ClientSecretPost)
             }
         }
     }
