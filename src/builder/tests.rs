@@ -15,7 +15,9 @@ use super::{
 };
 use crate::{
     credentials::{ClientCredentials, RotatingSecret},
-    endpoint::{ClientAuthentication, Dialect, TokenEndpoint, Transport, TransportRequestBody},
+    endpoint::{
+        ClientAuthentication, Dialect, TokenEndpoint, Transport, TransportRequestBody, preset,
+    },
     error::BoxError,
     token::{BoxFuture, TokenCache, TokenResponse, source_fn},
 };
@@ -118,16 +120,13 @@ fn what_is_wrong_is_named_and_no_secret_is_shown() {
         (good().param("", "x"), "param has an empty name"),
         (good().param("grant_type", "x"), r#"param puts "grant_type" into the token request"#),
         (good().param("a", "x").param("a", "y"), r#"param puts "a" into"#),
-        (
-            good().dialect(Dialect::dadi().client_id_field("secret")),
-            r#"dialect puts "secret" into"#,
-        ),
-        (good().dialect(Dialect::dadi().client_id_field("")), "dialect has a field with an"),
+        (good().dialect(preset::dadi().client_id_field("secret")), r#"dialect puts "secret" into"#),
+        (good().dialect(preset::dadi().client_id_field("")), "dialect has a field with an"),
         (headers("a b", "x"), r#"header has an invalid name: "a b""#),
         (headers("x-a", "c4n4ry\n"), "header x-a has a value with invalid characters"),
         (headers("Authorization", "c4n4ry"), "header authorization must not be set"),
         (
-            good().dialect(Dialect::dadi().header(header::HOST, HeaderValue::from_static("a"))),
+            good().dialect(preset::dadi().header(header::HOST, HeaderValue::from_static("a"))),
             "header host must not be set",
         ),
         (good().ca_file("/ca.pem"), "ca_file is for the default transport"),

@@ -5,9 +5,9 @@
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue};
 
-use super::ClientAuthentication;
+use super::{ClientAuthentication, preset};
 use crate::config_error::{ConfigError, shown};
 
 type Preset = (&'static str, fn() -> Dialect);
@@ -16,14 +16,15 @@ type Preset = (&'static str, fn() -> Dialect);
 const PRESETS: [Preset; 4] = [
     ("rfc6749", Dialect::rfc6749),
     ("auth0", Dialect::auth0),
-    ("podero", Dialect::podero),
-    ("dadi", Dialect::dadi),
+    ("podero", preset::podero),
+    ("dadi", preset::dadi),
 ];
 
 /// A provider's ways: how a token is asked for, and what the answer looks like.
 ///
-/// Start from a preset and change what differs. Each preset can be spelled out by hand from
-/// [`Dialect::rfc6749`], as its documentation shows. [`FromStr`] knows the presets by name.
+/// Start from a preset and change what differs: [`rfc6749`](Self::rfc6749), [`auth0`](Self::auth0),
+/// or one of a single vendor in [`preset`](crate::endpoint::preset). Each can be spelled out by hand
+/// from [`Dialect::rfc6749`], as its documentation shows. [`FromStr`] knows the presets by name.
 ///
 /// | method | RFC 6749 | Auth0 | Podero | DADI |
 /// |---|---|---|---|---|
@@ -140,64 +141,6 @@ impl Dialect {
         Self::rfc6749()
             .body(BodyEncoding::Json)
             .client_authentication(ClientAuthentication::ClientSecretPost)
-    }
-
-    /// Podero, which is Django OAuth Toolkit with its JSON backend: Basic, a JSON body
-    /// `{"grant_type":"client_credentials"}`, and `Cache-Control: no-cache`. The toolkit decodes
-    /// Basic, so it is percent-encoded. Its token URL ends with a slash: without it the answer is
-    /// a redirect.
-    ///
-    /// ```
-    /// use http::{HeaderValue, header::CACHE_CONTROL};
-    /// use tower_oauth2_client_credentials::{
-    ///     Dialect,
-    ///     endpoint::{BodyEncoding, ClientAuthentication},
-    /// };
-    ///
-    /// let by_hand = Dialect::rfc6749()
-    ///     .client_authentication(ClientAuthentication::ClientSecretBasic)
-    ///     .body(BodyEncoding::Json)
-    ///     .header(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    /// assert_eq!(by_hand, Dialect::podero());
-    /// ```
-    #[must_use]
-    pub fn podero() -> Self {
-        Self::rfc6749()
-            .body(BodyEncoding::Json)
-            .header(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))
-    }
-
-    /// DADI API: a JSON body `{"clientId", "secret"}` without a grant type, answered with
-    /// `accessToken`, `tokenType` and `expiresIn`.
-    ///
-    /// ```
-    /// use tower_oauth2_client_credentials::{
-    ///     Dialect,
-    ///     endpoint::{BodyEncoding, ClientAuthentication},
-    /// };
-    ///
-    /// let by_hand = Dialect::rfc6749()
-    ///     .body(BodyEncoding::Json)
-    ///     .client_authentication(ClientAuthentication::ClientSecretPost)
-    ///     .without_grant_type()
-    ///     .client_id_field("clientId")
-    ///     .client_secret_field("secret")
-    ///     .access_token_field("accessToken")
-    ///     .token_type_field("tokenType")
-    ///     .expires_in_field("expiresIn");
-    /// assert_eq!(by_hand, Dialect::dadi());
-    /// ```
-    #[must_use]
-    pub fn dadi() -> Self {
-        Self::rfc6749()
-            .body(BodyEncoding::Json)
-            .client_authentication(ClientAuthentication::ClientSecretPost)
-            .without_grant_type()
-            .client_id_field("clientId")
-            .client_secret_field("secret")
-            .access_token_field("accessToken")
-            .token_type_field("tokenType")
-            .expires_in_field("expiresIn")
     }
 
     /// How the body is written.

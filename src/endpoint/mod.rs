@@ -34,6 +34,7 @@ mod client_authentication;
 pub(crate) mod dialect;
 mod encode;
 mod json;
+pub mod preset;
 mod refusal;
 mod request;
 mod response;
@@ -372,7 +373,7 @@ mod tests {
             }
         }
         for answer in answers {
-            for dialect in [Dialect::rfc6749(), Dialect::dadi()] {
+            for dialect in [Dialect::rfc6749(), preset::dadi()] {
                 let answer = answer.clone();
                 let (builder, _) = answering(move || answer.clone());
                 let builder = builder

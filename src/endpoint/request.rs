@@ -235,6 +235,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::endpoint::preset;
 
     fn asking(url: &'static str, dialect: Dialect) -> TokenRequest {
         TokenRequest::new(Uri::from_static(url), dialect)
@@ -339,7 +340,7 @@ mod tests {
 
     #[test]
     fn podero() {
-        let request = asking("https://podero.example/oauth2/token/", Dialect::podero());
+        let request = asking("https://podero.example/oauth2/token/", preset::podero());
         assert_eq!(
             golden(&request, "partner", "s3/cr+t"),
             format!(
@@ -357,7 +358,7 @@ mod tests {
 
     #[test]
     fn dadi() {
-        let request = asking("http://localhost:3000/token", Dialect::dadi());
+        let request = asking("http://localhost:3000/token", preset::dadi());
         assert_eq!(
             golden(&request, "testClient", "superSecret"),
             "POST http://localhost:3000/token\n\
@@ -373,7 +374,7 @@ mod tests {
         let odd = |value| HeaderValue::from_static(value);
         let mut request = asking(
             "https://a.example/t",
-            Dialect::podero().header(header::CONTENT_TYPE, odd("text/plain")),
+            preset::podero().header(header::CONTENT_TYPE, odd("text/plain")),
         );
         request.headers = Headers(vec![
             (header::AUTHORIZATION, odd("other")),
@@ -393,7 +394,7 @@ mod tests {
         let raw =
             Dialect::rfc6749().client_authentication(ClientAuthentication::ClientSecretBasicRaw);
         for (dialect, id, secret, problem) in [
-            (Dialect::dadi(), "id", "c4n4ry\n", "client secret has a newline at its end"),
+            (preset::dadi(), "id", "c4n4ry\n", "client secret has a newline at its end"),
             (Dialect::rfc6749(), "id", "", "client secret is empty"),
             (Dialect::rfc6749(), "", "c4n4ry", "client id is empty"),
             (Dialect::rfc6749(), "i\rd", "c4n4ry", "client id has a control character"),

@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        endpoint::{ClientAuthentication, dialect::Dialect},
+        endpoint::{ClientAuthentication, dialect::Dialect, preset},
         token::Lifetime,
     };
 
@@ -218,14 +218,14 @@ mod tests {
                 secs(86_400),
             ),
             (
-                Dialect::podero(),
+                preset::podero(),
                 r#"{"access_token": "opaque", "expires_in": 36000, "token_type": "Bearer", "scope": "read write"}"#
                     .into(),
                 "opaque",
                 secs(36_000),
             ),
             (
-                Dialect::dadi(),
+                preset::dadi(),
                 r#"{"accessToken":"4172bbf1-0890-41c7-b0db-477095a288b6","tokenType":"Bearer","expiresIn":1800}"#
                     .into(),
                 "4172bbf1-0890-41c7-b0db-477095a288b6",
@@ -432,7 +432,7 @@ mod tests {
         // DADI API 6.1
         let challenge = r#"Bearer, error="invalid_credentials", error_description="Invalid credentials supplied""#;
         let error = answer(
-            Dialect::dadi(),
+            preset::dadi(),
             401,
             &[("www-authenticate", challenge)],
             r#"{"statusCode":401}"#,
@@ -499,7 +499,7 @@ mod tests {
                 "try the client authentication `client_secret_basic`",
             ),
             (rfc(), 400, vec![], coded("unsupported_grant_type"), "body(BodyEncoding::Json)"),
-            (Dialect::podero(), 415, vec![], String::new(), "body(BodyEncoding::Form)"),
+            (preset::podero(), 415, vec![], String::new(), "body(BodyEncoding::Form)"),
             (rfc(), 404, vec![], String::new(), "path of the token URL"),
             (rfc(), 405, vec![], String::new(), "takes POST"),
             (rfc(), 301, to("/oauth/token/"), String::new(), "add the trailing slash"),
@@ -525,7 +525,7 @@ mod tests {
         }
         let long = format!("/{}", "x".repeat(5000));
         assert!(refused(302, &[("location", &long)], "").to_string().len() < 600);
-        let error = answer(Dialect::dadi(), 401, &[], coded("invalid_client")).unwrap_err();
+        let error = answer(preset::dadi(), 401, &[], coded("invalid_client")).unwrap_err();
         assert!(!error.to_string().contains('('), "no Basic, no advice about it: {error}");
     }
 

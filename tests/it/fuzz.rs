@@ -25,7 +25,9 @@ use http_body_util::Full;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_oauth2_client_credentials::{
     AccessToken, Builder, Dialect, ErrorClass, NotReplaced, Origin, TokenError, TokenResponse,
-    endpoint::TransportRequestBody, source_fn, testing::ManualClock,
+    endpoint::{TransportRequestBody, preset},
+    source_fn,
+    testing::ManualClock,
 };
 
 use crate::kit::{Dice, Watchdog, from_env, secs};
@@ -147,7 +149,7 @@ fn fuzz_the_answer_of_a_token_endpoint() {
     let mut turn = 0_usize;
     fuzz("answer", &pieces, |body| {
         turn += 1;
-        let dialect = if turn.is_multiple_of(3) { Dialect::dadi() } else { Dialect::rfc6749() };
+        let dialect = if turn.is_multiple_of(3) { preset::dadi() } else { Dialect::rfc6749() };
         let status = [200, 200, 201, 400, 401, 403, 500][turn % 7];
         let (result, _) = ask(dialect, StatusCode::from_u16(status).unwrap(), None, body);
         match result {

@@ -11,7 +11,7 @@ use tower_oauth2_client_credentials::{
     BoxError, Builder, Dialect, ErrorClass, NotReplaced, OAuthClientCredentialsLayer, TokenError,
     TokenResponse,
     credentials::RotatingSecret,
-    endpoint::TokenEndpoint,
+    endpoint::{TokenEndpoint, preset},
     testing::{AuthorizationServer, ProtectedApi},
 };
 
@@ -165,7 +165,7 @@ where
 }
 
 fn dialects() -> [Dialect; 4] {
-    [Dialect::rfc6749(), Dialect::auth0(), Dialect::podero(), Dialect::dadi()]
+    [Dialect::rfc6749(), Dialect::auth0(), preset::podero(), preset::dadi()]
 }
 
 fn bare(dialect: Dialect) -> Builder {
