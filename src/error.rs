@@ -86,6 +86,8 @@ pub enum ErrorClass {
     Budget,
     /// The request's target may not have the token: another origin, or plain HTTP.
     Origin,
+    /// The request has no room for the `Authorization` header: [`http::HeaderMap`] holds 32,768.
+    Headers,
     /// The renewal was cut short: its task panicked or was aborted, its runtime was shut down, or
     /// there is none. Not remembered.
     Interrupted,
@@ -103,6 +105,7 @@ impl ErrorClass {
             Self::Malformed => "malformed",
             Self::Budget => "budget",
             Self::Origin => "origin",
+            Self::Headers => "headers",
             Self::Interrupted => "interrupted",
         }
     }
@@ -350,6 +353,7 @@ mod tests {
             (ErrorClass::Malformed, false, false, false),
             (ErrorClass::Budget, false, false, true),
             (ErrorClass::Origin, false, false, false),
+            (ErrorClass::Headers, false, false, false),
             (ErrorClass::Interrupted, false, false, false),
         ] {
             let error = TokenError::new(class, "x");

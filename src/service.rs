@@ -308,7 +308,7 @@ fn take_back_ours(headers: &mut HeaderMap) {
 /// `HeaderMap` takes 32,768 headers.
 #[cold]
 pub(crate) fn too_many_headers() -> TokenError {
-    TokenError::new(ErrorClass::Origin, "the request has no room for one more header")
+    TokenError::new(ErrorClass::Headers, "the request has no room for one more header")
 }
 
 impl<S: Clone, M> Clone for OAuthClientCredentials<S, M> {

@@ -59,7 +59,8 @@ use crate::{
 };
 
 /// `UNAVAILABLE` if it may pass, `UNAUTHENTICATED` if the authorization server refuses, and
-/// `FAILED_PRECONDITION` if the request's target may not have the token.
+/// `FAILED_PRECONDITION` if the request's target may not have the token, or the request has no room
+/// for it.
 ///
 /// The message says no more than the class: a server that calls another one and hands the status
 /// on would show it to its own caller. The error itself is the [source](std::error::Error::source).
@@ -67,7 +68,7 @@ impl From<TokenError> for Status {
     fn from(error: TokenError) -> Self {
         let code = match error.class() {
             ErrorClass::Credentials | ErrorClass::Request => Code::Unauthenticated,
-            ErrorClass::Origin => Code::FailedPrecondition,
+            ErrorClass::Origin | ErrorClass::Headers => Code::FailedPrecondition,
             _ => Code::Unavailable,
         };
         let mut status = Self::new(code, format!("no access token ({})", error.class()));

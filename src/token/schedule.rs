@@ -148,7 +148,7 @@ pub(crate) fn backoff(error: &TokenError, failures: u32, random: &mut Random) ->
             asked.unwrap_or_else(|| doubled(5, 120)).min(secs(15 * 60))
         }
         ErrorClass::Credentials => doubled(30, 600),
-        ErrorClass::Request | ErrorClass::Origin => secs(60),
+        ErrorClass::Request | ErrorClass::Origin | ErrorClass::Headers => secs(60),
         ErrorClass::Malformed => doubled(5, 60),
         ErrorClass::Interrupted => return None,
     })
