@@ -165,6 +165,7 @@ impl TokenCache {
     /// # Errors
     ///
     /// [`NotReplaced`](crate::NotReplaced), with the reason.
+    #[allow(clippy::must_use_candidate, reason = "a rejection counts without its replacement")]
     pub fn rejected(&self, token: &AccessToken) -> Replacement {
         self.replace(token, Sending::First)
     }
