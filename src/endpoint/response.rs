@@ -243,7 +243,7 @@ mod tests {
             for status in [200, 201] {
                 let html = [("content-type", "text/html")];
                 let response = answer(dialect.clone(), status, &html, &body).unwrap();
-                assert_eq!(response.secret_text(), token);
+                assert_eq!(response.expose_secret(), token);
                 assert_eq!(response.lifetime(), lifetime);
             }
         }
