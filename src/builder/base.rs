@@ -4,10 +4,11 @@ use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use super::{
     env,
-    target::{ForLayer, FromEndpoint},
+    target::{ForLayer, FromEndpoint, MakesCache},
 };
 use crate::{
     config_error::{ConfigError, shown},
+    error::server_text,
     token::{Settings, TokenCache, TokenSource},
 };
 
@@ -57,6 +58,7 @@ pub struct Shared {
     pub(super) settings: Settings,
     /// Whether it is set: the default gives way to a shorter `renewal_timeout`.
     pub(super) attempt_timeout: Option<Duration>,
+    pub(super) name: Option<Arc<str>>,
     pub(super) env_prefix: Option<String>,
     error: Option<ConfigError>,
 }
@@ -65,6 +67,31 @@ impl Builder {
     /// Starts to configure a layer with a token endpoint. Nothing is set yet.
     pub fn new() -> Self {
         Self::default()
+    }
+}
+
+impl<T, S: MakesCache> Builder<T, S> {
+    /// Names the client in errors, for programs that have several. Without a name, an error says the
+    /// client's id and the host of the token URL, or nothing for a source of your own.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use tower_oauth2_client_credentials::{ErrorClass, TokenCache, TokenError, source_fn};
+    ///
+    /// let down = || TokenError::new(ErrorClass::Request, "no such tenant");
+    /// let source = source_fn(move |_| async move { Err(down()) });
+    /// let crm = TokenCache::builder_from(source).name("crm").build()?;
+    ///
+    /// let error = crm.token().await.unwrap_err();
+    /// assert_eq!(error.client(), Some("crm"));
+    /// assert_eq!(error.to_string(), "no such tenant [client crm]");
+    /// # Ok::<(), tower_oauth2_client_credentials::BoxError>(()) }).unwrap();
+    /// ```
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        self.check_text("name", &name);
+        self.shared.name = Some(server_text(&name).into());
+        self
     }
 }
 
@@ -111,8 +138,13 @@ impl Shared {
     }
 
     /// Makes the cache of what `source` fetches.
-    pub(super) fn cache(self, source: Arc<dyn TokenSource>) -> Result<TokenCache, ConfigError> {
+    pub(super) fn cache(
+        self,
+        source: Arc<dyn TokenSource>,
+        client: Option<Arc<str>>,
+    ) -> Result<TokenCache, ConfigError> {
         let mut settings = self.settings;
+        settings.client = client;
         if let Some(attempt) = self.attempt_timeout {
             let renewal = settings.renewal_timeout;
             if attempt > renewal {

@@ -17,8 +17,8 @@ use crate::{
     config_error::{ConfigError, shown},
     credentials::{ClientCredentials, CredentialsProvider, SecretFile, id_problem, secret_problem},
     endpoint::{
-        ClientAuthentication, Dialect, TokenEndpoint, TokenRequest, TowerTransport, Transport,
-        TransportRequestBody,
+        ClientAuthentication, ClientLabel, Dialect, TokenEndpoint, TokenRequest, TowerTransport,
+        Transport, TransportRequestBody,
         url::{self, Insecure},
     },
     error::BoxError,
@@ -238,9 +238,11 @@ impl FromEndpoint {
     /// Makes the endpoint. No I/O: a file is not opened before the first token request.
     pub(super) fn into_endpoint(mut self, shared: &Shared) -> Result<TokenEndpoint, ConfigError> {
         let request = self.token_request(shared)?;
+        let client = ClientLabel::new(shared.name.clone(), self.client_id.clone(), &request.url);
         let credentials = self.credentials_provider(shared)?;
         let transport = self.token_transport(shared)?;
-        Ok(TokenEndpoint::new(request, credentials, transport, shared.settings.clock.clone()))
+        let clock = shared.settings.clock.clone();
+        Ok(TokenEndpoint::new(request, credentials, transport, clock, client))
     }
 
     fn token_request(&mut self, shared: &Shared) -> Result<TokenRequest, ConfigError> {

@@ -95,13 +95,15 @@ pub(crate) mod sealed {
     impl Source for FromEndpoint {
         fn into_cache(self, shared: Shared) -> Result<TokenCache, ConfigError> {
             let endpoint = self.into_endpoint(&shared)?;
-            shared.cache(Arc::new(endpoint))
+            let client = endpoint.client();
+            shared.cache(Arc::new(endpoint), Some(client))
         }
     }
 
     impl Source for FromSource {
         fn into_cache(self, shared: Shared) -> Result<TokenCache, ConfigError> {
-            shared.cache(self.0)
+            let client = shared.name.clone();
+            shared.cache(self.0, client)
         }
     }
 

@@ -31,6 +31,7 @@
 
 mod body;
 mod client_authentication;
+mod client_label;
 pub(crate) mod dialect;
 mod encode;
 mod json;
@@ -58,12 +59,13 @@ pub use self::{
 };
 // `Dialect` is public at the crate's root.
 pub(crate) use self::{
+    client_label::ClientLabel,
     dialect::{Dialect, Headers},
     request::TokenRequest,
 };
 use crate::{
     clock::Clock,
-    credentials::{CredentialsProvider, fingerprint},
+    credentials::{ClientCredentials, CredentialsProvider, fingerprint},
     error::{ErrorClass, TokenError},
     telemetry,
     token::{Attempt, BoxFuture, TokenResponse, TokenSource},
@@ -86,6 +88,7 @@ struct Inner {
     credentials: Arc<dyn CredentialsProvider>,
     transport: Arc<dyn Transport>,
     clock: Clock,
+    client: ClientLabel,
 }
 
 impl TokenEndpoint {
@@ -94,8 +97,16 @@ impl TokenEndpoint {
         credentials: Arc<dyn CredentialsProvider>,
         transport: Arc<dyn Transport>,
         clock: Clock,
+        client: ClientLabel,
     ) -> Self {
-        Self { inner: Arc::new(Inner { request, credentials, transport, clock }) }
+        Self { inner: Arc::new(Inner { request, credentials, transport, clock, client }) }
+    }
+}
+
+impl TokenEndpoint {
+    /// Returns which client it is, as far as that is known before the credentials are.
+    pub(crate) fn client(&self) -> Arc<str> {
+        self.inner.client.text(None)
     }
 }
 
@@ -114,16 +125,29 @@ impl Inner {
         let transient = |message: &'static str| TokenError::new(ErrorClass::Transient, message);
 
         let credentials = self.credentials.credentials().await.map_err(|error| {
-            transient("the client's credentials could not be had").with_source(error)
+            transient("the client's credentials could not be had")
+                .with_source(error)
+                .or_client(|| self.client.text(None))
         })?;
+        let answer = self.ask(attempt, &credentials).await;
+        answer.map_err(|error| error.or_client(|| self.client.text(Some(credentials.id()))))
+    }
+
+    async fn ask(
+        &self,
+        attempt: Attempt,
+        credentials: &ClientCredentials,
+    ) -> Result<TokenResponse, TokenError> {
+        let transient = |message: &'static str| TokenError::new(ErrorClass::Transient, message);
+
         telemetry::asks(attempt, &self.request.url, credentials.id());
-        let fingerprint = fingerprint(&credentials);
+        let fingerprint = fingerprint(credentials);
         let told_apart = |error: TokenError| match error.class() {
             ErrorClass::Credentials => error.with_fingerprint(fingerprint),
             _ => error,
         };
 
-        let request = self.request.with(&credentials).map_err(told_apart)?;
+        let request = self.request.with(credentials).map_err(told_apart)?;
         if attempt.has_refused(fingerprint) {
             // Asked after the request was made, whose errors say more. Sending it would only count
             // towards a lockout.
@@ -136,7 +160,7 @@ impl Inner {
             transient("no answer came from the token endpoint").with_source(error)
         })?;
         let (parts, body) = response.into_parts();
-        let asked = response::Asked { request: &self.request, credentials: &credentials };
+        let asked = response::Asked { request: &self.request, credentials };
         let now = || self.clock.now().system_time();
         match body::read(body).await {
             Ok(body) => response::read(&parts, &body, &asked, now()).map_err(told_apart),
@@ -231,7 +255,7 @@ mod tests {
             .build()
             .unwrap();
         let response = endpoint.clone().fetch(Attempt::first()).await.unwrap();
-        assert_eq!(response.secret_text(), "x");
+        assert_eq!(response.expose_secret(), "x");
         assert_eq!(response.lifetime(), Lifetime::Of(std::time::Duration::from_secs(60)));
     }
 

@@ -65,6 +65,8 @@ pub(crate) struct Settings {
     pub(crate) attempt_timeout: Duration,
     /// For a renewal in all.
     pub(crate) renewal_timeout: Duration,
+    /// Which client it is, for errors that the source has not said it in.
+    pub(crate) client: Option<Arc<str>>,
 }
 
 /// What sets off a renewal in the background.
@@ -86,6 +88,7 @@ impl Default for Settings {
             seed: None,
             attempt_timeout: ATTEMPT_TIMEOUT,
             renewal_timeout: RENEWAL_TIMEOUT,
+            client: None,
         }
     }
 }
@@ -122,7 +125,11 @@ impl Shared {
         let decision = state.acquire(now);
         let epoch = self.epoch_after(&decision);
         drop(state);
-        (self.carry_out(decision), epoch)
+        let answer = match self.carry_out(decision) {
+            Answer::Refuse(error) => Answer::Refuse(self.of_client(error)),
+            answer => answer,
+        };
+        (answer, epoch)
     }
 
     /// The request with the token of generation `rejected` was rejected.
@@ -198,6 +205,7 @@ impl Shared {
         credentials_version: u64,
         wasted: u32,
     ) -> Outcome {
+        let result = result.map_err(|error| self.of_client(error));
         let now = self.clock.now();
         let mut state = lock(&self.state);
         let outcome = state.finish(flight, result, credentials_version, wasted, now);
@@ -213,6 +221,13 @@ impl Shared {
         // Last: also if that panics, everyone has been told.
         drop(spent);
         outcome
+    }
+
+    fn of_client(&self, error: TokenError) -> TokenError {
+        match &self.settings.client {
+            Some(client) => error.or_client(|| Arc::clone(client)),
+            None => error,
+        }
     }
 
     /// Starts a renewal if one is due and nothing speaks against it.

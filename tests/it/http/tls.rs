@@ -104,7 +104,7 @@ async fn a_certificate_of_another_ca_is_refused_and_the_error_says_why() {
             causes += &format!(": {cause}");
             next = cause.source();
         }
-        assert!(causes.starts_with("no answer came from the token endpoint: "), "{causes}");
+        assert!(causes.starts_with("no answer came from the token endpoint [client "), "{causes}");
         assert!(causes.contains("invalid peer certificate: "), "{causes}");
         assert_eq!((server.requests(), api.calls()), (0, 0), "nothing was sent");
     })
