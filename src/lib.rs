@@ -1,32 +1,33 @@
 //! A tower layer for services that call an API with OAuth2 client credentials (RFC 6749 section
 //! 4.4): every request carries a valid access token.
 //!
-//! ```
-//! # use tower_oauth2_client_credentials::BoxError;
-//! # use http_body_util::Full;
-//! # type Request = http::Request<Full<bytes::Bytes>>;
-//! # let http_client = tower::service_fn(|_: Request| async {
-//! #     Ok::<_, BoxError>(http::Response::new(Full::<bytes::Bytes>::default()))
-//! # });
-//! # type TokenRequest = http::Request<tower_oauth2_client_credentials::endpoint::TransportRequestBody>;
-//! # let token_client = tower::service_fn(|_: TokenRequest| async {
-//! #     Ok::<_, BoxError>(http::Response::new(Full::<bytes::Bytes>::default()))
-//! # });
-//! # let secret = "s3cr3t";
-//! use tower::ServiceBuilder;
+//! ```no_run
+//! use hyper_rustls::HttpsConnectorBuilder;
+//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use tower::{ServiceBuilder, ServiceExt};
 //! use tower_oauth2_client_credentials::OAuthClientCredentialsLayer;
 //!
-//! let auth = OAuthClientCredentialsLayer::builder()
-//!     .token_url("https://auth.example.com/oauth/token")
-//!     .client_id("my-service")
-//!     .client_secret(secret)
-//!     .scope("read:reports")
-//!     .allowed_origin("https://api.example.com") // nobody else gets the token
-//! #   .transport(token_client)
-//!     .build()?; // checks the configuration; no I/O
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//!     let secret = std::env::var("CLIENT_SECRET")?;
+//!     let https = HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1();
+//!     let http_client = Client::builder(TokioExecutor::new()).build(https.build());
 //!
-//! let client = ServiceBuilder::new().layer(auth).service(http_client);
-//! # Ok::<(), BoxError>(())
+//!     let auth = OAuthClientCredentialsLayer::builder()
+//!         .token_url("https://auth.example.com/oauth/token")
+//!         .client_id("my-service")
+//!         .client_secret(secret)
+//!         .scope("read:reports")
+//!         .allowed_origin("https://api.example.com") // nobody else gets the token
+//!         .build()?; // checks the configuration; no I/O
+//!
+//!     let client = ServiceBuilder::new().layer(auth).service(http_client);
+//!
+//!     let request = http::Request::get("https://api.example.com/reports").body(String::new())?;
+//!     let response = client.oneshot(request).await?;
+//!     println!("the API answers {}", response.status());
+//!     Ok(())
+//! }
 //! ```
 //!
 //! - The token is asked for when the first request needs it, by one token request however many
@@ -147,6 +148,11 @@ mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod token;
+
+/// The README's programs compile.
+#[cfg(all(doctest, feature = "reqwest-middleware", feature = "rustls"))]
+#[doc = include_str!("../README.md")]
+mod readme {}
 
 pub use self::{
     builder::base::Builder,

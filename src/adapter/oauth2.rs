@@ -48,7 +48,7 @@ use oauth2::{
 use zeroize::Zeroizing;
 
 use crate::{
-    builder::Builder,
+    Builder,
     endpoint::{
         ClientAuthentication, Dialect, Transport, TransportRequestBody, TransportResponseBody,
         read_body,

@@ -61,7 +61,6 @@ mod env;
 mod policy;
 mod target;
 
-pub(crate) use self::base::Builder;
 pub use self::target::{
     ForCache, ForEndpoint, ForLayer, FromCache, FromEndpoint, FromSource, HasCache, MakesCache,
 };

@@ -198,7 +198,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        builder::{Builder, ForEndpoint},
+        Builder,
+        builder::ForEndpoint,
         credentials::{ClientCredentials, RotatingSecret},
         error::BoxError,
         token::Lifetime,
