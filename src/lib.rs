@@ -50,8 +50,9 @@
 //! | know why a 401 was not cured | [`NotReplaced`], in the response's extensions |
 //! | rotate secrets, or read them from elsewhere | [`credentials`] |
 //! | send requests with bodies of your own type | [`ReplayBody`] |
-//! | use it with reqwest, axum, tonic, oauth2 | the module `adapter`, by features |
-//! | know where timeouts, retries and the rest go | the page `layer_order` |
+//! | use it with reqwest, axum, tonic, oauth2 | [`adapter`](https://docs.rs/tower-oauth2-client-credentials/latest/tower_oauth2_client_credentials/adapter/), by features |
+//! | know where timeouts, retries and the rest go | the page [`layer_order`] |
+//! | give a token to a generated client, keep one between runs, and the like | the page [`recipes`] |
 //! | test your client | [`testing`](https://docs.rs/tower-oauth2-client-credentials/latest/tower_oauth2_client_credentials/testing/) (feature `testing`) |
 //!
 //! # A token's life
@@ -140,6 +141,8 @@ pub mod layer_order;
 mod local;
 mod mode;
 mod origin;
+#[cfg(any(doc, doctest))]
+pub mod recipes;
 mod replay;
 mod rules;
 mod service;

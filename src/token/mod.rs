@@ -1,5 +1,5 @@
 //! A token, from where it is fetched to where it is shared: [`TokenSource`] fetches one,
-//! [`TokenCache`] shares it, [`AccessToken`] is what comes out.
+//! [`TokenCache`] shares it, [`AccessToken`](crate::AccessToken) is what comes out.
 //!
 //! This folder knows neither token endpoints nor request bodies: a source may be anything that
 //! can produce a [`TokenResponse`].

@@ -11,6 +11,8 @@ use tower_oauth2_client_credentials::{
     token::{Attempt, BoxFuture},
 };
 
+use crate::tap::settle;
+
 struct Sealed;
 
 impl CredentialsProvider for Sealed {
@@ -92,3 +94,29 @@ async fn an_error_that_is_not_the_sources_says_which_client_too() {
 /// A source of any of these closures.
 type Answering = BoxFuture<'static, Result<TokenResponse, TokenError>>;
 type Source = Box<dyn Fn(Attempt) -> Answering + Send + Sync>;
+
+// A hook reports the header that was sent, also long after the token was replaced.
+#[tokio::test(start_paused = true)]
+async fn a_rejected_header_renews_its_own_token_and_no_other() {
+    let server = AuthorizationServer::new();
+    let cache = TokenCache::builder()
+        .token_url(server.token_url())
+        .transport(server.service())
+        .client_id("test-client")
+        .client_secret("test-secret")
+        .build()
+        .unwrap();
+    cache.rejected_header(&"Bearer nobody's".parse().unwrap());
+    let first = cache.token().await.unwrap();
+    for foreign in ["Bearer nobody's", "Basic bWU6bWU="] {
+        cache.rejected_header(&foreign.parse().unwrap());
+    }
+    assert_eq!(cache.token().await.unwrap().expose_secret(), first.expose_secret());
+
+    for _ in 0..3 {
+        cache.rejected_header(first.header());
+        settle().await;
+        assert_ne!(cache.token().await.unwrap().expose_secret(), first.expose_secret());
+    }
+    assert_eq!(server.requests(), 2, "the second and third say nothing of the current token");
+}
