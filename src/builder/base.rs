@@ -4,11 +4,10 @@ use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use super::{
     env,
-    target::{ForLayer, FromEndpoint, MakesCache},
+    target::{ForLayer, FromEndpoint},
 };
 use crate::{
     config_error::{ConfigError, shown},
-    error::server_text,
     token::{Settings, TokenCache, TokenSource},
 };
 
@@ -21,12 +20,18 @@ use crate::{
 /// says that it adds. A bad setting is reported when the client is built, the first one first.
 ///
 /// ```
-/// # use tower_oauth2_client_credentials::BoxError;
-/// # use http_body_util::Full;
-/// # type Request = http::Request<tower_oauth2_client_credentials::endpoint::TransportRequestBody>;
-/// # let http_client = tower::service_fn(|_: Request| async {
-/// #     Ok::<_, BoxError>(http::Response::new(Full::<bytes::Bytes>::default()))
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// # use tower_oauth2_client_credentials::{BoxError, endpoint::TransportRequestBody};
+/// # use http::{Request, Response};
+/// # let token_endpoint = tower::service_fn(|_: Request<TransportRequestBody>| async {
+/// #     let answer = r#"{"access_token":"t0k3n","token_type":"Bearer","expires_in":3600}"#;
+/// #     Ok::<_, BoxError>(Response::new(answer.to_owned()))
 /// # });
+/// # let http_client = tower::service_fn(|request: Request<String>| async move {
+/// #     assert_eq!(request.headers()["authorization"], "Bearer t0k3n");
+/// #     Ok::<_, BoxError>(Response::new(String::new()))
+/// # });
+/// use tower::{ServiceBuilder, ServiceExt};
 /// use tower_oauth2_client_credentials::Builder;
 ///
 /// let auth = Builder::new()
@@ -34,13 +39,18 @@ use crate::{
 ///     .client_id("my-service")
 ///     .client_secret("s3cr3t")
 ///     .scope("read:reports")
-///     .transport(http_client)
+///     .allowed_origin("https://api.example.com")
+/// #   .transport(token_endpoint)
 ///     .build()?;
+/// let client = ServiceBuilder::new().layer(auth).service(http_client);
+///
+/// let request = http::Request::get("https://api.example.com/reports").body(String::new())?;
+/// let response = client.oneshot(request).await?;
+/// assert!(response.status().is_success());
 ///
 /// let error = Builder::new().token_url("http://auth.example.com/").build().unwrap_err();
 /// assert_eq!(error.setting(), "token_url");
-/// # drop(auth);
-/// # Ok::<(), BoxError>(())
+/// # Ok::<(), BoxError>(()) }).unwrap();
 /// ```
 ///
 /// The parameters say what is built ([`ForLayer`] unless it is another) and where the tokens come
@@ -67,31 +77,6 @@ impl Builder {
     /// Starts to configure a layer with a token endpoint. Nothing is set yet.
     pub fn new() -> Self {
         Self::default()
-    }
-}
-
-impl<T, S: MakesCache> Builder<T, S> {
-    /// Names the client in errors, for programs that have several. Without a name, an error says the
-    /// client's id and the host of the token URL, or nothing for a source of your own.
-    ///
-    /// ```
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-    /// use tower_oauth2_client_credentials::{ErrorClass, TokenCache, TokenError, source_fn};
-    ///
-    /// let down = || TokenError::new(ErrorClass::Request, "no such tenant");
-    /// let source = source_fn(move |_| async move { Err(down()) });
-    /// let crm = TokenCache::builder_from(source).name("crm").build()?;
-    ///
-    /// let error = crm.token().await.unwrap_err();
-    /// assert_eq!(error.client(), Some("crm"));
-    /// assert_eq!(error.to_string(), "no such tenant [client crm]");
-    /// # Ok::<(), tower_oauth2_client_credentials::BoxError>(()) }).unwrap();
-    /// ```
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        let name = name.into();
-        self.check_text("name", &name);
-        self.shared.name = Some(server_text(&name).into());
-        self
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     base::Builder,
     target::{HasCache, MakesCache},
 };
-use crate::token::Warmth;
+use crate::{error::server_text, token::Warmth};
 
 /// # How a token is kept
 impl<T: HasCache, S: MakesCache> Builder<T, S> {
@@ -68,6 +68,32 @@ impl<T: HasCache, S: MakesCache> Builder<T, S> {
         if duration.is_zero() {
             self.fail(setting, "must be longer than zero");
         }
+    }
+}
+
+/// # Its name
+impl<T, S: MakesCache> Builder<T, S> {
+    /// Names the client in errors, for programs that have several. Without a name, an error says the
+    /// client's id and the host of the token URL, or nothing for a source of your own.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use tower_oauth2_client_credentials::{ErrorClass, TokenCache, TokenError, source_fn};
+    ///
+    /// let down = || TokenError::new(ErrorClass::Request, "no such tenant");
+    /// let source = source_fn(move |_| async move { Err(down()) });
+    /// let crm = TokenCache::builder_from(source).name("crm").build()?;
+    ///
+    /// let error = crm.token().await.unwrap_err();
+    /// assert_eq!(error.client(), Some("crm"));
+    /// assert_eq!(error.to_string(), "no such tenant [client crm]");
+    /// # Ok::<(), tower_oauth2_client_credentials::BoxError>(()) }).unwrap();
+    /// ```
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        self.check_text("name", &name);
+        self.shared.name = Some(server_text(&name).into());
+        self
     }
 }
 

@@ -45,13 +45,6 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self
     }
 
-    /// Lets the token URL be plain `http` to another machine. Whoever is on the way reads the
-    /// client's secret and the token, and can put in a token of their own.
-    pub fn dangerously_allow_insecure_token_url(mut self) -> Self {
-        self.source.insecure = Insecure::Anywhere;
-        self
-    }
-
     /// The client's id. Not empty, no control characters.
     pub fn client_id(mut self, id: impl Into<String>) -> Self {
         let id = id.into();
@@ -217,6 +210,13 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
     /// The same, for a [`Transport`] that is shared among clients or is no tower service.
     pub fn shared_transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.source.transport = Some(transport);
+        self
+    }
+
+    /// Lets the token URL be plain `http` to another machine. Whoever is on the way reads the
+    /// client's secret and the token, and can put in a token of their own.
+    pub fn dangerously_allow_insecure_token_url(mut self) -> Self {
+        self.source.insecure = Insecure::Anywhere;
         self
     }
 

@@ -53,12 +53,19 @@
 // A setting is checked where it is given if it can be judged alone; how settings go together, and
 // what is missing, is checked in `build`.
 
+// In the order that the page of `Builder` has its methods in: rustdoc keeps it.
 pub(crate) mod base;
-mod build;
-mod cache;
+
 mod endpoint;
-mod env;
+
 mod policy;
+
+mod cache;
+
+mod build;
+
+mod env;
+
 mod target;
 
 pub use self::target::{
