@@ -70,6 +70,8 @@ pub struct Shared {
     pub(super) attempt_timeout: Option<Duration>,
     pub(super) name: Option<Arc<str>>,
     pub(super) env_prefix: Option<String>,
+    /// Variables that are set and look like those of a setting.
+    pub(super) near_misses: Vec<(&'static str, String)>,
     error: Option<ConfigError>,
 }
 
@@ -115,6 +117,28 @@ impl Shared {
         match variable {
             Some(variable) => ConfigError::new(format!("{setting} ({variable})"), problem),
             None => ConfigError::new(setting, problem),
+        }
+    }
+
+    /// Makes the error of a setting that there must be.
+    pub(super) fn missing(&self, setting: &'static str) -> ConfigError {
+        let also = match setting {
+            "client_secret" => ", and neither is client_secret_file",
+            _ => "",
+        };
+        let near = match self.near_misses.iter().find(|(of, _)| *of == setting) {
+            Some((_, near)) => format!(" (is {near}, which is set, meant to be it?)"),
+            None => String::new(),
+        };
+        self.error_in(setting, format!("is not set{also}{near}"))
+    }
+
+    /// Fails if a setting that need not be there is not, and a variable looks like it: it would be
+    /// without effect.
+    pub(super) fn near_miss(&self, setting: &'static str) -> Result<(), ConfigError> {
+        match self.near_misses.iter().any(|(of, _)| *of == setting) {
+            true => Err(self.missing(setting)),
+            false => Ok(()),
         }
     }
 

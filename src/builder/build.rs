@@ -22,6 +22,9 @@ impl<S: sealed::Source> Builder<ForLayer, S> {
     /// Returns the first setting that is wrong or missing.
     pub fn build(mut self) -> Result<OAuthClientCredentialsLayer, ConfigError> {
         self.shared.first_error()?;
+        if !self.target.rules.origins.names_any() {
+            self.shared.near_miss("allowed_origin")?;
+        }
         let cache = self.source.into_cache(self.shared)?;
         Ok(OAuthClientCredentialsLayer::with_rules(&cache, self.target.rules))
     }

@@ -237,6 +237,15 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
 impl FromEndpoint {
     /// Makes the endpoint. No I/O: a file is not opened before the first token request.
     pub(super) fn into_endpoint(mut self, shared: &Shared) -> Result<TokenEndpoint, ConfigError> {
+        if self.scope.is_empty() {
+            shared.near_miss("scope")?;
+        }
+        if self.audience.is_none() {
+            shared.near_miss("audience")?;
+        }
+        if self.ca_files.is_empty() && self.ca_pem.is_empty() {
+            shared.near_miss("ca_file")?;
+        }
         let request = self.token_request(shared)?;
         let client = ClientLabel::new(shared.name.clone(), self.client_id.clone(), &request.url);
         let credentials = self.credentials_provider(shared)?;
@@ -247,9 +256,10 @@ impl FromEndpoint {
 
     fn token_request(&mut self, shared: &Shared) -> Result<TokenRequest, ConfigError> {
         let Some(text) = &self.token_url else {
-            return Err(shared.error_in("token_url", "is not set"));
+            return Err(shared.missing("token_url"));
         };
-        let url = url::parse(text, self.insecure)
+        // A space or a newline around it, of an environment file, is in nobody's URL.
+        let url = url::parse(text.trim_ascii(), self.insecure)
             .map_err(|problem| shared.error_in("token_url", problem))?;
 
         let mut dialect = std::mem::take(&mut self.dialect);
@@ -277,6 +287,13 @@ impl FromEndpoint {
                 let problem = format!("puts {} into the token request twice", shown(name));
                 return Err(shared.error_in(setting, problem));
             }
+        }
+        if let Some(audience) = request.dialect.needed_audience()
+            && !names.contains(&audience)
+        {
+            let problem = "is not set, and the provider's dialect needs one: the API's identifier, \
+                           in Auth0's words";
+            return Err(shared.error_in("audience", problem));
         }
         let headers = request.headers.0.iter().chain(request.dialect.fixed_headers());
         if let Some((name, _)) =
@@ -308,7 +325,7 @@ impl FromEndpoint {
             )),
             (None, secret, file) => {
                 let Some(id) = id else {
-                    return Err(shared.error_in("client_id", "is not set"));
+                    return Err(shared.missing("client_id"));
                 };
                 match (secret, file) {
                     (Some(mut secret), _) => {
@@ -318,10 +335,7 @@ impl FromEndpoint {
                         Err(shared.error_in("client_secret_file", "is empty"))
                     }
                     (None, Some(path)) => Ok(Arc::new(SecretFile::new(id, path))),
-                    (None, None) => Err(shared.error_in(
-                        "client_secret",
-                        "is not set, and neither is client_secret_file",
-                    )),
+                    (None, None) => Err(shared.missing("client_secret")),
                 }
             }
         }

@@ -23,6 +23,24 @@ const VARIABLES: [(&str, &str); 9] = [
     ("allowed_origin", "ALLOWED_ORIGINS"),
 ];
 
+/// Ends of names that are taken for those above, from other programs and libraries.
+const NEAR_MISSES: [(&str, &str); 14] = [
+    ("token_url", "TOKEN_ENDPOINT"),
+    ("token_url", "TOKEN_URI"),
+    ("token_url", "URL"),
+    ("client_id", "CLIENTID"),
+    ("client_id", "ID"),
+    ("client_secret", "CLIENTSECRET"),
+    ("client_secret", "SECRET"),
+    ("client_secret", "CLIENT_SECRET_PATH"),
+    ("scope", "SCOPES"),
+    ("audience", "AUD"),
+    ("audience", "AUDIENCES"),
+    ("ca_file", "CA_BUNDLE"),
+    ("ca_file", "CA_CERT"),
+    ("allowed_origin", "ALLOWED_ORIGIN"),
+];
+
 /// # From the environment
 impl Builder {
     /// Reads settings from the environment, to which others may be added.
@@ -78,6 +96,13 @@ fn from_lookup<T: AllowedOrigins>(
     let prefix = prefix.strip_suffix('_').unwrap_or(prefix);
     let mut builder = Builder::with(FromEndpoint::default());
     builder.shared.env_prefix = Some(prefix.to_owned());
+    for (setting, end) in NEAR_MISSES {
+        let name = name(prefix, end);
+        // Without a prefix, `URL` or `ID` may be anybody's.
+        if !prefix.is_empty() && lookup(&name).is_some_and(|value| !value.is_empty()) {
+            builder.shared.near_misses.push((setting, name));
+        }
+    }
     for (setting, _) in VARIABLES {
         let value = variable(prefix, setting).and_then(|name| lookup(&name));
         // An empty list of origins must not read as "every origin".
@@ -147,7 +172,11 @@ impl AllowedOrigins for ForCache {
 /// The name of the variable for `setting`, if it has one.
 pub(super) fn variable(prefix: &str, setting: &str) -> Option<String> {
     let (_, end) = VARIABLES.iter().find(|(known, _)| *known == setting)?;
-    Some(if prefix.is_empty() { (*end).to_owned() } else { format!("{prefix}_{end}") })
+    Some(name(prefix, end))
+}
+
+fn name(prefix: &str, end: &str) -> String {
+    if prefix.is_empty() { end.to_owned() } else { format!("{prefix}_{end}") }
 }
 
 #[cfg(test)]
@@ -270,6 +299,34 @@ mod tests {
             let said = format!("allowed_origin (OAUTH_ALLOWED_ORIGINS) {said}");
             assert!(problem.starts_with(&said), "{list:?}: {problem}");
         }
+    }
+
+    // OAUTH_SCOPES was set, and the token had no scope: a 403 from the API, hours later.
+    #[test]
+    fn a_variable_that_is_nearly_one_of_ours_is_named() {
+        for (variables, said) in [
+            (and(("OAUTH_SCOPES", "read")), "scope (OAUTH_SCOPE) is not set (is OAUTH_SCOPES,"),
+            (
+                and(("OAUTH_ALLOWED_ORIGIN", "https://a.example")),
+                "allowed_origin (OAUTH_ALLOWED_ORIGINS) is not set (is OAUTH_ALLOWED_ORIGIN,",
+            ),
+            (
+                vec![("OAUTH_TOKEN_ENDPOINT", "https://a.example/t")],
+                "token_url (OAUTH_TOKEN_URL) is not set (is OAUTH_TOKEN_ENDPOINT, which is set,",
+            ),
+        ] {
+            let problem = problem(&variables);
+            assert!(problem.starts_with(said), "{problem}");
+        }
+        // The right one is there as well, by variable or in the program.
+        let both = [and(("OAUTH_SCOPES", "x")), vec![("OAUTH_SCOPE", "read")]].concat();
+        assert!(from("OAUTH", &both).build().is_ok());
+        assert!(from("OAUTH", &and(("OAUTH_SCOPES", "x"))).scope("read").build().is_ok());
+        let origins = from("OAUTH", &and(("OAUTH_ALLOWED_ORIGIN", "x")));
+        assert!(origins.allowed_origin("https://a.example").build().is_ok());
+        let bare: Vec<_> =
+            ENOUGH.map(|(name, value)| (name.trim_start_matches("OAUTH_"), value)).to_vec();
+        assert!(from("", &[bare, vec![("SCOPES", "x")]].concat()).build().is_ok(), "not ours");
     }
 
     // A cache from the environment was shared by layers that sent the token everywhere.

@@ -79,6 +79,29 @@ fn good_settings_make_a_source() {
     assert!(!debug.contains("c4n4ry"), "{debug}");
 }
 
+// It was found by the first token request, or not at all: a template leaves a newline behind.
+#[test]
+fn space_around_a_token_url_is_not_part_of_it() {
+    for url in [" https://a.example/t", "https://a.example/t\n", "\thttps://a.example/t "] {
+        let debug = format!("{:?}", good().token_url(url).build().unwrap());
+        assert!(debug.contains(r#"path: "/t""#), "{debug}");
+    }
+    assert!(good().token_url("https://a.example/t t").build().is_err());
+}
+
+#[test]
+fn a_dialect_that_needs_an_audience_says_so_when_the_client_is_built() {
+    let error = good().dialect(Dialect::auth0()).build().unwrap_err();
+    assert_eq!(error.setting(), "audience");
+    assert!(error.to_string().starts_with("audience is not set, and the provider's"), "{error}");
+    let api = "https://api.example.com";
+    assert!(good().dialect(Dialect::auth0()).audience(api).build().is_ok());
+    assert!(good().dialect(Dialect::auth0()).param("audience", api).build().is_ok());
+    let renamed = Dialect::auth0().audience_field("api");
+    assert!(good().dialect(renamed.clone()).param("audience", api).build().is_err());
+    assert!(good().dialect(renamed).audience(api).build().is_ok());
+}
+
 #[test]
 fn client_authentication_counts_whether_it_is_set_before_the_dialect_or_after() {
     let post = ClientAuthentication::ClientSecretPost;

@@ -63,6 +63,7 @@ pub struct Dialect {
     pub(super) expires_in: Name,
     pub(super) granted_scope: Name,
     pub(super) headers: Headers,
+    needs_audience: bool,
 }
 
 /// A field's name; in the answer, one that begins with `/` is a JSON pointer.
@@ -119,11 +120,13 @@ impl Dialect {
             expires_in: Cow::Borrowed("expires_in"),
             granted_scope: Cow::Borrowed("scope"),
             headers: Headers::default(),
+            needs_audience: false,
         }
     }
 
     /// Auth0 and what is built on it (Probable Futures): a JSON body with `grant_type`,
-    /// `client_id`, `client_secret` and `audience`. Set the audience, Auth0 asks for one.
+    /// `client_id`, `client_secret` and `audience`, without which a client does not build. (A tenant
+    /// with a default audience needs none: spell the dialect out then.)
     ///
     /// ```
     /// use tower_oauth2_client_credentials::{
@@ -133,7 +136,8 @@ impl Dialect {
     ///
     /// let by_hand = Dialect::rfc6749()
     ///     .body(BodyEncoding::Json)
-    ///     .client_authentication(ClientAuthentication::ClientSecretPost);
+    ///     .client_authentication(ClientAuthentication::ClientSecretPost)
+    ///     .needs_audience();
     /// assert_eq!(by_hand, Dialect::auth0());
     /// ```
     #[must_use]
@@ -141,6 +145,7 @@ impl Dialect {
         Self::rfc6749()
             .body(BodyEncoding::Json)
             .client_authentication(ClientAuthentication::ClientSecretPost)
+            .needs_audience()
     }
 
     /// How the body is written.
@@ -199,6 +204,14 @@ impl Dialect {
         self
     }
 
+    /// Makes a client without an [`audience`](crate::Builder::audience) fail when it is built, for
+    /// providers that refuse each of its token requests.
+    #[must_use]
+    pub fn needs_audience(mut self) -> Self {
+        self.needs_audience = true;
+        self
+    }
+
     /// Names the request's field with the resources (RFC 8707), if there are any. Several are
     /// repeated in a form, and an array in JSON.
     #[must_use]
@@ -252,6 +265,11 @@ impl Dialect {
 }
 
 impl Dialect {
+    /// Returns the name of the audience's field, if the provider needs one.
+    pub(crate) fn needed_audience(&self) -> Option<&str> {
+        self.needs_audience.then_some(&*self.audience)
+    }
+
     pub(crate) fn fixed_headers(&self) -> &[(HeaderName, HeaderValue)] {
         &self.headers.0
     }
