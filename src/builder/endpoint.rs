@@ -18,10 +18,11 @@ use crate::{
     credentials::{ClientCredentials, CredentialsProvider, SecretFile, id_problem, secret_problem},
     endpoint::{
         ClientAuthentication, ClientLabel, Dialect, TokenEndpoint, TokenRequest, TowerTransport,
-        Transport, TransportRequestBody,
+        Transport, TransportRequestBody, connect,
         url::{self, Insecure},
     },
     error::BoxError,
+    origin,
 };
 
 /// Headers that follow from other settings or from the connection.
@@ -249,9 +250,13 @@ impl FromEndpoint {
         let request = self.token_request(shared)?;
         let client = ClientLabel::new(shared.name.clone(), self.client_id.clone(), &request.url);
         let credentials = self.credentials_provider(shared)?;
+        let host = request.url.host().unwrap_or_default();
+        let unused_proxy = (self.transport.is_none() && !origin::is_loopback(host))
+            .then(|| connect::unused_proxy(request.url.scheme_str(), |name| std::env::var_os(name)))
+            .flatten();
         let transport = self.token_transport(shared)?;
         let clock = shared.settings.clock.clone();
-        Ok(TokenEndpoint::new(request, credentials, transport, clock, client))
+        Ok(TokenEndpoint::new(request, credentials, transport, clock, client, unused_proxy))
     }
 
     fn token_request(&mut self, shared: &Shared) -> Result<TokenRequest, ConfigError> {

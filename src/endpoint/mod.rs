@@ -32,6 +32,7 @@
 mod body;
 mod client_authentication;
 mod client_label;
+pub(crate) mod connect;
 pub(crate) mod dialect;
 mod encode;
 mod json;
@@ -89,6 +90,8 @@ struct Inner {
     transport: Arc<dyn Transport>,
     clock: Clock,
     client: ClientLabel,
+    /// The variable of a proxy that the transport does not use.
+    unused_proxy: Option<&'static str>,
 }
 
 impl TokenEndpoint {
@@ -98,8 +101,10 @@ impl TokenEndpoint {
         transport: Arc<dyn Transport>,
         clock: Clock,
         client: ClientLabel,
+        unused_proxy: Option<&'static str>,
     ) -> Self {
-        Self { inner: Arc::new(Inner { request, credentials, transport, clock, client }) }
+        let inner = Inner { request, credentials, transport, clock, client, unused_proxy };
+        Self { inner: Arc::new(inner) }
     }
 }
 
@@ -157,7 +162,11 @@ impl Inner {
             );
         }
         let response = self.transport.send(request).await.map_err(|error| {
-            transient("no answer came from the token endpoint").with_source(error)
+            let failed = transient("no answer came from the token endpoint");
+            match connect::advice(&error, self.unused_proxy) {
+                Some(advice) => failed.with_advice(advice).with_source(error),
+                None => failed.with_source(error),
+            }
         })?;
         let (parts, body) = response.into_parts();
         let asked = response::Asked { request: &self.request, credentials };
