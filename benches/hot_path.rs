@@ -241,7 +241,7 @@ fn run(variant: &str, rounds: u64) {
         }
         "watch" => drive(&mut layer().never_replay().layer(Inner), rounds),
         "watch-listed" => {
-            let builder = Builder::from_cache(&cache(TOKEN_LENGTH));
+            let builder = Builder::from_cache(cache(TOKEN_LENGTH));
             let layer = builder.allowed_origin("https://api.example.com").build().expect("a layer");
             drive(&mut layer.never_replay().layer(Inner), rounds);
         }

@@ -33,7 +33,7 @@ async fn main() -> Result<(), BoxError> {
     };
 
     // The oauth2 crate's own call, over our transport.
-    let http_client = HttpClient::new(Arc::new(RustlsTransport::new(Vec::new(), Vec::new())));
+    let http_client = HttpClient::new(Arc::new(RustlsTransport::new()));
     let token = request().request_async(&http_client).await?;
     println!("the oauth2 crate has a token for {:?}", token.expires_in());
 

@@ -18,6 +18,7 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_oauth2_client_credentials::{
     AccessToken, Builder, Dialect, OAuthClientCredentialsLayer,
+    endpoint::preset,
     testing::{Answer, AuthorizationServer, Flavor, ProtectedApi, TokenRequest},
 };
 
@@ -106,7 +107,7 @@ fn providers() -> [Provider; 5] {
             name: "Podero",
             flavor: Flavor::Podero,
             // The token URL ends with a slash.
-            configure: |builder| builder.dialect(Dialect::podero()),
+            configure: |builder| builder.dialect(preset::podero()),
             sends: "POST /oauth2/token/ · application/json · no-cache · Basic *** · \
                     {\"grant_type\":\"client_credentials\"}",
             gets: "Bearer, 36000 s, scope read write",
@@ -116,7 +117,7 @@ fn providers() -> [Provider; 5] {
             flavor: Flavor::Dadi,
             // Its documentation has plain http. Past loopback that must be asked for by name:
             // `dangerously_allow_insecure_token_url` and `dangerously_allow_plain_http`.
-            configure: |builder| builder.dialect(Dialect::dadi()),
+            configure: |builder| builder.dialect(preset::dadi()),
             sends: "POST /token · application/json · \
                     {\"clientId\":\"my-service\",\"secret\":\"***\"}",
             gets: "Bearer, 1800 s",

@@ -63,7 +63,7 @@ async fn main() -> Result<(), BoxError> {
     let answer = client.check(HealthCheckRequest::default()).await?;
     println!("status {}", answer.into_inner().status);
     // Another client has fetched a token: the server has forgotten ours.
-    builder().build_cache()?.token().await?;
+    builder().build()?.cache().token().await?;
     let answer = client.check(HealthCheckRequest::default()).await?;
     println!("status {} after UNAUTHENTICATED and one replay", answer.into_inner().status);
 

@@ -40,6 +40,7 @@ const MAX_SERVER_TEXT: usize = 256;
 pub struct TokenError {
     inner: Arc<Inner>,
     retry_at: Option<SystemTime>,
+    client: Option<Arc<str>>,
 }
 
 #[derive(Clone)]
@@ -87,6 +88,8 @@ pub enum ErrorClass {
     Budget,
     /// The request's target may not have the token: another origin, or plain HTTP.
     Origin,
+    /// The request has no room for the `Authorization` header: [`http::HeaderMap`] holds 32,768.
+    Headers,
     /// The renewal was cut short: its task panicked or was aborted, its runtime was shut down, or
     /// there is none. Not remembered.
     Interrupted,
@@ -104,6 +107,7 @@ impl ErrorClass {
             Self::Malformed => "malformed",
             Self::Budget => "budget",
             Self::Origin => "origin",
+            Self::Headers => "headers",
             Self::Interrupted => "interrupted",
         }
     }
@@ -135,6 +139,7 @@ impl TokenError {
                 source: None,
             }),
             retry_at: None,
+            client: None,
         }
     }
 
@@ -191,7 +196,13 @@ impl TokenError {
     }
 
     pub(crate) fn with_retry_at(&self, at: SystemTime) -> Self {
-        Self { inner: Arc::clone(&self.inner), retry_at: Some(at) }
+        Self { retry_at: Some(at), ..self.clone() }
+    }
+
+    /// Says which client the error is of, unless it says so already.
+    pub(crate) fn or_client(mut self, client: impl FnOnce() -> Arc<str>) -> Self {
+        self.client.get_or_insert_with(client);
+        self
     }
 
     fn change(mut self, change: impl FnOnce(&mut Inner)) -> Self {
@@ -247,6 +258,15 @@ impl TokenError {
         self.inner.retry_after
     }
 
+    /// Returns which client has no token: the name that
+    /// [`Builder::name`](crate::Builder::name) gives it, or its id and the host of its token URL, as
+    /// in `my-service at auth.example.com`. `None` for an error that is of no client, or of one with
+    /// a [`TokenSource`](crate::TokenSource) of your own and no name.
+    #[must_use]
+    pub fn client(&self) -> Option<&str> {
+        self.client.as_deref()
+    }
+
     /// When a token will be asked for again. Until then calls without a usable token fail with
     /// this error at once, without I/O. `None`: the next call asks.
     #[must_use]
@@ -280,6 +300,9 @@ impl fmt::Display for TokenError {
         if let Some(description) = &inner.oauth_error_description {
             write!(f, ": {description}")?;
         }
+        if let Some(client) = &self.client {
+            write!(f, " [client {client}]")?;
+        }
         if let Some(advice) = &inner.advice {
             write!(f, " ({advice})")?;
         }
@@ -292,6 +315,9 @@ impl fmt::Debug for TokenError {
         let inner = &*self.inner;
         let mut out = f.debug_struct("TokenError");
         out.field("class", &inner.class).field("message", &inner.message);
+        if let Some(client) = &self.client {
+            out.field("client", client);
+        }
         if let Some(advice) = &inner.advice {
             out.field("advice", advice);
         }
@@ -364,6 +390,7 @@ mod tests {
             (ErrorClass::Malformed, false, false, false),
             (ErrorClass::Budget, false, false, true),
             (ErrorClass::Origin, false, false, false),
+            (ErrorClass::Headers, false, false, false),
             (ErrorClass::Interrupted, false, false, false),
         ] {
             let error = TokenError::new(class, "x");

@@ -5,8 +5,6 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 use tower_layer::Layer;
 
 use crate::{
-    builder::Builder,
-    config_error::ConfigError,
     mode::{self, NeverReplay, Replay},
     rules::Rules,
     service::OAuthClientCredentials,
@@ -29,7 +27,7 @@ use crate::{
 /// // Tokens may come from anywhere; `builder()` asks an OAuth2 token endpoint for them.
 /// let cache = TokenCache::new(source_fn(|_| async { TokenResponse::bearer("t0k3n") }));
 /// let mut client = ServiceBuilder::new()
-///     .layer(OAuthClientCredentialsLayer::from_cache(&cache))
+///     .layer(OAuthClientCredentialsLayer::from_cache(cache))
 ///     .service_fn(|request: http::Request<Empty<Bytes>>| async move {
 ///         assert_eq!(request.headers()["authorization"], "Bearer t0k3n");
 ///         Ok::<_, std::io::Error>(http::Response::new(Empty::<Bytes>::new()))
@@ -47,30 +45,15 @@ pub struct OAuthClientCredentialsLayer<M = Replay> {
 }
 
 impl OAuthClientCredentialsLayer {
-    /// Starts to configure a layer: see [`Builder`].
-    pub fn builder() -> Builder {
-        Builder::new()
-    }
-
-    /// A layer with the token of `cache` and the default rules.
+    /// Makes a layer with the token of `cache` and the default settings.
     ///
     /// Rules do not come with a cache, the allowed origins among them: every `https` origin may have
     /// the token, whatever was set where the cache was made. To say who may, build the layer by
-    /// `Builder::from_cache(&cache).allowed_origin(..)`: see [`Builder::from_cache`].
+    /// `Builder::from_cache(cache).allowed_origin(..)`: see
+    /// [`Builder::from_cache`](crate::Builder::from_cache).
     #[must_use]
-    pub fn from_cache(cache: &TokenCache) -> Self {
-        Self::with_rules(cache, Rules::default())
-    }
-
-    /// A layer that puts a static id and secret on every request by HTTP Basic (RFC 7617), for APIs
-    /// that take them in place of a token. There is no token endpoint.
-    ///
-    /// # Errors
-    ///
-    /// A [`ConfigError`] if both are empty or either is blank, or if RFC 7617 forbids it: a colon in
-    /// the id, a control character in either.
-    pub fn basic(id: &str, secret: &str) -> Result<Self, ConfigError> {
-        Builder::basic(id, secret).build()
+    pub fn from_cache(cache: TokenCache) -> Self {
+        Self::with_rules(&cache, Rules::default())
     }
 
     pub(crate) fn with_rules(cache: &TokenCache, rules: Rules) -> Self {
@@ -89,11 +72,11 @@ impl OAuthClientCredentialsLayer {
 }
 
 impl<M> OAuthClientCredentialsLayer<M> {
-    /// The token of this layer, to be shared with other clients.
+    /// Returns the cache of this layer's token, to be shared with other clients.
     ///
     /// The rules stay behind, the allowed origins among them: a layer that is made of the cache lets
     /// every `https` origin have the token, unless it is built by
-    /// `Builder::from_cache(&cache).allowed_origin(..)`. Who takes the token from the cache decides
+    /// `Builder::from_cache(cache).allowed_origin(..)`. Who takes the token from the cache decides
     /// where it goes.
     #[must_use]
     pub fn cache(&self) -> TokenCache {

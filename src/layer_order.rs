@@ -10,7 +10,7 @@
 //! # use bytes::Bytes;
 //! # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 //! # let cache = TokenCache::new(source_fn(|_| async { TokenResponse::bearer("t0k3n") }));
-//! # let auth = OAuthClientCredentialsLayer::from_cache(&cache);
+//! # let auth = OAuthClientCredentialsLayer::from_cache(cache);
 //! # #[derive(Clone)] struct RetryPolicy;
 //! # impl<R, E> tower::retry::Policy<http::Request<Empty<Bytes>>, R, E> for RetryPolicy {
 //! #     type Future = std::future::Ready<()>;

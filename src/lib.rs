@@ -1,29 +1,33 @@
 //! A tower layer for services that call an API with OAuth2 client credentials (RFC 6749 section
 //! 4.4): every request carries a valid access token.
 //!
-//! ```
-//! # use tower_oauth2_client_credentials::BoxError;
-//! # use http_body_util::Full;
-//! # type Request = http::Request<Full<bytes::Bytes>>;
-//! # let http_client = tower::service_fn(|_: Request| async {
-//! #     Ok::<_, BoxError>(http::Response::new(Full::<bytes::Bytes>::default()))
-//! # });
-//! # let token_client = http_client.clone();
-//! # let secret = "s3cr3t";
-//! use tower::ServiceBuilder;
+//! ```no_run
+//! use hyper_rustls::HttpsConnectorBuilder;
+//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use tower::{ServiceBuilder, ServiceExt};
 //! use tower_oauth2_client_credentials::OAuthClientCredentialsLayer;
 //!
-//! let auth = OAuthClientCredentialsLayer::builder()
-//!     .token_url("https://auth.example.com/oauth/token")
-//!     .client_id("my-service")
-//!     .client_secret(secret)
-//!     .scope("read:reports")
-//!     .allowed_origin("https://api.example.com") // nobody else gets the token
-//! #   .transport(token_client)
-//!     .build()?; // checks the configuration; no I/O
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//!     let secret = std::env::var("CLIENT_SECRET")?;
+//!     let https = HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1();
+//!     let http_client = Client::builder(TokioExecutor::new()).build(https.build());
 //!
-//! let client = ServiceBuilder::new().layer(auth).service(http_client);
-//! # Ok::<(), BoxError>(())
+//!     let auth = OAuthClientCredentialsLayer::builder()
+//!         .token_url("https://auth.example.com/oauth/token")
+//!         .client_id("my-service")
+//!         .client_secret(secret)
+//!         .scope("read:reports")
+//!         .allowed_origin("https://api.example.com") // nobody else gets the token
+//!         .build()?; // checks the configuration; no I/O
+//!
+//!     let client = ServiceBuilder::new().layer(auth).service(http_client);
+//!
+//!     let request = http::Request::get("https://api.example.com/reports").body(String::new())?;
+//!     let response = client.oneshot(request).await?;
+//!     println!("the API answers {}", response.status());
+//!     Ok(())
+//! }
 //! ```
 //!
 //! - The token is asked for when the first request needs it, by one token request however many
@@ -46,8 +50,9 @@
 //! | know why a 401 was not cured | [`NotReplaced`], in the response's extensions |
 //! | rotate secrets, or read them from elsewhere | [`credentials`] |
 //! | send requests with bodies of your own type | [`ReplayBody`] |
-//! | use it with reqwest, axum, tonic, oauth2 | the module `adapter`, by features |
-//! | know where timeouts, retries and the rest go | the page `layer_order` |
+//! | use it with reqwest, axum, tonic, oauth2 | [`adapter`](https://docs.rs/tower-oauth2-client-credentials/latest/tower_oauth2_client_credentials/adapter/), by features |
+//! | know where timeouts, retries and the rest go | the page [`layer_order`] |
+//! | give a token to a generated client, keep one between runs, and the like | the page [`recipes`] |
 //! | test your client | [`testing`](https://docs.rs/tower-oauth2-client-credentials/latest/tower_oauth2_client_credentials/testing/) (feature `testing`) |
 //!
 //! # A token's life
@@ -120,7 +125,7 @@
     feature = "tonic"
 ))]
 pub mod adapter;
-mod builder;
+pub mod builder;
 mod challenge;
 mod clock;
 mod config_error;
@@ -135,6 +140,8 @@ mod layer;
 pub mod layer_order;
 mod mode;
 mod origin;
+#[cfg(any(doc, doctest))]
+pub mod recipes;
 mod replay;
 mod rules;
 mod service;
@@ -144,10 +151,15 @@ mod telemetry;
 pub mod testing;
 pub mod token;
 
+/// The README's programs compile.
+#[cfg(all(doctest, feature = "reqwest-middleware", feature = "rustls"))]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 pub use self::{
-    builder::Builder,
+    builder::base::Builder,
     config_error::ConfigError,
-    endpoint::{Dialect, TokenEndpoint},
+    endpoint::dialect::Dialect,
     error::{BoxError, ErrorClass, TokenError},
     future::ResponseFuture,
     layer::OAuthClientCredentialsLayer,
@@ -155,5 +167,10 @@ pub use self::{
     origin::{Origin, OriginError},
     replay::ReplayBody,
     service::OAuthClientCredentials,
-    token::{AccessToken, NotReplaced, TokenCache, TokenResponse, TokenSource, source_fn},
+    token::{
+        cache::TokenCache,
+        replacement::NotReplaced,
+        snapshot::AccessToken,
+        source::{TokenResponse, TokenSource, source_fn},
+    },
 };

@@ -56,7 +56,7 @@ async fn ten_mebibytes_that_get_a_401_hold_no_more_than_the_limit() {
     let before = Arc::new(AtomicIsize::new(0));
     let start = Arc::clone(&before);
     let client = ServiceBuilder::new()
-        .layer(Builder::from_cache(&cache).replay_limit(LIMIT).build().unwrap())
+        .layer(Builder::from_cache(cache.clone()).replay_limit(LIMIT).build().unwrap())
         .service_fn(move |request: Request<UnsyncBoxBody<Bytes, Infallible>>| {
             let (seen, read, start) = (Arc::clone(&seen), Arc::clone(&read), Arc::clone(&start));
             async move {

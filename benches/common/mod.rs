@@ -43,7 +43,7 @@ pub(crate) fn cache(length: usize) -> TokenCache {
 
 /// A layer whose token is at hand.
 pub(crate) fn layer() -> OAuthClientCredentialsLayer {
-    OAuthClientCredentialsLayer::from_cache(&cache(TOKEN_LENGTH))
+    OAuthClientCredentialsLayer::from_cache(cache(TOKEN_LENGTH))
 }
 
 /// tower's way to the same: a fixed header, and a clone of each request for a second try.

@@ -84,7 +84,8 @@ impl IntoResponse for TokenError {
             ErrorClass::Credentials
             | ErrorClass::Request
             | ErrorClass::Malformed
-            | ErrorClass::Origin => false,
+            | ErrorClass::Origin
+            | ErrorClass::Headers => false,
         };
         let mut response =
             if passes { unavailable(self.retry_at()) } else { plain(StatusCode::BAD_GATEWAY) };

@@ -27,7 +27,7 @@
 //! A token request of ours then is the one that the oauth2 crate makes, with the same parameters.
 //! With one exception: in HTTP Basic, that crate writes a blank as `+`, we as `%20`, which servers
 //! read as a blank whether they decode percent-encoding or forms; `*` and `~` differ as well, and are
-//! decoded alike by both. (`basic_encoding` of a [`Dialect`] has another way.)
+//! decoded alike by both. (`client_secret_basic_raw` is another way.)
 //!
 //! A parameter that is there twice, which that crate sends twice, is an error when the layer is built:
 //! RFC 6749 section 3.2 forbids it. `resource` may be repeated (RFC 8707).
@@ -38,17 +38,17 @@
 
 use std::{collections::HashSet, fmt, io, sync::Arc};
 
+use bytes::Bytes;
 use http::{Request, Response, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use oauth2::{
     AsyncHttpClient, ClientCredentialsTokenRequest, ErrorResponse, HttpRequest, HttpResponse,
     TokenResponse,
 };
-use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::{
-    builder::Builder,
+    Builder,
     endpoint::{
         ClientAuthentication, Dialect, Transport, TransportRequestBody, TransportResponseBody,
         read_body,
@@ -87,16 +87,16 @@ fn settings(request: HttpRequest) -> Builder {
     let basic = parts.headers.get(header::AUTHORIZATION).and_then(basic_credentials);
     let authentication = match basic {
         Some((id, secret)) => {
-            builder = builder.client_id(id).client_secret(secret);
-            ClientAuthentication::Basic
+            builder = builder.client_id(id).client_secret(secret.as_str());
+            ClientAuthentication::ClientSecretBasic
         }
-        None => ClientAuthentication::Body,
+        None => ClientAuthentication::ClientSecretPost,
     };
     let mut names = HashSet::new();
     for (name, value) in form_pairs(&body) {
         // A second one of a name would replace the first. As a parameter, `build` refuses it.
         let is_first = names.insert(name.to_string());
-        let is_client = is_first && authentication == ClientAuthentication::Body;
+        let is_client = is_first && authentication == ClientAuthentication::ClientSecretPost;
         builder = match name.as_str() {
             "resource" => builder.resource(value.as_str()),
             "grant_type" if is_first => builder,
@@ -113,7 +113,7 @@ fn settings(request: HttpRequest) -> Builder {
 type Text = Zeroizing<String>;
 
 /// Id and secret of HTTP Basic, which are encoded as in a form (RFC 6749 section 2.3.1).
-fn basic_credentials(line: &http::HeaderValue) -> Option<(String, SecretString)> {
+fn basic_credentials(line: &http::HeaderValue) -> Option<(String, Zeroizing<String>)> {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
 
     let encoded = line.as_bytes().strip_prefix(b"Basic ")?;
@@ -121,7 +121,7 @@ fn basic_credentials(line: &http::HeaderValue) -> Option<(String, SecretString)>
     let colon = pair.iter().position(|byte| *byte == b':')?;
     let (id, secret) = pair.split_at(colon);
     let secret = form_decoded(secret.get(1..)?);
-    Some((form_decoded(id).to_string(), SecretString::from(secret.as_str())))
+    Some((form_decoded(id).to_string(), secret))
 }
 
 fn form_pairs(body: &[u8]) -> impl Iterator<Item = (Text, Text)> {
@@ -191,11 +191,9 @@ where
     ) -> BoxFuture<'a, Result<Response<TransportResponseBody>, BoxError>> {
         Box::pin(async move {
             let (parts, body) = request.into_parts();
-            // It is ready at once, and cannot fail.
-            let body = body.collect().await.map(|body| body.to_bytes().to_vec());
-            let body = body.unwrap_or_else(|never| match never {});
+            let body = body.into_bytes().to_vec();
             let response = self.client.call(Request::from_parts(parts, body)).await?;
-            Ok(response.map(|body| Full::from(body).map_err(|never| match never {}).boxed_unsync()))
+            Ok(response.map(|body| TransportResponseBody::new(Full::<Bytes>::from(body))))
         })
     }
 }
@@ -229,8 +227,8 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
 
     fn call(&'c self, request: HttpRequest) -> Self::Future {
         Box::pin(async move {
-            let request =
-                request.map(|body| Full::from(bytes::Bytes::from_owner(Zeroizing::new(body))));
+            let request = request
+                .map(|body| TransportRequestBody::new(Bytes::from_owner(Zeroizing::new(body))));
             let response = self.transport.send(request).await.map_err(|error| {
                 TokenError::new(ErrorClass::Transient, "the server could not be reached")
                     .with_source(error)

@@ -12,7 +12,7 @@
 //! };
 //!
 //! # let cache = TokenCache::new(source_fn(|_| async { TokenResponse::bearer("t0k3n") }));
-//! # let auth = OAuthClientCredentialsLayer::from_cache(&cache);
+//! # let auth = OAuthClientCredentialsLayer::from_cache(cache);
 //! // `auth` is made by `OAuthClientCredentialsLayer::builder()`.
 //! let http = reqwest::Client::new();
 //! let mut client = ServiceBuilder::new().layer(auth).service(ReqwestService::new(http.clone()));
@@ -301,13 +301,13 @@ impl Service<Request<TransportRequestBody>> for ReqwestTransport {
 
     fn call(&mut self, request: Request<TransportRequestBody>) -> Self::Future {
         // In memory, so that reqwest can send it again on a connection that was closed meanwhile.
-        let answer = self.service.call(request.map(|body| in_memory(body).into()));
+        let answer = self.service.call(request.map(|body| body.into_bytes().into()));
         Box::pin(
             // Without the URL, whose query may be secret.
             async move {
                 let answer = answer.await.map_err(reqwest::Error::without_url)?;
-                let without_url = |error: reqwest::Error| error.without_url().into();
-                Ok(answer.map(|body| body.map_err(without_url).boxed_unsync()))
+                let without_url = |body: Body| body.map_err(reqwest::Error::without_url);
+                Ok(answer.map(|body| TransportResponseBody::new(without_url(body))))
             },
         )
     }

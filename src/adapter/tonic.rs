@@ -8,7 +8,7 @@
 //! use tower_oauth2_client_credentials::{OAuthClientCredentialsLayer, adapter::tonic::StatusLayer};
 //!
 //! # let cache = TokenCache::new(source_fn(|_| async { TokenResponse::bearer("t0k3n") }));
-//! # let auth = OAuthClientCredentialsLayer::from_cache(&cache);
+//! # let auth = OAuthClientCredentialsLayer::from_cache(cache);
 //! // `auth` is made by `OAuthClientCredentialsLayer::builder()`.
 //! let channel = tonic::transport::Endpoint::from_static("http://localhost:1").connect_lazy();
 //! let channel = ServiceBuilder::new().layer(StatusLayer::new()).layer(auth).service(channel);
@@ -60,7 +60,8 @@ use crate::{
 };
 
 /// `UNAVAILABLE` if it may pass, `UNAUTHENTICATED` if the authorization server refuses, and
-/// `FAILED_PRECONDITION` if the request's target may not have the token.
+/// `FAILED_PRECONDITION` if the request's target may not have the token, or the request has no room
+/// for it.
 ///
 /// The message says no more than the class: a server that calls another one and hands the status
 /// on would show it to its own caller. The error itself is the [source](std::error::Error::source).
@@ -68,7 +69,7 @@ impl From<TokenError> for Status {
     fn from(error: TokenError) -> Self {
         let code = match error.class() {
             ErrorClass::Credentials | ErrorClass::Request => Code::Unauthenticated,
-            ErrorClass::Origin => Code::FailedPrecondition,
+            ErrorClass::Origin | ErrorClass::Headers => Code::FailedPrecondition,
             _ => Code::Unavailable,
         };
         let mut status = Self::new(code, format!("no access token ({})", error.class()));
@@ -160,7 +161,7 @@ fn with_status(error: impl Into<BoxError>) -> BoxError {
 /// use tonic::service::Interceptor;
 /// use tower_oauth2_client_credentials::adapter::tonic::TokenInterceptor;
 ///
-/// // `cache` is made by `Builder::build_cache`, or is the `cache()` of a layer.
+/// // `cache` is made by `TokenCache::builder`, or is the `cache()` of a layer.
 /// let mut interceptor = TokenInterceptor::new(cache.clone());
 /// let empty = interceptor.call(tonic::Request::new(())).unwrap_err();
 /// assert_eq!(empty.code(), tonic::Code::Unavailable);

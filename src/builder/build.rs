@@ -1,160 +1,147 @@
-//! From settings to a [`TokenEndpoint`]: what must be there, and what does not go together.
+//! The ways to start a [`Builder`], and `build` for each target.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
-use super::{Builder, RESERVED_HEADERS, client::Origin};
-#[cfg(feature = "rustls")]
-use crate::endpoint::RustlsTransport;
+use super::{
+    base::Builder,
+    target::{ForCache, ForEndpoint, ForLayer, FromCache, FromEndpoint, FromSource, sealed},
+};
 use crate::{
-    config_error::{ConfigError, shown},
-    credentials::{ClientCredentials, CredentialsProvider, SecretFile},
-    endpoint::{TokenEndpoint, TokenRequest, Transport, url},
+    config_error::ConfigError,
+    endpoint::TokenEndpoint,
+    error::{ErrorClass, TokenError},
+    layer::OAuthClientCredentialsLayer,
+    token::{TokenCache, TokenResponse, TokenSource, source_fn},
 };
 
-impl Builder {
-    /// Checks the settings and makes the source of tokens. No I/O: a file is not opened before
-    /// the first token is asked for.
+impl<S: sealed::Source> Builder<ForLayer, S> {
+    /// Checks the settings and makes the layer. No I/O.
     ///
     /// # Errors
     ///
-    /// The first setting that is wrong or missing. Settings of the cache and rules of the layer are
-    /// wrong here: a source has neither. They belong on [`Builder::from_source`], to which it is
-    /// given.
-    pub fn build_source(mut self) -> Result<TokenEndpoint, ConfigError> {
-        self.first_error()?;
-        if let Some(name) = self.origin.as_ref().map(Origin::name) {
-            return Err(self.error_in(name, "is not a token endpoint"));
+    /// Returns the first setting that is wrong or missing.
+    pub fn build(mut self) -> Result<OAuthClientCredentialsLayer, ConfigError> {
+        self.shared.first_error()?;
+        if !self.target.rules.origins.names_any() {
+            self.shared.near_miss("allowed_origin")?;
         }
-        self.refuse_rules("a source has none: set it on `Builder::from_source(source)`")?;
-        // The endpoint reads the clock, too.
-        if let Some(setting) = self.cache_settings.iter().find(|setting| **setting != "clock") {
-            let problem = "is for the cache, and a source has none: set it on \
-                           `Builder::from_source(source)`";
-            return Err(self.error_in(setting, problem));
-        }
-        self.endpoint()
-    }
-
-    /// The source, whatever else is made of it.
-    pub(super) fn endpoint(mut self) -> Result<TokenEndpoint, ConfigError> {
-        let request = self.token_request()?;
-        let credentials = self.credentials_provider()?;
-        let transport = self.token_transport()?;
-        Ok(TokenEndpoint::new(request, credentials, transport, self.settings.clock))
-    }
-
-    fn token_request(&mut self) -> Result<TokenRequest, ConfigError> {
-        let Some(text) = &self.token_url else {
-            return Err(self.error_in("token_url", "is not set"));
-        };
-        let url = url::parse(text, self.insecure)
-            .map_err(|problem| self.error_in("token_url", problem))?;
-
-        let mut request = TokenRequest::new(url, self.dialect.take().unwrap_or_default());
-        request.scope = (!self.scope.is_empty()).then(|| self.scope.join(" "));
-        request.audience = self.audience.take();
-        request.resources = std::mem::take(&mut self.resources);
-        request.params = std::mem::take(&mut self.params);
-        request.headers = std::mem::take(&mut self.headers);
-
-        let names = request.field_names();
-        for (at, name) in names.iter().enumerate() {
-            if name.is_empty() {
-                return Err(self.error_in("dialect", "has a field with an empty name"));
-            }
-            if names.iter().take(at).any(|earlier| earlier == name) {
-                let setting = if request.params.iter().any(|(param, _)| param == name) {
-                    "param"
-                } else {
-                    "dialect"
-                };
-                let problem = format!("puts {} into the token request twice", shown(name));
-                return Err(self.error_in(setting, problem));
-            }
-        }
-        let headers = request.headers.0.iter().chain(request.dialect.fixed_headers());
-        if let Some((name, _)) =
-            headers.into_iter().find(|(name, _)| RESERVED_HEADERS.contains(name))
-        {
-            return Err(self.error_in(
-                "header",
-                format!("{name} must not be set: it follows from other settings"),
-            ));
-        }
-        Ok(request)
-    }
-
-    fn credentials_provider(&mut self) -> Result<Arc<dyn CredentialsProvider>, ConfigError> {
-        let id = self.client_id.take();
-        match (self.credentials.take(), self.client_secret.take(), self.client_secret_file.take()) {
-            (Some(provider), None, None) if id.is_none() => Ok(provider),
-            (Some(_), ..) => Err(self.error_in(
-                "credentials",
-                "cannot be set together with client_id, client_secret or client_secret_file: leave \
-                 out one or the other",
-            )),
-            (None, Some(_), Some(_)) => Err(self.error_in(
-                "client_secret",
-                "and client_secret_file are both set: which one is right?",
-            )),
-            (None, secret, file) => {
-                let Some(id) = id else {
-                    return Err(self.error_in("client_id", "is not set"));
-                };
-                match (secret, file) {
-                    (Some(secret), _) => Ok(Arc::new(ClientCredentials::new(id, secret))),
-                    (None, Some(path)) if path.as_os_str().is_empty() => {
-                        Err(self.error_in("client_secret_file", "is empty"))
-                    }
-                    (None, Some(path)) => Ok(Arc::new(SecretFile::new(id, path))),
-                    (None, None) => Err(self.error_in(
-                        "client_secret",
-                        "is not set, and neither is client_secret_file",
-                    )),
-                }
-            }
-        }
-    }
-
-    fn token_transport(&mut self) -> Result<Arc<dyn Transport>, ConfigError> {
-        let files = std::mem::take(&mut self.ca_files);
-        let pem = std::mem::take(&mut self.ca_pem);
-        match self.transport.take() {
-            None => default_transport(files, pem),
-            Some(transport) if files.is_empty() && pem.is_empty() => Ok(transport),
-            Some(_) => {
-                let setting = if files.is_empty() { "ca_pem" } else { "ca_file" };
-                let problem = "is for the default transport, but another transport is set";
-                Err(self.error_in(setting, problem))
-            }
-        }
+        let cache = self.source.into_cache(self.shared)?;
+        Ok(OAuthClientCredentialsLayer::with_rules(&cache, self.target.rules))
     }
 }
 
-/// The one place where the default transport is plugged in: `endpoint::rustls`, with feature
-/// `rustls`.
-///
-/// A file is read when the first token is asked for; a text in memory can be judged now.
-#[cfg(feature = "rustls")]
-fn default_transport(
-    ca_files: Vec<PathBuf>,
-    ca_pem: Vec<Vec<u8>>,
-) -> Result<Arc<dyn Transport>, ConfigError> {
-    for (index, pem) in ca_pem.iter().enumerate() {
-        if let Some(problem) = RustlsTransport::pem_problem(pem) {
-            let which =
-                if ca_pem.len() > 1 { format!(" (number {})", index + 1) } else { String::new() };
-            return Err(ConfigError::new("ca_pem", problem + &which));
-        }
+impl<S: sealed::Source> Builder<ForCache, S> {
+    /// Checks the settings and makes the cache of a token, to be used without the layer or by
+    /// several layers. No I/O.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first setting that is wrong or missing.
+    pub fn build(mut self) -> Result<TokenCache, ConfigError> {
+        self.shared.first_error()?;
+        self.source.into_cache(self.shared)
     }
-    Ok(Arc::new(RustlsTransport::new(ca_files, ca_pem)))
 }
 
-#[cfg(not(feature = "rustls"))]
-fn default_transport(_: Vec<PathBuf>, _: Vec<Vec<u8>>) -> Result<Arc<dyn Transport>, ConfigError> {
-    Err(ConfigError::new(
-        "transport",
-        "is not set: turn on the feature `rustls` of this crate for the default one, or give a \
-         tower service with `Builder::transport`",
-    ))
+impl Builder<ForEndpoint> {
+    /// Checks the settings and makes the source of tokens. No I/O: a file is not opened before
+    /// the first token request.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first setting that is wrong or missing.
+    pub fn build(mut self) -> Result<TokenEndpoint, ConfigError> {
+        self.shared.first_error()?;
+        self.source.into_endpoint(&self.shared)
+    }
+}
+
+impl Builder<ForLayer, FromSource> {
+    /// Starts to configure a layer whose tokens come from `source`.
+    pub fn from_source(source: impl TokenSource) -> Self {
+        Self::with(FromSource(Arc::new(source)))
+    }
+}
+
+impl Builder<ForLayer, FromCache> {
+    /// Starts to configure a layer that shares the token of `cache`.
+    ///
+    /// Settings of a layer do not come with a cache, the allowed origins among them: without
+    /// [`allowed_origin`](Self::allowed_origin), every `https` origin may have the token, whatever
+    /// was set where the cache was made.
+    pub fn from_cache(cache: TokenCache) -> Self {
+        Self::with(FromCache(cache))
+    }
+
+    /// Starts to configure a layer that puts a static id and secret on every request by HTTP Basic
+    /// (RFC 7617), in place of a token: see [`OAuthClientCredentialsLayer::basic`].
+    pub fn basic(id: impl AsRef<str>, secret: impl AsRef<str>) -> Self {
+        let checked = TokenResponse::checked_basic(id.as_ref(), secret.as_ref());
+        let problem = checked.as_ref().err().copied();
+        let response = checked.map_err(|problem| TokenError::new(ErrorClass::Malformed, problem));
+        let source = source_fn(move |_| std::future::ready(response.clone()));
+        let mut builder = Self::from_cache(TokenCache::new(source));
+        if let Some(problem) = problem {
+            builder.fail("basic", problem);
+        }
+        builder
+    }
+}
+
+impl OAuthClientCredentialsLayer {
+    /// Starts to configure a layer: see [`Builder`].
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// Makes a layer that puts a static id and secret on every request by HTTP Basic (RFC 7617),
+    /// for APIs that take them in place of a token. There is no token endpoint.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`ConfigError`] if both are empty or either is blank, or if RFC 7617 forbids it: a
+    /// colon in the id, a control character in either.
+    pub fn basic(id: impl AsRef<str>, secret: impl AsRef<str>) -> Result<Self, ConfigError> {
+        Builder::basic(id, secret).build()
+    }
+}
+
+impl TokenCache {
+    /// Starts to configure a cache with a token endpoint, to be used without the layer or by
+    /// several layers.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_oauth2_client_credentials::{BoxError, TokenCache};
+    /// # use http_body_util::Full;
+    /// # type Request = http::Request<tower_oauth2_client_credentials::endpoint::TransportRequestBody>;
+    /// # let http_client = tower::service_fn(|_: Request| async {
+    /// #     Ok::<_, BoxError>(http::Response::new(Full::<bytes::Bytes>::default()))
+    /// # });
+    /// let cache = TokenCache::builder()
+    ///     .token_url("https://auth.example.com/oauth/token")
+    ///     .client_id("my-service")
+    ///     .client_secret("s3cr3t")
+    ///     .renewal_timeout(Duration::from_secs(20))
+    /// #   .transport(http_client)
+    ///     .build()?;
+    /// # drop(cache);
+    /// # Ok::<(), BoxError>(())
+    /// ```
+    pub fn builder() -> Builder<ForCache> {
+        Builder::with(FromEndpoint::default())
+    }
+
+    /// Starts to configure a cache whose tokens come from `source`.
+    pub fn builder_from(source: impl TokenSource) -> Builder<ForCache, FromSource> {
+        Builder::with(FromSource(Arc::new(source)))
+    }
+}
+
+impl TokenEndpoint {
+    /// Starts to configure a token endpoint, a [`TokenSource`] that may be wrapped in one of your
+    /// own.
+    pub fn builder() -> Builder<ForEndpoint> {
+        Builder::with(FromEndpoint::default())
+    }
 }

@@ -4,7 +4,11 @@
 
 use std::ffi::OsString;
 
-use super::Builder;
+use super::{
+    base::Builder,
+    target::{ForCache, ForLayer, FromEndpoint, sealed::Target},
+};
+use crate::token::TokenCache;
 
 /// The settings that have a variable, and the end of its name.
 const VARIABLES: [(&str, &str); 9] = [
@@ -19,8 +23,27 @@ const VARIABLES: [(&str, &str); 9] = [
     ("allowed_origin", "ALLOWED_ORIGINS"),
 ];
 
+/// Ends of names that are taken for those above, from other programs and libraries.
+const NEAR_MISSES: [(&str, &str); 14] = [
+    ("token_url", "TOKEN_ENDPOINT"),
+    ("token_url", "TOKEN_URI"),
+    ("token_url", "URL"),
+    ("client_id", "CLIENTID"),
+    ("client_id", "ID"),
+    ("client_secret", "CLIENTSECRET"),
+    ("client_secret", "SECRET"),
+    ("client_secret", "CLIENT_SECRET_PATH"),
+    ("scope", "SCOPES"),
+    ("audience", "AUD"),
+    ("audience", "AUDIENCES"),
+    ("ca_file", "CA_BUNDLE"),
+    ("ca_file", "CA_CERT"),
+    ("allowed_origin", "ALLOWED_ORIGIN"),
+];
+
+/// # From the environment
 impl Builder {
-    /// Settings from the environment, to which others may be added.
+    /// Reads settings from the environment, to which others may be added.
     ///
     /// | variable | setting |
     /// |---|---|
@@ -35,95 +58,153 @@ impl Builder {
     /// | `OAUTH_ALLOWED_ORIGINS` | [`allowed_origin`](Self::allowed_origin), several with blanks or commas between them |
     ///
     /// Without `OAUTH_ALLOWED_ORIGINS`, every `https` origin may have the token, unless the program
-    /// names the allowed ones. It is a rule of the layer: with it, [`build_cache`](Self::build_cache)
-    /// and [`build_source`](Self::build_source) fail; `from_env().build()?.cache()` gives the cache.
+    /// names the allowed ones.
     ///
     /// A variable that is empty counts as not set. Not so `OAUTH_ALLOWED_ORIGINS`: empty, it is an
-    /// error, because the rule that it was to set would be gone. What is wrong is reported when the
+    /// error, because the rule that it was to set would be gone. A problem is reported when the
     /// client is built, by the names of the setting and the variable.
     pub fn from_env() -> Self {
         Self::from_env_with_prefix("OAUTH")
     }
 
-    /// The same with another word in place of `OAUTH`, for a second client:
+    /// Reads the same variables with another word in place of `OAUTH`, for a second client:
     /// `from_env_with_prefix("BILLING")` reads `BILLING_TOKEN_URL` and so on. The underscore may
     /// be part of the prefix: `"BILLING_"` is the same.
     pub fn from_env_with_prefix(prefix: impl AsRef<str>) -> Self {
-        Self::from_lookup(prefix.as_ref(), |name| std::env::var_os(name))
+        from_lookup(prefix.as_ref(), |name| std::env::var_os(name))
     }
+}
 
-    fn from_lookup(prefix: &str, lookup: impl Fn(&str) -> Option<OsString>) -> Self {
-        let prefix = prefix.strip_suffix('_').unwrap_or(prefix);
-        let mut builder = Self { env_prefix: Some(prefix.to_owned()), ..Self::default() };
-        for (setting, _) in VARIABLES {
-            let value = variable(prefix, setting).and_then(|name| lookup(&name));
-            // An empty list of origins must not read as "every origin".
-            let counts = |value: &OsString| !value.is_empty() || setting == "allowed_origin";
-            let Some(value) = value.filter(counts) else {
-                continue;
-            };
-            builder = match setting {
-                // Paths need not be UTF-8.
-                "client_secret_file" => builder.client_secret_file(value),
-                "ca_file" => builder.ca_file(value),
-                _ => match value.into_string() {
-                    Ok(value) => builder.with_text(setting, value),
-                    Err(_) => {
-                        builder.fail(setting, "is not UTF-8");
-                        builder
-                    }
-                },
-            };
+impl TokenCache {
+    /// Starts to configure a cache by the variables of [`Builder::from_env_with_prefix`], for use
+    /// without a layer.
+    ///
+    /// Allowed origins are a setting of the layer, so `OAUTH_ALLOWED_ORIGINS` is an error here
+    /// rather than silently without effect: see [`OAuthClientCredentialsLayer::cache`] for the
+    /// cache of a layer.
+    ///
+    /// [`OAuthClientCredentialsLayer::cache`]: crate::OAuthClientCredentialsLayer::cache
+    pub fn builder_from_env_with_prefix(prefix: impl AsRef<str>) -> Builder<ForCache> {
+        from_lookup(prefix.as_ref(), |name| std::env::var_os(name))
+    }
+}
+
+fn from_lookup<T: AllowedOrigins>(
+    prefix: &str,
+    lookup: impl Fn(&str) -> Option<OsString>,
+) -> Builder<T> {
+    let prefix = prefix.strip_suffix('_').unwrap_or(prefix);
+    let mut builder = Builder::with(FromEndpoint::default());
+    builder.shared.env_prefix = Some(prefix.to_owned());
+    for (setting, end) in NEAR_MISSES {
+        let name = name(prefix, end);
+        // Without a prefix, `URL` or `ID` may be anybody's.
+        if !prefix.is_empty() && lookup(&name).is_some_and(|value| !value.is_empty()) {
+            builder.shared.near_misses.push((setting, name));
         }
-        builder
     }
-
-    fn with_text(mut self, setting: &'static str, value: String) -> Self {
-        match setting {
-            "token_url" => self.token_url(value),
-            "client_id" => self.client_id(value),
-            "client_secret" => self.client_secret(value),
-            "scope" => self.scope(value),
-            "audience" => self.audience(value),
-            "allowed_origin" => self.allowed_origins(
-                value
-                    .split(|c: char| c == ',' || c.is_ascii_whitespace())
-                    .filter(|origin| !origin.is_empty()),
-            ),
-            "dialect" => match value.parse() {
-                Ok(dialect) => self.dialect(dialect),
-                Err(error) => {
-                    self.fail("dialect", error.into_problem());
-                    self
+    for (setting, _) in VARIABLES {
+        let value = variable(prefix, setting).and_then(|name| lookup(&name));
+        // An empty list of origins must not read as "every origin".
+        let counts = |value: &OsString| !value.is_empty() || setting == "allowed_origin";
+        let Some(value) = value.filter(counts) else {
+            continue;
+        };
+        builder = match setting {
+            // Paths need not be UTF-8.
+            "client_secret_file" => builder.client_secret_file(value),
+            "ca_file" => builder.ca_file(value),
+            _ => match value.into_string() {
+                Ok(value) => with_text(builder, setting, value),
+                Err(_) => {
+                    builder.fail(setting, "is not UTF-8");
+                    builder
                 }
             },
-            _ => self,
-        }
+        };
+    }
+    builder
+}
+
+fn with_text<T: AllowedOrigins>(
+    mut builder: Builder<T>,
+    setting: &'static str,
+    value: String,
+) -> Builder<T> {
+    match setting {
+        "token_url" => builder.token_url(value),
+        "client_id" => builder.client_id(value),
+        "client_secret" => builder.client_secret(value),
+        "scope" => builder.scope(value),
+        "audience" => builder.audience(value),
+        "allowed_origin" => T::allowed_origins(builder, &value),
+        "dialect" => match value.parse() {
+            Ok(dialect) => builder.dialect(dialect),
+            Err(error) => {
+                builder.fail("dialect", error.into_problem());
+                builder
+            }
+        },
+        _ => builder,
+    }
+}
+/// The list of allowed origins, by target: to drop one in silence could send the token anywhere.
+trait AllowedOrigins: Target + Default + Sized {
+    fn allowed_origins(builder: Builder<Self>, list: &str) -> Builder<Self>;
+}
+
+impl AllowedOrigins for ForLayer {
+    fn allowed_origins(builder: Builder<Self>, list: &str) -> Builder<Self> {
+        let origins = list.split(|c: char| c == ',' || c.is_ascii_whitespace());
+        builder.allowed_origins(origins.filter(|origin| !origin.is_empty()))
+    }
+}
+
+impl AllowedOrigins for ForCache {
+    fn allowed_origins(mut builder: Builder<Self>, _: &str) -> Builder<Self> {
+        let problem = "is a setting of the layer, and a cache has none: take the cache of a layer, \
+                       by `Builder::from_env().build()?.cache()`, or leave the variable out";
+        builder.fail("allowed_origin", problem);
+        builder
     }
 }
 
 /// The name of the variable for `setting`, if it has one.
 pub(super) fn variable(prefix: &str, setting: &str) -> Option<String> {
     let (_, end) = VARIABLES.iter().find(|(known, _)| *known == setting)?;
-    Some(if prefix.is_empty() { (*end).to_owned() } else { format!("{prefix}_{end}") })
+    Some(name(prefix, end))
+}
+
+fn name(prefix: &str, end: &str) -> String {
+    if prefix.is_empty() { end.to_owned() } else { format!("{prefix}_{end}") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::builder::tests::unreachable;
+    use crate::builder::{target::ForEndpoint, tests::unreachable};
+
+    impl AllowedOrigins for ForEndpoint {
+        fn allowed_origins(builder: Builder<Self>, _: &str) -> Builder<Self> {
+            builder
+        }
+    }
 
     fn from(prefix: &str, variables: &[(&str, &str)]) -> Builder {
+        of(prefix, variables)
+    }
+
+    fn of<T: AllowedOrigins>(prefix: &str, variables: &[(&str, &str)]) -> Builder<T> {
         let variables: Vec<(String, OsString)> =
             variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        Builder::from_lookup(prefix, |name| {
+        from_lookup(prefix, |name| {
             variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
         })
         .shared_transport(unreachable())
     }
 
     fn problem(variables: &[(&str, &str)]) -> String {
-        from("OAUTH", variables).build_source().unwrap_err().to_string()
+        from("OAUTH", variables).build().unwrap_err().to_string()
     }
 
     const ENOUGH: [(&str, &str); 3] = [
@@ -138,7 +219,7 @@ mod tests {
 
     #[test]
     fn settings_come_from_variables_under_a_prefix() {
-        assert!(from("OAUTH", &ENOUGH).build_source().is_ok());
+        assert!(from("OAUTH", &ENOUGH).build().is_ok());
         let billing = [
             ("BILLING_TOKEN_URL", "https://billing.example/t"),
             ("BILLING_CLIENT_ID", "me"),
@@ -150,7 +231,7 @@ mod tests {
             ("OAUTH_SCOPE", "other"),
         ];
         for prefix in ["BILLING", "BILLING_"] {
-            let endpoint = from(prefix, &billing).scope("more").build_source().unwrap();
+            let endpoint = of::<ForEndpoint>(prefix, &billing).scope("more").build().unwrap();
             let debug = format!("{endpoint:?}");
             for part in ["billing.example", r#""read write more""#, "https://api", "Json"] {
                 assert!(debug.contains(part), "{part}: {debug}");
@@ -220,15 +301,53 @@ mod tests {
         }
     }
 
+    // OAUTH_SCOPES was set, and the token had no scope: a 403 from the API, hours later.
+    #[test]
+    fn a_variable_that_is_nearly_one_of_ours_is_named() {
+        for (variables, said) in [
+            (and(("OAUTH_SCOPES", "read")), "scope (OAUTH_SCOPE) is not set (is OAUTH_SCOPES,"),
+            (
+                and(("OAUTH_ALLOWED_ORIGIN", "https://a.example")),
+                "allowed_origin (OAUTH_ALLOWED_ORIGINS) is not set (is OAUTH_ALLOWED_ORIGIN,",
+            ),
+            (
+                vec![("OAUTH_TOKEN_ENDPOINT", "https://a.example/t")],
+                "token_url (OAUTH_TOKEN_URL) is not set (is OAUTH_TOKEN_ENDPOINT, which is set,",
+            ),
+        ] {
+            let problem = problem(&variables);
+            assert!(problem.starts_with(said), "{problem}");
+        }
+        // The right one is there as well, by variable or in the program.
+        let both = [and(("OAUTH_SCOPES", "x")), vec![("OAUTH_SCOPE", "read")]].concat();
+        assert!(from("OAUTH", &both).build().is_ok());
+        assert!(from("OAUTH", &and(("OAUTH_SCOPES", "x"))).scope("read").build().is_ok());
+        let origins = from("OAUTH", &and(("OAUTH_ALLOWED_ORIGIN", "x")));
+        assert!(origins.allowed_origin("https://a.example").build().is_ok());
+        let bare: Vec<_> =
+            ENOUGH.map(|(name, value)| (name.trim_start_matches("OAUTH_"), value)).to_vec();
+        assert!(from("", &[bare, vec![("SCOPES", "x")]].concat()).build().is_ok(), "not ours");
+    }
+
+    // A cache from the environment was shared by layers that sent the token everywhere.
+    #[test]
+    fn a_cache_does_not_drop_allowed_origins_in_silence() {
+        let caches = |variables: &[_]| of::<ForCache>("OAUTH", variables).build();
+        assert!(caches(&ENOUGH).is_ok());
+        let error = caches(&and(("OAUTH_ALLOWED_ORIGINS", "https://a.example"))).unwrap_err();
+        let said = "allowed_origin (OAUTH_ALLOWED_ORIGINS) is a setting of the layer";
+        assert!(error.to_string().starts_with(said), "{error}");
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_value_that_is_not_utf_8_is_named() {
         use std::os::unix::ffi::OsStringExt;
 
-        let error = Builder::from_lookup("X", |name| {
+        let error = from_lookup::<ForLayer>("X", |name| {
             (name == "X_CLIENT_ID").then(|| OsString::from_vec(vec![0xff]))
         })
-        .build_source()
+        .build()
         .unwrap_err();
         assert_eq!(error.to_string(), "client_id (X_CLIENT_ID) is not UTF-8");
     }

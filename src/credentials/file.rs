@@ -12,7 +12,6 @@ use std::{
     time::SystemTime,
 };
 
-use secrecy::SecretString;
 use tokio::runtime::Handle;
 use zeroize::Zeroizing;
 
@@ -107,7 +106,8 @@ impl CredentialsProvider for SecretFile {
                 file.look();
                 read(&file.path)
             });
-            Ok(ClientCredentials::new(&*self.id, reading.await??))
+            let mut secret = reading.await??;
+            Ok(ClientCredentials::new(&*self.id, std::mem::take(&mut *secret)))
         })
     }
 
@@ -129,7 +129,7 @@ impl fmt::Debug for SecretFile {
     }
 }
 
-fn read(path: &Path) -> Result<SecretString, BoxError> {
+fn read(path: &Path) -> Result<Zeroizing<String>, BoxError> {
     let fail = |problem: &str| format!("the client secret file {} {problem}", path.display());
     let unreadable = |error| fail(&format!("cannot be read: {error}"));
 
@@ -169,7 +169,7 @@ fn read(path: &Path) -> Result<SecretString, BoxError> {
             Err(fail("has more than one newline at its end").into())
         }
         Some(problem) => Err(fail(problem).into()),
-        None => Ok(SecretString::from(secret)),
+        None => Ok(Zeroizing::new(secret.to_owned())),
     }
 }
 

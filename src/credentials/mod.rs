@@ -42,7 +42,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
 
 pub use self::{file::SecretFile, rotating::RotatingSecret};
 use crate::{error::BoxError, token::BoxFuture};
@@ -87,29 +87,25 @@ impl<T: CredentialsProvider + ?Sized> CredentialsProvider for Arc<T> {
 #[derive(Clone)]
 pub struct ClientCredentials {
     id: Box<str>,
-    secret: SecretString,
+    secret: Zeroizing<String>,
 }
 
 impl ClientCredentials {
-    /// The credentials of the client `id`. The secret's bytes are zeroized on drop.
-    pub fn new(id: impl Into<String>, secret: impl Into<SecretString>) -> Self {
-        Self { id: id.into().into_boxed_str(), secret: secret.into() }
+    /// Makes the credentials of the client `id`. The secret's bytes are zeroized on drop.
+    pub fn new(id: impl Into<String>, secret: impl Into<String>) -> Self {
+        Self { id: id.into().into_boxed_str(), secret: Zeroizing::new(secret.into()) }
     }
 
-    /// The client's id (`client_id`), which is no secret.
+    /// Returns the client's id (`client_id`), which is no secret.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The client's secret (`client_secret`).
+    /// Returns the client's secret (`client_secret`). Keep it out of logs and errors.
     #[must_use]
-    pub fn secret(&self) -> &SecretString {
+    pub fn expose_secret(&self) -> &str {
         &self.secret
-    }
-
-    pub(crate) fn expose_secret(&self) -> &str {
-        self.secret.expose_secret()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use secrecy::SecretString;
+use zeroize::Zeroizing;
 
 use super::{ClientCredentials, CredentialsProvider};
 use crate::{error::BoxError, token::BoxFuture};
@@ -35,15 +35,15 @@ struct State {
 }
 
 impl RotatingSecret {
-    /// Credentials of the client `id`, with `secret` to begin with.
-    pub fn new(id: impl Into<String>, secret: impl Into<SecretString>) -> Self {
+    /// Makes the credentials of the client `id`, with `secret` to begin with.
+    pub fn new(id: impl Into<String>, secret: impl Into<String>) -> Self {
         let credentials = ClientCredentials::new(id, secret);
         Self { state: Arc::new(Mutex::new(State { credentials, version: 0 })) }
     }
 
     /// Replaces the secret, for all clones of this handle.
-    pub fn set(&self, secret: impl Into<SecretString>) {
-        let secret = secret.into();
+    pub fn set(&self, secret: impl Into<String>) {
+        let secret = Zeroizing::new(secret.into());
         let mut state = self.lock();
         state.credentials.secret = secret;
         state.version = state.version.wrapping_add(1);

@@ -5,8 +5,9 @@
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue};
 
+use super::{ClientAuthentication, preset};
 use crate::config_error::{ConfigError, shown};
 
 type Preset = (&'static str, fn() -> Dialect);
@@ -15,14 +16,15 @@ type Preset = (&'static str, fn() -> Dialect);
 const PRESETS: [Preset; 4] = [
     ("rfc6749", Dialect::rfc6749),
     ("auth0", Dialect::auth0),
-    ("podero", Dialect::podero),
-    ("dadi", Dialect::dadi),
+    ("podero", preset::podero),
+    ("dadi", preset::dadi),
 ];
 
 /// A provider's ways: how a token is asked for, and what the answer looks like.
 ///
-/// Start from a preset and change what differs. Each preset can be spelled out by hand from
-/// [`Dialect::rfc6749`], as its documentation shows. [`FromStr`] knows the presets by name.
+/// Start from a preset and change what differs: [`rfc6749`](Self::rfc6749), [`auth0`](Self::auth0),
+/// or one of a single vendor in [`preset`](crate::endpoint::preset). Each can be spelled out by hand
+/// from [`Dialect::rfc6749`], as its documentation shows. [`FromStr`] knows the presets by name.
 ///
 /// | method | RFC 6749 | Auth0 | Podero | DADI |
 /// |---|---|---|---|---|
@@ -33,11 +35,14 @@ const PRESETS: [Preset; 4] = [
 /// Names of fields in the answer may be JSON pointers (RFC 6901), such as `/data/accessToken`.
 ///
 /// ```
-/// use tower_oauth2_client_credentials::endpoint::{BodyEncoding, ClientAuthentication, Dialect};
+/// use tower_oauth2_client_credentials::{
+///     Dialect,
+///     endpoint::{BodyEncoding, ClientAuthentication},
+/// };
 ///
 /// let dialect = Dialect::rfc6749()
 ///     .body(BodyEncoding::Json)
-///     .client_authentication(ClientAuthentication::Body)
+///     .client_authentication(ClientAuthentication::ClientSecretPost)
 ///     .client_id_field("apiKey")
 ///     .client_secret_field("apiSecret")
 ///     .access_token_field("/data/token");
@@ -47,7 +52,6 @@ const PRESETS: [Preset; 4] = [
 pub struct Dialect {
     pub(super) body: BodyEncoding,
     pub(super) client_authentication: ClientAuthentication,
-    pub(super) basic_encoding: BasicEncoding,
     pub(super) grant_type: Option<Name>,
     pub(super) client_id: Name,
     pub(super) client_secret: Name,
@@ -59,6 +63,7 @@ pub struct Dialect {
     pub(super) expires_in: Name,
     pub(super) granted_scope: Name,
     pub(super) headers: Headers,
+    needs_audience: bool,
 }
 
 /// A field's name; in the answer, one that begins with `/` is a JSON pointer.
@@ -75,43 +80,18 @@ pub enum BodyEncoding {
     Json,
 }
 
-/// Where the client's id and secret go: to one place, never to both, which oidc-provider and
-/// oxide-auth refuse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ClientAuthentication {
-    /// Into the `Authorization` header (`client_secret_basic`, RFC 6749 section 2.3.1).
-    Basic,
-    /// Into the body (`client_secret_post`).
-    Body,
-}
-
-/// How id and secret are encoded before they are joined for HTTP Basic. It makes a difference only
-/// if one of them has other characters than `A-Z a-z 0-9 - . _ ~`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum BasicEncoding {
-    /// All but `A-Z a-z 0-9 - . _ ~` is percent-encoded, a blank as `%20`. RFC 6749 section 2.3.1
-    /// asks for form encoding; servers that decode forms (Django OAuth Toolkit, oidc-provider)
-    /// read this alike, and those that only decode percents (Authlib) read nothing else.
-    PercentEncoded,
-    /// As they are, for servers that decode nothing: node-oauth2-server, oxide-auth, Glewlwyd. The
-    /// id must not contain a colon then.
-    Raw,
-}
-
 impl Dialect {
-    /// RFC 6749: a form body, and Basic with a percent-encoded id and secret. The default.
+    /// RFC 6749: a form body, and `client_secret_basic`. The default.
     ///
     /// ```
-    /// use tower_oauth2_client_credentials::endpoint::{
-    ///     BasicEncoding, BodyEncoding, ClientAuthentication, Dialect,
+    /// use tower_oauth2_client_credentials::{
+    ///     Dialect,
+    ///     endpoint::{BodyEncoding, ClientAuthentication},
     /// };
     ///
     /// let by_hand = Dialect::default()
     ///     .body(BodyEncoding::Form)
-    ///     .client_authentication(ClientAuthentication::Basic)
-    ///     .basic_encoding(BasicEncoding::PercentEncoded)
+    ///     .client_authentication(ClientAuthentication::ClientSecretBasic)
     ///     .grant_type_field("grant_type")
     ///     .client_id_field("client_id")
     ///     .client_secret_field("client_secret")
@@ -128,8 +108,7 @@ impl Dialect {
     pub fn rfc6749() -> Self {
         Self {
             body: BodyEncoding::Form,
-            client_authentication: ClientAuthentication::Basic,
-            basic_encoding: BasicEncoding::PercentEncoded,
+            client_authentication: ClientAuthentication::ClientSecretBasic,
             grant_type: Some(Cow::Borrowed("grant_type")),
             client_id: Cow::Borrowed("client_id"),
             client_secret: Cow::Borrowed("client_secret"),
@@ -141,82 +120,32 @@ impl Dialect {
             expires_in: Cow::Borrowed("expires_in"),
             granted_scope: Cow::Borrowed("scope"),
             headers: Headers::default(),
+            needs_audience: false,
         }
     }
 
     /// Auth0 and what is built on it (Probable Futures): a JSON body with `grant_type`,
-    /// `client_id`, `client_secret` and `audience`. Set the audience, Auth0 asks for one.
+    /// `client_id`, `client_secret` and `audience`, without which a client does not build. (A tenant
+    /// with a default audience needs none: spell the dialect out then.)
     ///
     /// ```
-    /// use tower_oauth2_client_credentials::endpoint::{
-    ///     BodyEncoding, ClientAuthentication, Dialect,
+    /// use tower_oauth2_client_credentials::{
+    ///     Dialect,
+    ///     endpoint::{BodyEncoding, ClientAuthentication},
     /// };
     ///
     /// let by_hand = Dialect::rfc6749()
     ///     .body(BodyEncoding::Json)
-    ///     .client_authentication(ClientAuthentication::Body);
+    ///     .client_authentication(ClientAuthentication::ClientSecretPost)
+    ///     .needs_audience();
     /// assert_eq!(by_hand, Dialect::auth0());
     /// ```
     #[must_use]
     pub fn auth0() -> Self {
-        Self::rfc6749().body(BodyEncoding::Json).client_authentication(ClientAuthentication::Body)
-    }
-
-    /// Podero, which is Django OAuth Toolkit with its JSON backend: Basic, a JSON body
-    /// `{"grant_type":"client_credentials"}`, and `Cache-Control: no-cache`. The toolkit decodes
-    /// Basic, so it is percent-encoded. Its token URL ends with a slash: without it the answer is
-    /// a redirect.
-    ///
-    /// ```
-    /// use http::{HeaderValue, header::CACHE_CONTROL};
-    /// use tower_oauth2_client_credentials::endpoint::{
-    ///     BasicEncoding, BodyEncoding, ClientAuthentication, Dialect,
-    /// };
-    ///
-    /// let by_hand = Dialect::rfc6749()
-    ///     .client_authentication(ClientAuthentication::Basic)
-    ///     .basic_encoding(BasicEncoding::PercentEncoded)
-    ///     .body(BodyEncoding::Json)
-    ///     .header(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    /// assert_eq!(by_hand, Dialect::podero());
-    /// ```
-    #[must_use]
-    pub fn podero() -> Self {
         Self::rfc6749()
             .body(BodyEncoding::Json)
-            .header(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))
-    }
-
-    /// DADI API: a JSON body `{"clientId", "secret"}` without a grant type, answered with
-    /// `accessToken`, `tokenType` and `expiresIn`.
-    ///
-    /// ```
-    /// use tower_oauth2_client_credentials::endpoint::{
-    ///     BodyEncoding, ClientAuthentication, Dialect,
-    /// };
-    ///
-    /// let by_hand = Dialect::rfc6749()
-    ///     .body(BodyEncoding::Json)
-    ///     .client_authentication(ClientAuthentication::Body)
-    ///     .without_grant_type()
-    ///     .client_id_field("clientId")
-    ///     .client_secret_field("secret")
-    ///     .access_token_field("accessToken")
-    ///     .token_type_field("tokenType")
-    ///     .expires_in_field("expiresIn");
-    /// assert_eq!(by_hand, Dialect::dadi());
-    /// ```
-    #[must_use]
-    pub fn dadi() -> Self {
-        Self::rfc6749()
-            .body(BodyEncoding::Json)
-            .client_authentication(ClientAuthentication::Body)
-            .without_grant_type()
-            .client_id_field("clientId")
-            .client_secret_field("secret")
-            .access_token_field("accessToken")
-            .token_type_field("tokenType")
-            .expires_in_field("expiresIn")
+            .client_authentication(ClientAuthentication::ClientSecretPost)
+            .needs_audience()
     }
 
     /// How the body is written.
@@ -226,17 +155,10 @@ impl Dialect {
         self
     }
 
-    /// Where id and secret go.
+    /// Sets where the client's id and secret go.
     #[must_use]
-    pub fn client_authentication(mut self, place: ClientAuthentication) -> Self {
-        self.client_authentication = place;
-        self
-    }
-
-    /// How id and secret are encoded for HTTP Basic.
-    #[must_use]
-    pub fn basic_encoding(mut self, encoding: BasicEncoding) -> Self {
-        self.basic_encoding = encoding;
+    pub fn client_authentication(mut self, method: ClientAuthentication) -> Self {
+        self.client_authentication = method;
         self
     }
 
@@ -254,14 +176,14 @@ impl Dialect {
         self
     }
 
-    /// Names the request's field with the client's id; used with [`ClientAuthentication::Body`].
+    /// Names the request's field with the client's id; used with [`ClientAuthentication::ClientSecretPost`].
     #[must_use]
     pub fn client_id_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.client_id = name.into();
         self
     }
 
-    /// Names the request's field with the secret; used with [`ClientAuthentication::Body`].
+    /// Names the request's field with the secret; used with [`ClientAuthentication::ClientSecretPost`].
     #[must_use]
     pub fn client_secret_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.client_secret = name.into();
@@ -279,6 +201,14 @@ impl Dialect {
     #[must_use]
     pub fn audience_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.audience = name.into();
+        self
+    }
+
+    /// Makes a client without an [`audience`](crate::Builder::audience) fail when it is built, for
+    /// providers that refuse each of its token requests.
+    #[must_use]
+    pub fn needs_audience(mut self) -> Self {
+        self.needs_audience = true;
         self
     }
 
@@ -335,6 +265,11 @@ impl Dialect {
 }
 
 impl Dialect {
+    /// Returns the name of the audience's field, if the provider needs one.
+    pub(crate) fn needed_audience(&self) -> Option<&str> {
+        self.needs_audience.then_some(&*self.audience)
+    }
+
     pub(crate) fn fixed_headers(&self) -> &[(HeaderName, HeaderValue)] {
         &self.headers.0
     }

@@ -6,7 +6,6 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use zeroize::Zeroizing;
 
-use super::dialect::BasicEncoding;
 use crate::credentials::ClientCredentials;
 
 /// All but RFC 3986's unreserved characters.
@@ -40,6 +39,15 @@ pub(super) fn form(out: &mut Vec<u8>, text: &str) {
 pub(super) fn json(out: &mut Vec<u8>, text: &str) {
     // Writing a string to a `Vec` does not fail.
     let _ = serde_json::to_writer(out, text);
+}
+
+/// The encoding of id and secret before they are joined for HTTP Basic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BasicEncoding {
+    /// All but unreserved characters is percent-encoded.
+    PercentEncoded,
+    /// As they are.
+    Raw,
 }
 
 /// The value of an `Authorization` header (RFC 6749 section 2.3.1, RFC 7617).

@@ -4,22 +4,22 @@
 //! One call is one attempt. When to ask, how often and with which deadline is the cache's business.
 //!
 //! ```
-//! use tower_oauth2_client_credentials::{Builder, endpoint::Dialect};
+//! use tower_oauth2_client_credentials::{Dialect, endpoint::TokenEndpoint};
 //! # use tower_oauth2_client_credentials::BoxError;
 //! # use http_body_util::Full;
-//! # type Request = http::Request<Full<bytes::Bytes>>;
+//! # type Request = http::Request<tower_oauth2_client_credentials::endpoint::TransportRequestBody>;
 //! # let http_client = tower::service_fn(|_: Request| async {
 //! #     Ok::<_, BoxError>(http::Response::new(Full::<bytes::Bytes>::default()))
 //! # });
 //!
-//! let endpoint = Builder::new()
+//! let endpoint = TokenEndpoint::builder()
 //!     .token_url("https://example.auth0.com/oauth/token")
 //!     .client_id("my-service")
 //!     .client_secret("s3cr3t")
 //!     .audience("https://api.example.com")
 //!     .dialect(Dialect::auth0())
 //!     .transport(http_client)
-//!     .build_source()?;
+//!     .build()?;
 //! # Ok::<(), BoxError>(())
 //! ```
 //!
@@ -30,12 +30,16 @@
 //! - Other token types than Bearer.
 
 mod body;
-mod dialect;
+mod client_authentication;
+mod client_label;
+pub(crate) mod connect;
+pub(crate) mod dialect;
 mod encode;
 mod json;
 #[cfg(feature = "rustls")]
 mod metered;
 mod outcome;
+pub mod preset;
 mod refusal;
 mod request;
 mod response;
@@ -53,14 +57,20 @@ pub(crate) use self::body::read as read_body;
 #[cfg(feature = "rustls")]
 pub use self::rustls::RustlsTransport;
 use self::transport::Unanswered;
-pub(crate) use self::{dialect::Headers, request::TokenRequest};
 pub use self::{
-    dialect::{BasicEncoding, BodyEncoding, ClientAuthentication, Dialect},
+    client_authentication::ClientAuthentication,
+    dialect::BodyEncoding,
     transport::{TowerTransport, Transport, TransportRequestBody, TransportResponseBody},
+};
+// `Dialect` is public at the crate's root.
+pub(crate) use self::{
+    client_label::ClientLabel,
+    dialect::{Dialect, Headers},
+    request::TokenRequest,
 };
 use crate::{
     clock::Clock,
-    credentials::{CredentialsProvider, fingerprint},
+    credentials::{ClientCredentials, CredentialsProvider, fingerprint},
     error::{ErrorClass, TokenError},
     telemetry,
     token::{Attempt, BoxFuture, TokenResponse, TokenSource},
@@ -68,7 +78,7 @@ use crate::{
 
 /// A [`TokenSource`] that asks an OAuth2 token endpoint.
 ///
-/// Made by [`Builder::build_source`](crate::Builder::build_source). Clones are cheap and ask
+/// Made by [`TokenEndpoint::builder`]. Clones are cheap and ask
 /// alike.
 ///
 /// An attempt fails with a [`TokenError`] of the class that the answer has. If the credentials
@@ -83,6 +93,9 @@ struct Inner {
     credentials: Arc<dyn CredentialsProvider>,
     transport: Arc<dyn Transport>,
     clock: Clock,
+    client: ClientLabel,
+    /// The variable of a proxy that the transport does not use.
+    unused_proxy: Option<&'static str>,
 }
 
 impl TokenEndpoint {
@@ -91,8 +104,18 @@ impl TokenEndpoint {
         credentials: Arc<dyn CredentialsProvider>,
         transport: Arc<dyn Transport>,
         clock: Clock,
+        client: ClientLabel,
+        unused_proxy: Option<&'static str>,
     ) -> Self {
-        Self { inner: Arc::new(Inner { request, credentials, transport, clock }) }
+        let inner = Inner { request, credentials, transport, clock, client, unused_proxy };
+        Self { inner: Arc::new(inner) }
+    }
+}
+
+impl TokenEndpoint {
+    /// Returns which client it is, as far as that is known before the credentials are.
+    pub(crate) fn client(&self) -> Arc<str> {
+        self.inner.client.text(None)
     }
 }
 
@@ -111,16 +134,29 @@ impl Inner {
         let transient = |message: &'static str| TokenError::new(ErrorClass::Transient, message);
 
         let credentials = self.credentials.credentials().await.map_err(|error| {
-            transient("the client's credentials could not be had").with_source(error)
+            transient("the client's credentials could not be had")
+                .with_source(error)
+                .or_client(|| self.client.text(None))
         })?;
+        let answer = self.ask(attempt, &credentials).await;
+        answer.map_err(|error| error.or_client(|| self.client.text(Some(credentials.id()))))
+    }
+
+    async fn ask(
+        &self,
+        attempt: Attempt,
+        credentials: &ClientCredentials,
+    ) -> Result<TokenResponse, TokenError> {
+        let transient = |message: &'static str| TokenError::new(ErrorClass::Transient, message);
+
         telemetry::asks(attempt, &self.request.url, credentials.id());
-        let fingerprint = fingerprint(&credentials);
+        let fingerprint = fingerprint(credentials);
         let told_apart = |error: TokenError| match error.class() {
             ErrorClass::Credentials => error.with_fingerprint(fingerprint),
             _ => error,
         };
 
-        let request = self.request.with(&credentials).map_err(told_apart)?;
+        let request = self.request.with(credentials).map_err(told_apart)?;
         if attempt.has_refused(fingerprint) {
             // Asked after the request was made, whose errors say more. Sending it would only count
             // towards a lockout.
@@ -137,11 +173,17 @@ impl Inner {
         }
         let response = answer.map_err(|error| {
             let never_sent = outcome::was_never_sent(&*error);
-            let error = transient("no answer came from the token endpoint").with_source(error);
-            if never_sent { error } else { error.with_unknown_outcome() }
+            let mut failed = transient("no answer came from the token endpoint");
+            if !never_sent {
+                failed = failed.with_unknown_outcome();
+            }
+            match connect::advice(&error, self.unused_proxy) {
+                Some(advice) => failed.with_advice(advice).with_source(error),
+                None => failed.with_source(error),
+            }
         })?;
         let (parts, body) = response.into_parts();
-        let asked = response::Asked { request: &self.request, credentials: &credentials };
+        let asked = response::Asked { request: &self.request, credentials };
         let now = || self.clock.now().system_time();
         match body::read(body).await {
             Ok(body) => response::read(&parts, &body, &asked, now()).map_err(told_apart),
@@ -179,7 +221,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        builder::Builder,
+        Builder,
+        builder::ForEndpoint,
         credentials::{ClientCredentials, RotatingSecret},
         error::BoxError,
         token::Lifetime,
@@ -191,14 +234,14 @@ mod tests {
 
     fn answering(
         answer: impl Fn() -> Response<Full<Bytes>> + Clone + Send + 'static,
-    ) -> (Builder, Arc<AtomicUsize>) {
+    ) -> (Builder<ForEndpoint>, Arc<AtomicUsize>) {
         let sent = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&sent);
         let service = service_fn(move |_: Sent| {
             count.fetch_add(1, Ordering::Relaxed);
             std::future::ready(Ok::<_, Infallible>(answer()))
         });
-        let builder = Builder::new().token_url("https://a.example/t").transport(service);
+        let builder = TokenEndpoint::builder().token_url("https://a.example/t").transport(service);
         (builder, sent)
     }
 
@@ -227,16 +270,16 @@ mod tests {
             assert_eq!(body, "grant_type=client_credentials&scope=read");
             Ok::<_, Infallible>(status(200, r#"{"access_token":"x","expires_in":60}"#))
         });
-        let endpoint = Builder::new()
+        let endpoint = TokenEndpoint::builder()
             .token_url("https://a.example/t")
             .client_id("me")
             .client_secret("s")
             .scope("read")
             .transport(service)
-            .build_source()
+            .build()
             .unwrap();
         let response = endpoint.clone().fetch(Attempt::first()).await.unwrap();
-        assert_eq!(response.secret_text(), "x");
+        assert_eq!(response.expose_secret(), "x");
         assert_eq!(response.lifetime(), Lifetime::Of(std::time::Duration::from_secs(60)));
     }
 
@@ -244,7 +287,7 @@ mod tests {
     async fn refused_credentials_are_sent_again_only_when_they_have_changed() {
         let (builder, sent) = answering(|| status(401, r#"{"error":"invalid_client"}"#));
         let secret = RotatingSecret::new("me", "one");
-        let endpoint = builder.credentials(secret.clone()).build_source().unwrap();
+        let endpoint = builder.credentials(secret.clone()).build().unwrap();
 
         let first = endpoint.fetch(Attempt::first()).await.unwrap_err();
         assert_eq!(first.class(), ErrorClass::Credentials);
@@ -265,7 +308,7 @@ mod tests {
     #[tokio::test]
     async fn other_refusals_say_nothing_about_the_credentials() {
         let (builder, _) = answering(|| status(400, r#"{"error":"invalid_scope"}"#));
-        let endpoint = builder.client_id("me").client_secret("s").build_source().unwrap();
+        let endpoint = builder.client_id("me").client_secret("s").build().unwrap();
         let error = endpoint.fetch(Attempt::first()).await.unwrap_err();
         assert_eq!((error.class(), error.fingerprint()), (ErrorClass::Request, None));
     }
@@ -281,7 +324,7 @@ mod tests {
         }
 
         let (builder, sent) = answering(|| status(200, ""));
-        let endpoint = builder.credentials(Sealed).build_source().unwrap();
+        let endpoint = builder.credentials(Sealed).build().unwrap();
         let error = endpoint.fetch(Attempt::first()).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Transient);
         assert_eq!(error.source().unwrap().to_string(), "the vault is sealed");
@@ -291,7 +334,7 @@ mod tests {
             Err::<Response<Full<Bytes>>, BoxError>("connection refused".into())
         });
         let endpoint = answering(|| status(200, "")).0.client_id("me").client_secret("s");
-        let error = endpoint.transport(down).build_source().unwrap();
+        let error = endpoint.transport(down).build().unwrap();
         let error = error.fetch(Attempt::first()).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Transient);
         assert_eq!(error.source().unwrap().to_string(), "connection refused");
@@ -307,7 +350,7 @@ mod tests {
         ] {
             let body = ten_megabytes.clone();
             let (builder, _) = answering(move || status(code, body.clone()));
-            let endpoint = builder.client_id("me").client_secret("s").build_source().unwrap();
+            let endpoint = builder.client_id("me").client_secret("s").build().unwrap();
             let error = endpoint.fetch(Attempt::first()).await.unwrap_err();
             assert_eq!(error.class(), class);
             assert_eq!(error.status().unwrap().as_u16(), code);
@@ -321,7 +364,7 @@ mod tests {
             Ok::<_, BoxError>(Response::new(body))
         });
         let endpoint = answering(|| status(200, "")).0.client_id("me").client_secret("s");
-        let endpoint = endpoint.transport(broken).build_source().unwrap();
+        let endpoint = endpoint.transport(broken).build().unwrap();
         let error = endpoint.fetch(Attempt::first()).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Transient);
     }
@@ -334,7 +377,7 @@ mod tests {
         });
         let mut limited = tower::limit::ConcurrencyLimit::new(service, 1);
         let endpoint = answering(|| status(200, "")).0.client_id("me").client_secret("s");
-        let endpoint = endpoint.transport(limited.clone()).build_source().unwrap();
+        let endpoint = endpoint.transport(limited.clone()).build().unwrap();
         for _ in 0..3 {
             assert!(endpoint.fetch(Attempt::first()).await.is_ok());
         }
@@ -378,7 +421,7 @@ mod tests {
             }
         }
         for answer in answers {
-            for dialect in [Dialect::rfc6749(), Dialect::dadi()] {
+            for dialect in [Dialect::rfc6749(), preset::dadi()] {
                 let answer = answer.clone();
                 let (builder, _) = answering(move || answer.clone());
                 let builder = builder
@@ -389,7 +432,7 @@ mod tests {
                     .header("x-api-key", "c4n4ry")
                     .dialect(dialect);
                 let mut shown = format!("{builder:?} {builder:#?}");
-                let endpoint = builder.build_source().unwrap();
+                let endpoint = builder.build().unwrap();
                 write!(shown, "{endpoint:?} {endpoint:#?}").unwrap();
                 match endpoint.fetch(Attempt::first()).await {
                     Ok(response) => write!(shown, "{response:?} {response:#?}").unwrap(),

@@ -14,7 +14,9 @@ use http::{
 use serde_json::value::RawValue;
 
 use super::{
-    dialect::{BasicEncoding, BodyEncoding, ClientAuthentication},
+    client_authentication::ClientAuthentication,
+    dialect::BodyEncoding,
+    encode::BasicEncoding,
     encode::has_reserved,
     json::{Object, kind, string},
     response::Asked,
@@ -190,16 +192,18 @@ fn advice(
         ));
     }
     if class == ErrorClass::Credentials
-        && dialect.client_authentication == ClientAuthentication::Basic
+        && let Some(encoding) = dialect.client_authentication.basic_encoding()
         && (has_reserved(asked.credentials.id()) || has_reserved(asked.credentials.expose_secret()))
     {
-        let (sent, other) = match dialect.basic_encoding {
-            BasicEncoding::PercentEncoded => ("percent-encoded", "BasicEncoding::Raw"),
-            BasicEncoding::Raw => ("as they are", "BasicEncoding::PercentEncoded"),
+        let (sent, other) = match encoding {
+            BasicEncoding::PercentEncoded => {
+                ("percent-encoded", ClientAuthentication::ClientSecretBasicRaw)
+            }
+            BasicEncoding::Raw => ("as they are", ClientAuthentication::ClientSecretBasic),
         };
         return Some(format!(
             "the id or the secret has reserved characters, which went into HTTP Basic {sent}; if \
-             they are right, try `Dialect::basic_encoding({other})`"
+             they are right, try the client authentication `{other}`"
         ));
     }
     match status {

@@ -7,12 +7,13 @@ use std::fmt;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Uri, header};
-use http_body_util::Full;
 use zeroize::Zeroizing;
 
 use super::{
-    dialect::{BasicEncoding, BodyEncoding, ClientAuthentication, Dialect, Headers},
+    client_authentication::ClientAuthentication,
+    dialect::{BodyEncoding, Dialect, Headers},
     encode,
+    transport::TransportRequestBody,
 };
 use crate::{
     credentials::{ClientCredentials, id_problem, secret_problem},
@@ -69,7 +70,7 @@ impl TokenRequest {
     pub(crate) fn with(
         &self,
         credentials: &ClientCredentials,
-    ) -> Result<Request<Full<Bytes>>, TokenError> {
+    ) -> Result<Request<TransportRequestBody>, TokenError> {
         let (id, secret) = (credentials.id(), credentials.expose_secret());
         check(credentials, &self.dialect)?;
 
@@ -78,7 +79,7 @@ impl TokenRequest {
             BodyEncoding::Form => ("application/x-www-form-urlencoded", form(&fields)),
             BodyEncoding::Json => ("application/json", json(&fields)),
         };
-        let mut request = Request::new(Full::new(Bytes::from_owner(body)));
+        let mut request = Request::new(TransportRequestBody::new(Bytes::from_owner(body)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
 
@@ -98,8 +99,8 @@ impl TokenRequest {
             }
         }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        if self.dialect.client_authentication == ClientAuthentication::Basic {
-            let line = encode::basic(credentials, self.dialect.basic_encoding);
+        if let Some(encoding) = self.dialect.client_authentication.basic_encoding() {
+            let line = encode::basic(credentials, encoding);
             headers.insert(header::AUTHORIZATION, sensitive_header(line)?);
         }
         Ok(request)
@@ -111,7 +112,7 @@ impl TokenRequest {
         if let Some(name) = &dialect.grant_type {
             fields.push((&**name, Value::One("client_credentials")));
         }
-        if dialect.client_authentication == ClientAuthentication::Body {
+        if dialect.client_authentication == ClientAuthentication::ClientSecretPost {
             fields.push((&*dialect.client_id, Value::One(id)));
             fields.push((&*dialect.client_secret, Value::One(secret)));
         }
@@ -157,8 +158,7 @@ fn check(credentials: &ClientCredentials, dialect: &Dialect) -> Result<(), Token
         return fail(format!("the client secret {problem}"));
     }
     // RFC 7617 section 2: the first colon ends the id.
-    let raw_basic = dialect.client_authentication == ClientAuthentication::Basic
-        && dialect.basic_encoding == BasicEncoding::Raw;
+    let raw_basic = dialect.client_authentication == ClientAuthentication::ClientSecretBasicRaw;
     if raw_basic && credentials.id().contains(':') {
         return fail("the client id has a colon, which raw HTTP Basic cannot carry".into());
     }
@@ -235,6 +235,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::endpoint::preset;
 
     fn asking(url: &'static str, dialect: Dialect) -> TokenRequest {
         TokenRequest::new(Uri::from_static(url), dialect)
@@ -278,7 +279,8 @@ mod tests {
              \n\
              grant_type=client_credentials"
         );
-        request.dialect = Dialect::rfc6749().client_authentication(ClientAuthentication::Body);
+        request.dialect =
+            Dialect::rfc6749().client_authentication(ClientAuthentication::ClientSecretPost);
         request.scope = Some("read:a write".into());
         request.audience = Some("https://api/".into());
         request.resources = vec!["urn:a".into(), "urn:b".into()];
@@ -338,7 +340,7 @@ mod tests {
 
     #[test]
     fn podero() {
-        let request = asking("https://podero.example/oauth2/token/", Dialect::podero());
+        let request = asking("https://podero.example/oauth2/token/", preset::podero());
         assert_eq!(
             golden(&request, "partner", "s3/cr+t"),
             format!(
@@ -356,7 +358,7 @@ mod tests {
 
     #[test]
     fn dadi() {
-        let request = asking("http://localhost:3000/token", Dialect::dadi());
+        let request = asking("http://localhost:3000/token", preset::dadi());
         assert_eq!(
             golden(&request, "testClient", "superSecret"),
             "POST http://localhost:3000/token\n\
@@ -372,7 +374,7 @@ mod tests {
         let odd = |value| HeaderValue::from_static(value);
         let mut request = asking(
             "https://a.example/t",
-            Dialect::podero().header(header::CONTENT_TYPE, odd("text/plain")),
+            preset::podero().header(header::CONTENT_TYPE, odd("text/plain")),
         );
         request.headers = Headers(vec![
             (header::AUTHORIZATION, odd("other")),
@@ -389,9 +391,10 @@ mod tests {
 
     #[test]
     fn credentials_that_no_request_can_carry_are_an_error_that_hides_them() {
-        let raw = Dialect::rfc6749().basic_encoding(BasicEncoding::Raw);
+        let raw =
+            Dialect::rfc6749().client_authentication(ClientAuthentication::ClientSecretBasicRaw);
         for (dialect, id, secret, problem) in [
-            (Dialect::dadi(), "id", "c4n4ry\n", "client secret has a newline at its end"),
+            (preset::dadi(), "id", "c4n4ry\n", "client secret has a newline at its end"),
             (Dialect::rfc6749(), "id", "", "client secret is empty"),
             (Dialect::rfc6749(), "", "c4n4ry", "client id is empty"),
             (Dialect::rfc6749(), "i\rd", "c4n4ry", "client id has a control character"),

@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        endpoint::dialect::{BasicEncoding, Dialect},
+        endpoint::{ClientAuthentication, dialect::Dialect, preset},
         token::Lifetime,
     };
 
@@ -218,14 +218,14 @@ mod tests {
                 secs(86_400),
             ),
             (
-                Dialect::podero(),
+                preset::podero(),
                 r#"{"access_token": "opaque", "expires_in": 36000, "token_type": "Bearer", "scope": "read write"}"#
                     .into(),
                 "opaque",
                 secs(36_000),
             ),
             (
-                Dialect::dadi(),
+                preset::dadi(),
                 r#"{"accessToken":"4172bbf1-0890-41c7-b0db-477095a288b6","tokenType":"Bearer","expiresIn":1800}"#
                     .into(),
                 "4172bbf1-0890-41c7-b0db-477095a288b6",
@@ -243,7 +243,7 @@ mod tests {
             for status in [200, 201] {
                 let html = [("content-type", "text/html")];
                 let response = answer(dialect.clone(), status, &html, &body).unwrap();
-                assert_eq!(response.secret_text(), token);
+                assert_eq!(response.expose_secret(), token);
                 assert_eq!(response.lifetime(), lifetime);
             }
         }
@@ -432,7 +432,7 @@ mod tests {
         // DADI API 6.1
         let challenge = r#"Bearer, error="invalid_credentials", error_description="Invalid credentials supplied""#;
         let error = answer(
-            Dialect::dadi(),
+            preset::dadi(),
             401,
             &[("www-authenticate", challenge)],
             r#"{"statusCode":401}"#,
@@ -472,15 +472,34 @@ mod tests {
     #[test]
     fn advice_names_what_to_change() {
         let coded = |code: &str| format!(r#"{{"error":"{code}"}}"#);
-        let raw = Dialect::rfc6749().basic_encoding(BasicEncoding::Raw);
+        let raw =
+            Dialect::rfc6749().client_authentication(ClientAuthentication::ClientSecretBasicRaw);
         let rfc = Dialect::rfc6749;
         let to = |url: &'static str| vec![("location", url)];
         for (dialect, status, headers, body, advice) in [
-            (rfc(), 401, vec![], coded("invalid_client"), "basic_encoding(BasicEncoding::Raw)"),
-            (rfc(), 403, vec![], String::new(), "basic_encoding(BasicEncoding::Raw)"),
-            (raw, 401, vec![], String::new(), "basic_encoding(BasicEncoding::PercentEncoded)"),
+            (
+                rfc(),
+                401,
+                vec![],
+                coded("invalid_client"),
+                "try the client authentication `client_secret_basic_raw`",
+            ),
+            (
+                rfc(),
+                403,
+                vec![],
+                String::new(),
+                "try the client authentication `client_secret_basic_raw`",
+            ),
+            (
+                raw,
+                401,
+                vec![],
+                String::new(),
+                "try the client authentication `client_secret_basic`",
+            ),
             (rfc(), 400, vec![], coded("unsupported_grant_type"), "body(BodyEncoding::Json)"),
-            (Dialect::podero(), 415, vec![], String::new(), "body(BodyEncoding::Form)"),
+            (preset::podero(), 415, vec![], String::new(), "body(BodyEncoding::Form)"),
             (rfc(), 404, vec![], String::new(), "path of the token URL"),
             (rfc(), 405, vec![], String::new(), "takes POST"),
             (rfc(), 301, to("/oauth/token/"), String::new(), "add the trailing slash"),
@@ -506,7 +525,7 @@ mod tests {
         }
         let long = format!("/{}", "x".repeat(5000));
         assert!(refused(302, &[("location", &long)], "").to_string().len() < 600);
-        let error = answer(Dialect::dadi(), 401, &[], coded("invalid_client")).unwrap_err();
+        let error = answer(preset::dadi(), 401, &[], coded("invalid_client")).unwrap_err();
         assert!(!error.to_string().contains('('), "no Basic, no advice about it: {error}");
     }
 
@@ -530,7 +549,7 @@ mod tests {
             let asked = Asked { request: &request, credentials: &credentials };
             let (parts, ()) = Response::builder().status(401).body(()).unwrap().into_parts();
             let error = read(&parts, b"", &asked, UNIX_EPOCH).unwrap_err();
-            assert_eq!(error.to_string().contains("basic_encoding"), advised, "{id} {secret}");
+            assert_eq!(error.to_string().contains("reserved characters"), advised, "{id} {secret}");
         }
     }
 }

@@ -12,7 +12,6 @@ use std::{
 };
 
 use http::{Extensions, uri::Scheme};
-use http_body_util::BodyExt;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{
@@ -52,11 +51,12 @@ type HttpClient<C> = Client<Metering<C>, TransportRequestBody>;
 
 /// Carries token requests with hyper and rustls: the default [`Transport`].
 ///
-/// Trusted are the platform's root certificates and, in addition, the private CAs given to
-/// [`new`](Self::new). They are read on the first request to an `https` URL, on a blocking thread;
-/// if that fails, the request fails with the reason, and the next one reads them again. Once read,
-/// they are kept for as long as the transport lives. Transports without a CA of their own share the
-/// platform's, as the first of them has read them, while one of them lives.
+/// Trusted are the platform's root certificates and, in addition, the private CAs given by
+/// [`ca_file`](Self::ca_file) and [`ca_pem`](Self::ca_pem). They are read on the first request to an
+/// `https` URL, on a blocking thread; if that fails, the request fails with the reason, and the next
+/// one reads them again. Once read, they are kept for as long as the transport lives. Transports
+/// without a CA of their own share the platform's, as the first of them has read them, while one of
+/// them lives.
 ///
 /// The crypto provider is the one that the process has installed, else aws-lc-rs (feature
 /// `aws-lc-rs`, on by default), else ring (feature `ring`).
@@ -75,13 +75,41 @@ pub struct RustlsTransport {
 }
 
 impl RustlsTransport {
-    /// A transport that trusts the platform's roots and the CAs in these PEM files and texts.
+    /// Makes a transport that trusts the platform's roots. No I/O happens here.
     ///
-    /// No I/O happens here: a file that is missing or holds no certificate fails the first request.
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use tower_oauth2_client_credentials::{Builder, endpoint::RustlsTransport};
+    ///
+    /// // Shared by two clients: one pool of connections, one set of certificates.
+    /// let transport = Arc::new(RustlsTransport::new().ca_file("/etc/ssl/company.pem"));
+    /// let reports = Builder::new().shared_transport(transport.clone());
+    /// let billing = Builder::new().shared_transport(transport);
+    /// # drop((reports, billing));
+    /// ```
     #[must_use]
-    pub fn new(ca_files: Vec<PathBuf>, ca_pem: Vec<Vec<u8>>) -> Self {
+    pub fn new() -> Self {
         let plain = Clients::new(connector());
-        Self { ca_files, ca_pem, plain, secure: OnceCell::new() }
+        Self { ca_files: Vec::new(), ca_pem: Vec::new(), plain, secure: OnceCell::new() }
+    }
+
+    /// Adds a PEM file with certificates of CAs to be trusted besides the platform's. A file that
+    /// is missing or holds no certificate fails the first request.
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca_files.push(path.into());
+        self.secure = OnceCell::new();
+        self
+    }
+
+    /// Adds certificates of CAs to be trusted, as text in PEM form. One that holds no certificate,
+    /// or one that cannot be used, fails the first request.
+    #[must_use]
+    pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca_pem.push(pem.into());
+        self.secure = OnceCell::new();
+        self
     }
 
     /// What is wrong with `pem` as the text of a CA, if anything; reads on from its name. Blocks for
@@ -106,6 +134,12 @@ impl RustlsTransport {
                 Ok(Clients::new(https_connector(config?)))
             })
             .await
+    }
+}
+
+impl Default for RustlsTransport {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -210,7 +244,7 @@ where
         let client = self.of_this_runtime();
         let error = match client.request(request).await {
             Ok(response) => {
-                return Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync()));
+                return Ok(response.map(TransportResponseBody::new));
             }
             Err(error) => error,
         };
@@ -374,16 +408,18 @@ fn built_in_provider() -> Result<Arc<CryptoProvider>, LoadError> {
 #[cfg(test)]
 #[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
 mod tests_without_a_provider {
-    use http_body_util::Full;
 
     use super::*;
 
     /// Pins a build that succeeds, and a first token that fails without saying what is missing.
     #[tokio::test]
     async fn without_a_crypto_provider_the_first_use_says_how_to_get_one() {
-        let transport = RustlsTransport::new(vec!["/does/not/exist".into()], Vec::new());
+        let transport = RustlsTransport::new().ca_file("/does/not/exist");
         let request = http::Request::post("https://auth.example.com/token");
-        let error = transport.send(request.body(Full::default()).unwrap()).await.unwrap_err();
+        let error = transport
+            .send(request.body(TransportRequestBody::default()).unwrap())
+            .await
+            .unwrap_err();
         let text = error.to_string();
         for part in ["feature `ring` or `aws-lc-rs`", "CryptoProvider::install_default"] {
             assert!(text.contains(part), "{text}");
@@ -394,21 +430,20 @@ mod tests_without_a_provider {
 #[cfg(test)]
 #[cfg(all(feature = "testing-tls", any(feature = "aws-lc-rs", feature = "ring")))]
 mod tests {
-    use bytes::Bytes;
     use http::{Request, Version};
-    use http_body_util::Full;
+    use http_body_util::BodyExt;
 
     use super::*;
     use crate::testing::{Answer, AuthorizationServer, RunningServer, TestCa};
 
     fn trusting(ca: &TestCa) -> RustlsTransport {
-        RustlsTransport::new(Vec::new(), vec![ca.pem().as_bytes().to_vec()])
+        RustlsTransport::new().ca_pem(ca.pem())
     }
 
-    fn request(running: &RunningServer) -> Request<Full<Bytes>> {
+    fn request(running: &RunningServer) -> Request<TransportRequestBody> {
         Request::post(running.url("/token"))
             .header("content-type", "application/x-www-form-urlencoded")
-            .body(Full::from(
+            .body(TransportRequestBody::new(
                 "grant_type=client_credentials&client_id=test-client&client_secret=test-secret",
             ))
             .unwrap()
@@ -454,7 +489,7 @@ mod tests {
             std::process::id(),
             running.addr().port()
         ));
-        let transport = RustlsTransport::new(vec![path.clone()], Vec::new());
+        let transport = RustlsTransport::new().ca_file(&path);
         let missing = chain(&transport.send(request(&running)).await.unwrap_err());
         assert!(missing.contains(&path.display().to_string()), "{missing}");
         assert!(missing.contains("No such file") || missing.contains("find the file"), "{missing}");
@@ -483,7 +518,7 @@ mod tests {
     async fn plain_http_needs_no_certificates() {
         let server = AuthorizationServer::new();
         let running = server.serve().await.unwrap();
-        let transport = RustlsTransport::new(vec!["/does/not/exist".into()], Vec::new());
+        let transport = RustlsTransport::new().ca_file("/does/not/exist");
         assert_eq!(transport.send(request(&running)).await.unwrap().status(), 200);
     }
 
@@ -494,7 +529,7 @@ mod tests {
         let elsewhere = Answer::status(http::StatusCode::TEMPORARY_REDIRECT)
             .with_header("location", &running.url("/elsewhere"));
         server.respond_once(elsewhere);
-        let transport = RustlsTransport::new(Vec::new(), Vec::new());
+        let transport = RustlsTransport::new();
         assert_eq!(transport.send(request(&running)).await.unwrap().status(), 307);
         assert_eq!(server.requests(), 1);
     }

@@ -9,7 +9,7 @@ use base64::{
 };
 use zeroize::Zeroizing;
 
-use super::{dialect::BasicEncoding, encode};
+use super::encode::{self, BasicEncoding};
 use crate::credentials::ClientCredentials;
 
 /// What stands in the place of the secret.

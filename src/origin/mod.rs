@@ -46,6 +46,11 @@ impl OriginRules {
         self.allowed.push(origin);
     }
 
+    /// Returns `true` if there is a list of origins.
+    pub(crate) fn names_any(&self) -> bool {
+        !self.allowed.is_empty()
+    }
+
     /// Lets every plain HTTP origin have the token, as long as there is no list of origins.
     pub(crate) fn allow_plain_http(&mut self) {
         self.plain_http = true;

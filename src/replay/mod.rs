@@ -37,6 +37,8 @@ pub(crate) use self::{
 /// - with their features: the bodies of axum (as boxed ones), of reqwest (in memory: by reference; as
 ///   streams: as boxed ones) and of tonic (calls of one message, up to the limit).
 ///
+/// The implementations for http-body-util's types are for its version 0.1.
+///
 /// A body of none of these types shows in the compiler's error where the service is passed on, boxed
 /// or returned. Where a method of it is called, the compiler only says that there is no `call`, or
 /// that the bounds of `ready` or `oneshot` are not met.

@@ -300,7 +300,7 @@ fn remove_appended(headers: &mut HeaderMap) {
 /// `HeaderMap` takes 32,768 headers.
 #[cold]
 pub(crate) fn too_many_headers() -> TokenError {
-    TokenError::new(ErrorClass::Origin, "the request has no room for one more header")
+    TokenError::new(ErrorClass::Headers, "the request has no room for one more header")
 }
 
 impl<S: Clone, M> Clone for OAuthClientCredentials<S, M> {
@@ -366,7 +366,7 @@ mod tests {
         let cache = TokenCache::with_settings(Arc::new(source), settings);
         cache.token().await.unwrap();
         let seen = Seen::default();
-        let layer = OAuthClientCredentialsLayer::from_cache(&cache).never_replay();
+        let layer = OAuthClientCredentialsLayer::from_cache(cache.clone()).never_replay();
         let original = tower_layer::Layer::layer(&layer, seen.clone());
         let bytes = |service: &mut OAuthClientCredentials<_, _>| {
             drop(service.call(Request::new(())));
@@ -423,7 +423,7 @@ mod tests {
         });
         let cache = TokenCache::with_settings(Arc::new(source), settings);
         cache.token().await.unwrap();
-        let layer = OAuthClientCredentialsLayer::from_cache(&cache).never_replay();
+        let layer = OAuthClientCredentialsLayer::from_cache(cache.clone()).never_replay();
         let mut original = tower_layer::Layer::layer(&layer, Seen::default());
         drop(original.call(Request::new(())));
 
@@ -457,7 +457,7 @@ mod tests {
         let source = source_fn(|_| async { TokenResponse::bearer("t0k3n") });
         let cache = TokenCache::with_settings(Arc::new(source), settings);
         cache.token().await.unwrap();
-        let layer = OAuthClientCredentialsLayer::from_cache(&cache).never_replay();
+        let layer = OAuthClientCredentialsLayer::from_cache(cache.clone()).never_replay();
         let mut original = tower_layer::Layer::layer(&layer, Seen::default());
         drop(original.call(Request::new(())));
 
@@ -487,7 +487,7 @@ mod tests {
         let cache = TokenCache::with_settings(Arc::new(source), settings);
         cache.token().await.unwrap();
         let seen = Seen::default();
-        let layer = OAuthClientCredentialsLayer::from_cache(&cache).never_replay();
+        let layer = OAuthClientCredentialsLayer::from_cache(cache.clone()).never_replay();
         let mut value = tower_layer::Layer::layer(&layer, seen.clone());
         let bytes = |service: &mut OAuthClientCredentials<_, _>| {
             drop(service.call(Request::new(())));

@@ -55,7 +55,7 @@
 //!         .client_id("me")
 //!         .client_secret("s3cr3t")
 //!         .transport(server.service())
-//!         .clock(&clock);
+//!         .clock(clock.clone());
 //!     let client = reports_client(auth, api.service())?;
 //!     let call = || {
 //!         let request = Request::get("https://api.example.com/reports");

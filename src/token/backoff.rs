@@ -57,7 +57,7 @@ pub(crate) fn backoff(
             asked.unwrap_or_else(|| doubled(5, 120)).min(MAX_BACKOFF)
         }
         ErrorClass::Credentials => doubled(30, 600),
-        ErrorClass::Request | ErrorClass::Origin => secs(60),
+        ErrorClass::Request | ErrorClass::Origin | ErrorClass::Headers => secs(60),
         ErrorClass::Malformed => doubled(5, 60),
     };
     Backoff { while_usable: delay, while_none: delay }

@@ -10,6 +10,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use http::HeaderValue;
+
 use super::{
     cached::Cached,
     replacement::Replacement,
@@ -149,8 +151,22 @@ impl TokenCache {
     /// # Errors
     ///
     /// [`NotReplaced`](crate::NotReplaced), with the reason.
+    #[allow(clippy::must_use_candidate, reason = "a rejection counts without its replacement")]
     pub fn rejected(&self, token: &AccessToken) -> Replacement {
         self.replace(token, Call::default())
+    }
+
+    /// Reports that an API rejected a request with this `Authorization` header, for clients whose
+    /// hooks see the request that was sent and not the token. The next
+    /// [`token`](Self::token) is a newer one, where [`rejected`](Self::rejected) would renew it.
+    ///
+    /// Nothing happens if the header is not that of the current token: it has been replaced already,
+    /// or is not of this cache. To be called in a Tokio runtime.
+    pub fn rejected_header(&self, authorization: &HeaderValue) {
+        let current = self.shared.current().map(AccessToken::new);
+        if let Some(token) = current.filter(|token| token.header() == authorization) {
+            drop(self.rejected(&token));
+        }
     }
 
     /// An API rejected `token`, too, which came from [`rejected`](Self::rejected). Waits for

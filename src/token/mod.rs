@@ -1,12 +1,12 @@
 //! A token, from where it is fetched to where it is shared: [`TokenSource`] fetches one,
-//! [`TokenCache`] shares it, [`AccessToken`] is what comes out.
+//! [`TokenCache`] shares it, [`AccessToken`](crate::AccessToken) is what comes out.
 //!
 //! This folder knows neither token endpoints nor request bodies: a source may be anything that
 //! can produce a [`TokenResponse`].
 
 mod backoff;
 mod budget;
-mod cache;
+pub(crate) mod cache;
 mod cached;
 mod core;
 mod flight;
@@ -16,22 +16,27 @@ mod keep_warm;
 mod model;
 mod random;
 mod renewal;
-mod replacement;
+pub(crate) mod replacement;
 mod schedule;
 mod settings;
 mod shared;
-mod snapshot;
-mod source;
+pub(crate) mod snapshot;
+pub(crate) mod source;
 mod state;
 mod waiting;
 
 #[cfg(test)]
 pub(crate) use self::source::Lifetime;
 pub use self::{
-    cache::{Token, TokenCache},
-    replacement::{NotReplaced, Replacement},
-    snapshot::AccessToken,
-    source::{Attempt, BoxFuture, SourceFn, TokenResponse, TokenSource, source_fn},
+    cache::Token,
+    replacement::Replacement,
+    source::{Attempt, BoxFuture, SourceFn},
+};
+// Public at the crate's root.
+pub(crate) use self::{
+    cache::TokenCache,
+    replacement::NotReplaced,
+    source::{TokenResponse, TokenSource, source_fn},
 };
 pub(crate) use self::{
     cached::{Cached, Detach, Refreshed},

@@ -1,6 +1,6 @@
 //! The settings of a cache.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::schedule::{ATTEMPT_TIMEOUT, DEFAULT_LIFETIME, RENEWAL_TIMEOUT};
 use crate::clock::Clock;
@@ -17,6 +17,8 @@ pub(crate) struct Settings {
     pub(crate) attempt_timeout: Duration,
     /// For a renewal in all.
     pub(crate) renewal_timeout: Duration,
+    /// Which client it is, for errors that the source has not said it in.
+    pub(crate) client: Option<Arc<str>>,
 }
 
 /// What sets off a renewal in the background.
@@ -38,6 +40,7 @@ impl Default for Settings {
             seed: None,
             attempt_timeout: ATTEMPT_TIMEOUT,
             renewal_timeout: RENEWAL_TIMEOUT,
+            client: None,
         }
     }
 }

@@ -135,7 +135,10 @@ impl Shared {
     pub(crate) fn acquire(self: &Arc<Self>, now: Now) -> (Answer, u64) {
         let mut core = self.locked(now);
         let (answer, after) = self.step(&mut core, Event::Acquire, None, now);
-        let answer = core.answer(answer, now);
+        let answer = match core.answer(answer, now) {
+            Answer::Refuse(error) => Answer::Refuse(self.of_client(error)),
+            answer => answer,
+        };
         let epoch = self.epoch();
         drop(core);
         self.carry_out(after);
@@ -204,7 +207,8 @@ impl Shared {
     }
 
     /// The renewal has ended: publishes what it brought and completes its flight.
-    pub(crate) fn finish(self: &Arc<Self>, id: FlightId, flight: &Flight, end: End) -> Outcome {
+    pub(crate) fn finish(self: &Arc<Self>, id: FlightId, flight: &Flight, mut end: End) -> Outcome {
+        end.result = end.result.map_err(|error| self.of_client(error));
         let now = self.clock.now();
         let is_interrupted = end.is_interrupted;
         let mut core = lock(&self.core);
@@ -227,6 +231,13 @@ impl Shared {
         });
         self.carry_out(after);
         outcome
+    }
+
+    fn of_client(&self, error: TokenError) -> TokenError {
+        match &self.settings.client {
+            Some(client) => error.or_client(|| Arc::clone(client)),
+            None => error,
+        }
     }
 
     /// Starts a renewal if one is due and nothing speaks against it.

@@ -20,7 +20,7 @@ pub(crate) const MAX_TOKEN_LEN: usize = 16 * 1024;
 
 /// Fetches an access token: one call, one attempt.
 ///
-/// [`TokenEndpoint`](crate::TokenEndpoint) is the source that speaks OAuth2. Implement this for
+/// [`TokenEndpoint`](crate::endpoint::TokenEndpoint) is the source that speaks OAuth2. Implement this for
 /// anything else that hands out tokens, or use [`source_fn`]. The cache takes care of sharing,
 /// expiry, retries, backoff and deadlines; a source only asks once and says how it went.
 ///
@@ -288,15 +288,51 @@ impl TokenResponse {
         self.header == header
     }
 
+    /// Returns the token without its scheme, for sources that store or log in with what another
+    /// source fetched. Keep it out of logs and errors.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_oauth2_client_credentials::TokenResponse;
+    ///
+    /// let response = TokenResponse::bearer("t0k3n")?.expires_in(Duration::from_secs(60)).scope("read");
+    /// assert_eq!(response.expose_secret(), "t0k3n");
+    /// assert_eq!(response.token_type(), "Bearer");
+    /// assert_eq!(response.announced_lifetime(), Some(Duration::from_secs(60)));
+    /// assert_eq!(response.granted_scope(), Some("read"));
+    /// # Ok::<(), tower_oauth2_client_credentials::TokenError>(())
+    /// ```
+    #[must_use]
+    pub fn expose_secret(&self) -> &str {
+        secret_text(&self.header, self.scheme)
+    }
+
+    /// Returns how the token is presented: `Bearer`, or `Basic` for a static id and secret.
+    #[must_use]
+    pub fn token_type(&self) -> &'static str {
+        self.scheme.as_str()
+    }
+
+    /// Returns the lifetime that the server announced, counted from the moment before it was asked.
+    /// `None` if it announced none, or the token never expires.
+    #[must_use]
+    pub fn announced_lifetime(&self) -> Option<Duration> {
+        match self.lifetime {
+            Lifetime::Of(lifetime) => Some(lifetime),
+            Lifetime::Unknown | Lifetime::Never => None,
+        }
+    }
+
+    /// Returns the scope that was granted, if the server named one (RFC 6749 section 5.1). Several
+    /// have a space between them.
+    #[must_use]
+    pub fn granted_scope(&self) -> Option<&str> {
+        self.scope.as_deref()
+    }
+
     /// What is known of the lifetime.
     pub(crate) fn lifetime(&self) -> Lifetime {
         self.lifetime
-    }
-
-    /// The token without its scheme.
-    #[cfg(test)]
-    pub(crate) fn secret_text(&self) -> &str {
-        secret_text(&self.header, self.scheme)
     }
 
     pub(crate) fn into_parts(self) -> (HeaderValue, Scheme, Option<Box<str>>) {
@@ -344,7 +380,7 @@ mod tests {
     #[test]
     fn a_token_becomes_a_sensitive_header() {
         let response = TokenResponse::bearer("abc.def-_~+/=").unwrap();
-        assert_eq!(response.secret_text(), "abc.def-_~+/=");
+        assert_eq!(response.expose_secret(), "abc.def-_~+/=");
         let (header, ..) = response.into_parts();
         assert_eq!(header.as_bytes(), b"Bearer abc.def-_~+/=");
         assert!(header.is_sensitive());

@@ -363,7 +363,7 @@ async fn readiness_starts_the_renewal_that_it_waits_for() {
     assert_eq!((readiness(&cache), world.server.requests()), (StatusCode::OK, 1));
 
     let clock = tower_oauth2_client_credentials::testing::ManualClock::new();
-    let cache = world.builder().clock(&clock).build_cache().unwrap();
+    let cache = world.builder().clock(clock.clone()).build().unwrap().cache();
     world.server.respond_once(Answer::invalid_client());
     let error: TokenError = cache.token().await.unwrap_err();
     assert!(error.is_rejected());

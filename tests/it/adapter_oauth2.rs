@@ -21,7 +21,7 @@ use tower_oauth2_client_credentials::{
 use crate::adapter_support::World;
 
 fn transport() -> Arc<dyn Transport> {
-    Arc::new(RustlsTransport::new(Vec::new(), Vec::new()))
+    Arc::new(RustlsTransport::new())
 }
 
 /// All of a token request that a server looks at.
@@ -68,7 +68,7 @@ async fn our_token_request_is_the_oauth2_crates_own() {
         let token = request().request_async(&HttpClient::new(transport())).await.unwrap();
         assert_eq!(Some(token.access_token().secret()), server.last_token().as_ref());
 
-        let cache = builder(request()).build_cache().unwrap();
+        let cache = builder(request()).build().unwrap().cache();
         cache.token().await.unwrap();
         let journal = server.journal();
         assert_eq!(journal.len(), 2);
@@ -89,7 +89,7 @@ async fn a_secret_with_blanks_is_understood_as_well() {
         .set_token_uri(TokenUrl::new(running.url("/token")).unwrap());
     let request = || client.exchange_client_credentials();
     request().request_async(&HttpClient::new(transport())).await.unwrap();
-    builder(request()).build_cache().unwrap().token().await.unwrap();
+    builder(request()).build().unwrap().cache().token().await.unwrap();
     assert_eq!(server.issued(), 2);
 }
 
@@ -157,7 +157,7 @@ async fn with_basic_an_id_in_the_body_is_one_more_parameter() {
     let request =
         || client.exchange_client_credentials().add_extra_param("client_id", "another in the body");
     let _ = request().request_async(&HttpClient::new(transport())).await;
-    let _ = builder(request()).build_cache().unwrap().token().await;
+    let _ = builder(request()).build().unwrap().cache().token().await;
     let journal = server.journal();
     assert_eq!(journal.len(), 2);
     assert_eq!(seen(&journal[0]), seen(&journal[1]));

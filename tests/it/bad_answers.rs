@@ -59,7 +59,7 @@ impl Client {
             .client_id("me")
             .client_secret(CANARY)
             .transport(server.service())
-            .clock(&clock);
+            .clock(clock.clone());
         let layer = configure(builder).build().unwrap();
         let service = ServiceBuilder::new().layer(layer).service(api.service());
         Self { server, api, clock, service }
@@ -457,7 +457,7 @@ async fn a_token_that_is_over_when_it_comes_serves_who_waited_for_it_and_is_not_
 /// then made good as the error says.
 #[tokio::test(start_paused = true)]
 async fn what_the_error_advises_is_what_helps() {
-    use tower_oauth2_client_credentials::endpoint::BodyEncoding;
+    use tower_oauth2_client_credentials::endpoint::{BodyEncoding, preset};
 
     let form_to_podero = Client::of(Flavor::Podero, |builder| builder);
     let error = form_to_podero.failing_call().await;
@@ -468,7 +468,7 @@ async fn what_the_error_advises_is_what_helps() {
     assert_eq!(as_advised.call().await.unwrap().status(), StatusCode::OK);
 
     let no_slash = Client::of(Flavor::Podero, |builder| {
-        builder.dialect(Dialect::podero()).token_url("http://localhost/oauth2/token")
+        builder.dialect(preset::podero()).token_url("http://localhost/oauth2/token")
     });
     let error = no_slash.failing_call().await;
     assert!(error.to_string().contains("/oauth2/token/"), "{error}");

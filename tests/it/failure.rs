@@ -176,7 +176,7 @@ async fn a_budget_that_the_source_keeps_is_remembered_for_five_seconds_and_doubl
         })
     };
     let clock = ManualClock::new();
-    let cache = Builder::from_source(source).clock(&clock).build_cache().unwrap();
+    let cache = Builder::from_source(source).clock(clock.clone()).build().unwrap().cache();
     for (number, wait) in [5, 10, 20, 40, 80, 120, 120].into_iter().enumerate() {
         for _ in 0..100 {
             let error = cache.token().await.unwrap_err();

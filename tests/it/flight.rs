@@ -269,8 +269,9 @@ fn scripted(script: Vec<fn() -> Result<TokenResponse, TokenError>>) -> (TokenCac
         async move { next.map_or_else(a_token, |step| step()) }
     });
     let clock = ManualClock::new();
-    let builder = tower_oauth2_client_credentials::Builder::from_source(source).clock(&clock);
-    (builder.build_cache().unwrap(), clock)
+    let builder =
+        tower_oauth2_client_credentials::Builder::from_source(source).clock(clock.clone());
+    (builder.build().unwrap().cache(), clock)
 }
 
 fn a_token() -> Result<TokenResponse, TokenError> {
@@ -363,7 +364,7 @@ async fn after_a_panic_in_the_transport_there_is_one_error_and_then_a_token() {
         .client_id("test-client")
         .client_secret("test-secret")
         .transport(transport)
-        .clock(&clock)
+        .clock(clock.clone())
         .build()
         .unwrap();
     let client = layer.layer(api.service());
@@ -510,8 +511,9 @@ async fn an_error_may_look_at_the_cache_when_it_is_dropped() {
         })
     };
     let clock = ManualClock::new();
-    let builder = tower_oauth2_client_credentials::Builder::from_source(source).clock(&clock);
-    let cache = builder.build_cache().unwrap();
+    let builder =
+        tower_oauth2_client_credentials::Builder::from_source(source).clock(clock.clone());
+    let cache = builder.build().unwrap().cache();
     cell.set(cache.clone()).unwrap();
     for class in classes {
         assert_eq!(cache.token().await.unwrap_err().class(), class);
@@ -589,10 +591,11 @@ async fn a_thousand_caches_leave_no_task_and_no_memory() {
             }
         });
         let clock = ManualClock::new();
-        let builder = tower_oauth2_client_credentials::Builder::from_source(source).clock(&clock);
-        let cache = builder.keep_warm().build_cache().unwrap();
+        let builder =
+            tower_oauth2_client_credentials::Builder::from_source(source).clock(clock.clone());
+        let cache = builder.keep_warm().build().unwrap().cache();
         let server = AuthorizationServer::new();
-        let client = OAuthClientCredentialsLayer::from_cache(&cache)
+        let client = OAuthClientCredentialsLayer::from_cache(cache.clone())
             .layer(ProtectedApi::new(&server).service());
         let call = tokio::spawn(client.oneshot(get("/")));
         tokio::task::yield_now().await;

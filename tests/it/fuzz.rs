@@ -25,7 +25,9 @@ use http_body_util::Full;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_oauth2_client_credentials::{
     AccessToken, Builder, Dialect, ErrorClass, NotReplaced, Origin, TokenError, TokenResponse,
-    source_fn, testing::ManualClock,
+    endpoint::{TransportRequestBody, preset},
+    source_fn,
+    testing::ManualClock,
 };
 
 use crate::kit::{Dice, Watchdog, from_env, secs};
@@ -106,8 +108,8 @@ fn ask(
             .client_id("fuzz")
             .client_secret("c4n4ry-s3cr3t")
             .dialect(dialect)
-            .clock(&clock)
-            .transport(service_fn(move |_: Request<Full<Bytes>>| {
+            .clock(clock.clone())
+            .transport(service_fn(move |_: Request<TransportRequestBody>| {
                 let mut response = Response::new(Full::new(body.clone()));
                 *response.status_mut() = status;
                 if let Some((name, value)) = &header {
@@ -115,8 +117,9 @@ fn ask(
                 }
                 std::future::ready(Ok::<_, Infallible>(response))
             }))
-            .build_cache()
-            .unwrap();
+            .build()
+            .unwrap()
+            .cache();
         (cache.token().await, clock.wall())
     })
 }
@@ -146,7 +149,7 @@ fn fuzz_the_answer_of_a_token_endpoint() {
     let mut turn = 0_usize;
     fuzz("answer", &pieces, |body| {
         turn += 1;
-        let dialect = if turn.is_multiple_of(3) { Dialect::dadi() } else { Dialect::rfc6749() };
+        let dialect = if turn.is_multiple_of(3) { preset::dadi() } else { Dialect::rfc6749() };
         let status = [200, 200, 201, 400, 401, 403, 500][turn % 7];
         let (result, _) = ask(dialect, StatusCode::from_u16(status).unwrap(), None, body);
         match result {
@@ -198,7 +201,7 @@ fn counts(lines: &[&[u8]]) -> Option<bool> {
     let values = values.ok()?;
     runtime().block_on(async move {
         let source = source_fn(|_| async { TokenResponse::bearer("t") });
-        let layer = Builder::from_source(source).clock(&ManualClock::new()).build().unwrap();
+        let layer = Builder::from_source(source).clock(ManualClock::new()).build().unwrap();
         let client = layer.layer(service_fn(move |_: Request<Full<Bytes>>| {
             let mut response = Response::new(Full::<Bytes>::default());
             *response.status_mut() = StatusCode::UNAUTHORIZED;
@@ -251,7 +254,7 @@ fn fuzz_challenges() {
 fn attached(uri: &Uri, allowed: Option<&Origin>) -> Option<bool> {
     runtime().block_on(async {
         let source = source_fn(|_| async { TokenResponse::bearer("t") });
-        let mut builder = Builder::from_source(source).clock(&ManualClock::new());
+        let mut builder = Builder::from_source(source).clock(ManualClock::new());
         if let Some(origin) = allowed {
             builder = builder.allowed_origin(origin);
         }

@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt};
 use tower_oauth2_client_credentials::{
     Builder, Dialect, OAuthClientCredentialsLayer,
+    endpoint::preset,
     testing::{AuthorizationServer, Flavor, ProtectedApi},
 };
 
@@ -78,8 +79,8 @@ async fn every_flavor_of_token_endpoint_serves_an_api_over_both_versions_of_http
     let presets: [(Flavor, Configure, u64); 4] = [
         (Flavor::Rfc6749, |builder| builder, 3600),
         (Flavor::Auth0, |b| b.dialect(Dialect::auth0()).audience("https://api"), 86_400),
-        (Flavor::Podero, |builder| builder.dialect(Dialect::podero()), 36_000),
-        (Flavor::Dadi, |builder| builder.dialect(Dialect::dadi()), 1800),
+        (Flavor::Podero, |builder| builder.dialect(preset::podero()), 36_000),
+        (Flavor::Dadi, |builder| builder.dialect(preset::dadi()), 1800),
     ];
     limited(async {
         for (flavor, configure, lifetime) in presets {

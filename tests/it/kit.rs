@@ -74,7 +74,7 @@ impl World {
         let builder = OAuthClientCredentialsLayer::builder()
             .token_url(server.token_url())
             .transport(server.service())
-            .clock(&clock)
+            .clock(clock.clone())
             .jitter_seed(7);
         let layer = settings(builder).build().unwrap();
         let client = layer.layer(api.service());

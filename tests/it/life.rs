@@ -346,7 +346,12 @@ async fn a_thousand_caches_spread_their_renewals_and_none_rolls_the_dice_again()
         .map(|seed| {
             let source =
                 source_fn(|_| async { Ok(TokenResponse::bearer("t")?.expires_in(secs(3600))) });
-            Builder::from_source(source).clock(&clock).jitter_seed(seed).build_cache().unwrap()
+            Builder::from_source(source)
+                .clock(clock.clone())
+                .jitter_seed(seed)
+                .build()
+                .unwrap()
+                .cache()
         })
         .collect();
     for cache in &caches {
@@ -390,7 +395,7 @@ async fn caches_that_are_not_seeded_do_not_all_renew_at_once() {
     for _ in 0..100 {
         let source =
             source_fn(|_| async { Ok(TokenResponse::bearer("t")?.expires_in(secs(3600))) });
-        let cache = Builder::from_source(source).clock(&clock).build_cache().unwrap();
+        let cache = Builder::from_source(source).clock(clock.clone()).build().unwrap().cache();
         cache.token().await.unwrap();
         tokio::time::advance(secs(3240)).await;
         cache.token().await.unwrap();
@@ -450,7 +455,8 @@ async fn a_warm_cache_whose_source_panics_does_not_spin() {
         async move { Ok(TokenResponse::bearer(format!("t{n}"))?.expires_in(secs(300))) }
     });
     let clock = ManualClock::new();
-    let cache = Builder::from_source(source).clock(&clock).keep_warm().build_cache().unwrap();
+    let cache =
+        Builder::from_source(source).clock(clock.clone()).keep_warm().build().unwrap().cache();
     cache.token().await.unwrap();
     within(secs(1000), pass(secs(600))).await;
     let asked = asked.load(std::sync::atomic::Ordering::SeqCst);
@@ -520,7 +526,7 @@ async fn a_token_that_is_prolonged_is_asked_for_in_the_background_each_time() {
         tokio::time::sleep(secs(1)).await;
         Ok(TokenResponse::bearer("t")?.expires_in(secs(3600)))
     });
-    let cache = Builder::from_source(source).clock(&clock).build_cache().unwrap();
+    let cache = Builder::from_source(source).clock(clock.clone()).build().unwrap().cache();
     cache.token().await.unwrap();
     for issued in 2..=4 {
         pass(secs(3280)).await;

@@ -21,6 +21,7 @@ mod adapter_support;
 #[cfg(all(feature = "testing", feature = "rustls", feature = "tonic"))]
 mod adapter_tonic;
 mod bad_answers;
+mod configured;
 mod contract;
 mod failure;
 mod flight;

@@ -108,7 +108,7 @@ async fn live_through(seed: u64, lifetime: Duration) {
         .token_url(server.token_url())
         .credentials(secret.clone())
         .transport(tower::service_fn(move |request| road.clone().carry(request)))
-        .clock(&clock)
+        .clock(clock.clone())
         .jitter_seed(seed)
         .build()
         .unwrap();

@@ -142,13 +142,14 @@ impl Run {
         };
         let clock = ManualClock::new();
         let cache = Builder::from_source(source)
-            .clock(&clock)
+            .clock(clock.clone())
             .jitter_seed(7)
             // Renewals end when the script says so.
             .attempt_timeout(secs(100_000))
             .renewal_timeout(secs(100_000))
-            .build_cache()
-            .unwrap();
+            .build()
+            .unwrap()
+            .cache();
         let (seen, replayed) = (Arc::default(), Arc::default());
         Self { clock, server, cache, calls: VecDeque::new(), seen, replayed }
     }

@@ -13,7 +13,7 @@ use tower_oauth2_client_credentials::{
 };
 use tower_test::mock::{self, Mock};
 
-use crate::tap::{Body, Tap, ok, token_of};
+use crate::tap::{Body, LayerBuilder, Tap, ok, token_of};
 
 type Client = mock::Spawn<OAuthClientCredentials<Mock<Request<Body>, http::Response<Body>>>>;
 
@@ -46,7 +46,7 @@ fn send(
     Ok(request)
 }
 
-async fn layer(settings: impl FnOnce(Builder) -> Builder) -> OAuthClientCredentialsLayer {
+async fn layer(settings: impl FnOnce(LayerBuilder) -> LayerBuilder) -> OAuthClientCredentialsLayer {
     let layer = settings(Tap::open().builder()).build().unwrap();
     layer.cache().token().await.unwrap();
     layer
@@ -112,7 +112,7 @@ async fn where_there_is_no_room_for_a_header_only_a_request_that_needs_one_fails
     layer.cache().token().await.unwrap();
     let sent = send(&layer, full(Some("Basic own"))).unwrap();
     assert_eq!(sent.headers()["authorization"], "Basic own");
-    assert_eq!(send(&layer, full(None)).unwrap_err().class(), ErrorClass::Origin);
+    assert_eq!(send(&layer, full(None)).unwrap_err().class(), ErrorClass::Headers);
     let replacing = tap.builder().replace_authorization().build().unwrap();
     replacing.cache().token().await.unwrap();
     let sent = send(&replacing, full(Some("Basic own"))).unwrap();
@@ -215,7 +215,7 @@ async fn other_origins_get_their_requests_without_the_token_where_that_is_asked_
 
 #[tokio::test]
 async fn plain_http_is_allowed_by_its_dangerous_name() {
-    let layer = layer(Builder::dangerously_allow_plain_http).await;
+    let layer = layer(LayerBuilder::dangerously_allow_plain_http).await;
     assert_carries(&layer, &["http://api.example.com/", "https://api.example.com/"]).await;
     assert_refused(&layer, &["ftp://api.example.com/"]).await;
 }

@@ -172,7 +172,7 @@ fn numbered(
             async move { Ok(TokenResponse::bearer(format!("t{number}"))?.expires_in(secs(3600))) }
         })
     };
-    (Builder::from_source(source).clock(clock).jitter_seed(7).build().unwrap(), issued)
+    (Builder::from_source(source).clock(clock.clone()).jitter_seed(7).build().unwrap(), issued)
 }
 
 fn number_of(call: &Call) -> u64 {
@@ -763,7 +763,7 @@ async fn a_second_401_beside_a_token_for_one_use_is_cured_as_the_first() {
             Ok(TokenResponse::bearer(format!("t{number}"))?.expires_in(lifetime))
         }
     });
-    let layer = Builder::from_source(source).clock(&clock).build().unwrap();
+    let layer = Builder::from_source(source).clock(clock.clone()).build().unwrap();
     layer.cache().token().await.unwrap();
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let answers = Arc::clone(&gate);

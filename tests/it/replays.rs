@@ -19,12 +19,14 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use tokio_test::{assert_pending, assert_ready_ok, task};
 use tower::Service;
 use tower_oauth2_client_credentials::{
-    Builder, ErrorClass, Mode, NotReplaced, OAuthClientCredentials, OAuthClientCredentialsLayer,
-    Replay, TokenError,
+    ErrorClass, Mode, NotReplaced, OAuthClientCredentials, OAuthClientCredentialsLayer, Replay,
+    TokenError,
 };
 use tower_test::mock::{self, Mock};
 
-use crate::tap::{Body, Tap, get, ok, post, rejected, settle, token_of, unauthorized};
+use crate::tap::{
+    Body, LayerBuilder, Tap, get, ok, post, rejected, settle, token_of, unauthorized,
+};
 
 type Inner<B, R> = Mock<Request<B>, Response<R>>;
 
@@ -39,12 +41,12 @@ async fn stage<B, R>() -> Stage<B, R> {
     stage_with(|builder| builder).await
 }
 
-async fn stage_with<B, R>(settings: impl FnOnce(Builder) -> Builder) -> Stage<B, R> {
+async fn stage_with<B, R>(settings: impl FnOnce(LayerBuilder) -> LayerBuilder) -> Stage<B, R> {
     stage_of(settings, |layer| layer).await
 }
 
 async fn stage_of<B, R, M>(
-    settings: impl FnOnce(Builder) -> Builder,
+    settings: impl FnOnce(LayerBuilder) -> LayerBuilder,
     mode: impl FnOnce(OAuthClientCredentialsLayer) -> OAuthClientCredentialsLayer<M>,
 ) -> Stage<B, R, M> {
     let tap = Tap::open();
@@ -85,7 +87,10 @@ where
 }
 
 /// Whether a request that gets `response` is sent again.
-async fn is_cured(response: impl Fn() -> Response<Body>, settings: fn(Builder) -> Builder) -> bool {
+async fn is_cured(
+    response: impl Fn() -> Response<Body>,
+    settings: fn(LayerBuilder) -> LayerBuilder,
+) -> bool {
     let mut stage = stage_with::<Body, Body>(settings).await;
     let mut replayed = false;
     stage
@@ -116,7 +121,7 @@ fn grpc(status: &'static str, version: Version) -> Response<Body> {
 /// A renewal for every 401 there is would be one for each of somebody else's mistakes.
 #[tokio::test]
 async fn a_rejection_is_what_the_design_says_it_is() {
-    let default: fn(Builder) -> Builder = |builder| builder;
+    let default: fn(LayerBuilder) -> LayerBuilder = |builder| builder;
     for (status, challenge, cured) in [
         (401, "", true),
         (401, "Bearer", true),
@@ -139,7 +144,7 @@ async fn a_rejection_is_what_the_design_says_it_is() {
 
 #[tokio::test]
 async fn forbidden_is_a_rejection_where_it_is_said_to_be() {
-    let forbidden: fn(Builder) -> Builder = Builder::forbidden_means_rejected;
+    let forbidden: fn(LayerBuilder) -> LayerBuilder = LayerBuilder::forbidden_means_rejected;
     assert!(is_cured(|| challenged(403, ""), forbidden).await);
     let scope = r#"Bearer error="insufficient_scope""#;
     assert!(!is_cured(|| challenged(403, scope), forbidden).await);
@@ -148,7 +153,7 @@ async fn forbidden_is_a_rejection_where_it_is_said_to_be() {
 
 #[tokio::test]
 async fn what_a_rejection_is_can_be_decided_by_the_user() {
-    let own: fn(Builder) -> Builder =
+    let own: fn(LayerBuilder) -> LayerBuilder =
         |builder| builder.rejected_when(|parts| parts.headers.contains_key("x-expired"));
     let expired = || {
         let mut response = ok::<Body>();

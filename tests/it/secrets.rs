@@ -11,6 +11,7 @@ use tower_oauth2_client_credentials::{
     BoxError, Builder, Dialect, ErrorClass, NotReplaced, OAuthClientCredentialsLayer, TokenError,
     TokenResponse,
     credentials::RotatingSecret,
+    endpoint::{TokenEndpoint, preset},
     testing::{AuthorizationServer, ProtectedApi},
 };
 
@@ -164,7 +165,7 @@ where
 }
 
 fn dialects() -> [Dialect; 4] {
-    [Dialect::rfc6749(), Dialect::auth0(), Dialect::podero(), Dialect::dadi()]
+    [Dialect::rfc6749(), Dialect::auth0(), preset::podero(), preset::dadi()]
 }
 
 fn bare(dialect: Dialect) -> Builder {
@@ -242,7 +243,7 @@ async fn a_redirect_of_the_token_request_does_not_show_the_secret() {
                 .body(Body::default());
             async move { Ok::<_, std::io::Error>(response.unwrap()) }
         });
-        let cache = bare(Dialect::rfc6749()).transport(transport).build_cache().unwrap();
+        let cache = bare(Dialect::rfc6749()).transport(transport).build().unwrap().cache();
         assert_error_clean(&cache.token().await.unwrap_err());
     }
 }
@@ -298,7 +299,9 @@ async fn the_other_places_of_a_secret_do_not_show_it() {
     let token = basic.cache().token().await.unwrap();
     assert_debug_clean((&basic, &token, token.header(), basic.cache()));
     assert_debug_clean(TokenResponse::bearer(TOKEN).unwrap().expires_in(Duration::from_secs(9)));
-    assert_debug_clean(bare(Dialect::rfc6749()).build_source().ok());
+    let endpoint = TokenEndpoint::builder().client_id(ID).client_secret(SECRET);
+    assert_debug_clean(&endpoint);
+    assert_debug_clean(endpoint.token_url("https://auth.example.com/token").build().unwrap());
 
     // What is wrong with it is said without it.
     for secret in [format!("{SECRET}\n"), format!("{SECRET}\0")] {

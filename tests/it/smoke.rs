@@ -16,7 +16,7 @@ async fn a_request_gets_a_token_and_a_revoked_one_is_replaced() {
         .client_id("test-client")
         .client_secret("test-secret")
         .transport(server.service())
-        .clock(&ManualClock::new())
+        .clock(ManualClock::new())
         .build()
         .unwrap();
     let client = ServiceBuilder::new().layer(layer).service(api.service());

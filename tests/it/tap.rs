@@ -14,10 +14,14 @@ use http_body_util::Full;
 use tokio::sync::watch;
 use tower_oauth2_client_credentials::{
     Builder, OAuthClientCredentialsLayer, TokenError, TokenResponse, TokenSource,
+    builder::{ForLayer, FromSource},
     token::{Attempt, BoxFuture},
 };
 
 pub(crate) type Body = Full<Bytes>;
+
+/// The builder of a layer with a source of its own.
+pub(crate) type LayerBuilder = Builder<ForLayer, FromSource>;
 
 pub(crate) const API: &str = "https://api.example.com/v1";
 
@@ -72,7 +76,7 @@ impl Tap {
         self.builder().build().unwrap()
     }
 
-    pub(crate) fn builder(self: &Arc<Self>) -> Builder {
+    pub(crate) fn builder(self: &Arc<Self>) -> LayerBuilder {
         Builder::from_source(Arc::clone(self))
     }
 }

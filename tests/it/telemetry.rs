@@ -122,7 +122,7 @@ async fn a_hundred_waiters_make_one_span_with_what_came_of_it() {
         .client_id("test-client")
         .client_secret("test-secret")
         .transport(server.service())
-        .clock(&ManualClock::new())
+        .clock(ManualClock::new())
         .build()
         .unwrap();
     let client = layer.layer(api.service());
@@ -181,7 +181,7 @@ async fn a_renewal_that_fails_says_so_once_with_its_class() {
 async fn a_renewal_that_is_cut_short_says_so_too() {
     let (log, _guard) = Log::here();
     let source = source_fn(|_| async { std::panic::resume_unwind(Box::new("by the source")) });
-    let cache = Builder::from_source(source).build_cache().unwrap();
+    let cache = Builder::from_source(source).build().unwrap().cache();
     cache.token().await.unwrap_err();
     let spans = log.spans("oauth2.renewal");
     assert_eq!((&*spans[0]["attempt"], &*spans[0]["class"]), ("1", "\"interrupted\""));
@@ -192,7 +192,7 @@ async fn a_renewal_that_is_cut_short_says_so_too() {
 async fn a_credential_that_never_expires_has_no_lifetime() {
     let (log, _guard) = Log::here();
     let source = source_fn(|_| async { TokenResponse::basic("id", "secret") });
-    Builder::from_source(source).build_cache().unwrap().token().await.unwrap();
+    Builder::from_source(source).build().unwrap().cache().token().await.unwrap();
     assert!(!log.spans("oauth2.renewal")[0].contains_key("lifetime_s"));
 }
 

@@ -62,3 +62,19 @@ fn a_body_that_cannot_be_sent_again_gets_an_error_that_says_what_to_do() {
         assert!(said.contains(sentence), "{sentence}\n\n{said}");
     }
 }
+
+// A rule of the layer, set on what has no layer, was found by a list of names when it was built.
+#[test]
+fn a_setting_without_effect_does_not_compile_and_the_error_says_where_it_has_one() {
+    let said = compile("a_setting_without_effect");
+    for sentence in [
+        "method not found in `tower_oauth2_client_credentials::Builder<ForCache>`",
+        "the method was found for - `tower_oauth2_client_credentials::Builder<ForLayer, S>`",
+        "doesn't satisfy `ForEndpoint: HasCache`",
+        "method not found in `tower_oauth2_client_credentials::Builder<ForCache, FromSource>`",
+        "doesn't satisfy `FromCache: MakesCache`",
+        "due to 5 previous errors",
+    ] {
+        assert!(said.contains(sentence), "{sentence}\n\n{said}");
+    }
+}

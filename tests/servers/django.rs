@@ -109,7 +109,7 @@ async fn frozen(plan: Plan) {
     let stand = plan.start().await;
     let attempts = |seconds| {
         let (attempt, all) = (Duration::from_secs(seconds), Duration::from_secs(seconds + 1));
-        stand.builder().attempt_timeout(attempt).renewal_timeout(all).build_cache().unwrap()
+        stand.builder().attempt_timeout(attempt).renewal_timeout(all).build().unwrap().cache()
     };
     let (warm, cold, patient) = (attempts(1), attempts(1), attempts(60));
     warm.token().await.unwrap();

@@ -102,7 +102,7 @@ async fn rate_limit(plan: Plan) {
 /// The token expires on the way, and the API (here: behind another door) is up all the time.
 async fn bad_gateway(plan: Plan) {
     let mut stand = plan.lifetime(8).start().await;
-    let cache = stand.builder().build_cache().unwrap();
+    let cache = stand.builder().build().unwrap().cache();
     cache.token().await.unwrap();
     stand.server.kill();
     // Past the soft point, at 4 to 5 seconds, renewals fail behind the scenes.

@@ -5,7 +5,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tower_oauth2_client_credentials::{
     Builder, ErrorClass,
-    endpoint::{BasicEncoding, BodyEncoding},
+    endpoint::{BodyEncoding, ClientAuthentication},
 };
 
 use crate::{
@@ -46,7 +46,7 @@ async fn discovery(plan: Plan) {
 async fn resources(plan: Plan) {
     let stand = plan.start().await;
     let token = async |builder: Builder| {
-        let token = builder.build_cache().unwrap().token().await.unwrap();
+        let token = builder.build().unwrap().cache().token().await.unwrap();
         token.header().to_str().unwrap().trim_start_matches("Bearer ").to_owned()
     };
     let jwt = token(stand.builder().resource("urn:test:jwt")).await;
@@ -72,9 +72,9 @@ async fn unknown_resource(plan: Plan) {
 
 async fn raw(plan: Plan) {
     let stand = plan.start().await;
-    let dialect = stand.dialect().basic_encoding(BasicEncoding::Raw);
+    let raw = ClientAuthentication::ClientSecretBasicRaw;
     // An id without a colon, which raw Basic could not carry at all.
-    let caller = stand.caller(stand.builder().client_id("basic").dialect(dialect));
+    let caller = stand.caller(stand.builder().client_id("basic").client_authentication(raw));
     let error = no_token(get(&caller, &stand.api_url()).await);
     assert_eq!(error.status(), Some(StatusCode::BAD_REQUEST), "{error:?}");
     // Not `invalid_client`, but the server says itself what it is.

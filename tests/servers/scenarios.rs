@@ -163,7 +163,7 @@ async fn wrong_secret(plan: Plan) {
     assert!(!text.contains("c4n4ry"), "{text}");
     let in_basic = plan.provider != Provider::OidcOpaque;
     assert_eq!(
-        text.contains("try `Dialect::basic_encoding(BasicEncoding::Raw)`"),
+        text.contains("try the client authentication `client_secret_basic_raw`"),
         in_basic,
         "{text}"
     );

@@ -127,7 +127,7 @@ impl Way {
     /// Makes requests with a token of `length` bytes.
     #[must_use]
     pub fn worker(self, length: usize) -> Worker {
-        let layer = || OAuthClientCredentialsLayer::from_cache(&cache(length));
+        let layer = || OAuthClientCredentialsLayer::from_cache(cache(length));
         match self {
             Self::Bare => Box::new(|rounds| drive(&mut Inner, rounds)),
             Self::AddAuthorization => {
@@ -341,7 +341,7 @@ impl Scene {
             Ok(TokenResponse::bearer(token)?.expires_in(Duration::from_secs(86_400)))
         }));
         self.runtime.block_on(cache.token()).expect("a token");
-        let layer = OAuthClientCredentialsLayer::from_cache(&cache);
+        let layer = OAuthClientCredentialsLayer::from_cache(cache.clone());
         warm(layer.layer(Picky { newest, sent: self.sent, challenge: self.challenge }))
     }
 

@@ -388,11 +388,11 @@ impl Field {
                 });
             }
             Who::Layer => {
-                let layer = OAuthClientCredentialsLayer::from_cache(&self.cache(ends));
+                let layer = OAuthClientCredentialsLayer::from_cache(self.cache(ends));
                 self.spawn_calls(&layer.layer(Inner), ends);
             }
             Who::NeverReplay => {
-                let layer = OAuthClientCredentialsLayer::from_cache(&self.cache(ends));
+                let layer = OAuthClientCredentialsLayer::from_cache(self.cache(ends));
                 self.spawn_calls(&layer.never_replay().layer(Inner), ends);
             }
             Who::Mutex => {
@@ -512,7 +512,7 @@ fn refusal(runtime: &Runtime, who: Who, waiters: usize, latency: Duration) -> (u
                 let source =
                     source_fn(move |_| async move { TokenResponse::bearer(fetch().await?) });
                 let cache = TokenCache::new(source);
-                let service = OAuthClientCredentialsLayer::from_cache(&cache).layer(Inner);
+                let service = OAuthClientCredentialsLayer::from_cache(cache.clone()).layer(Inner);
                 begin();
                 for _ in 0..waiters {
                     if who == Who::Cache {

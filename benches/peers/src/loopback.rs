@@ -230,7 +230,7 @@ impl Stand {
     }
 
     fn run(&self, way: Way, until: Until) -> Vec<Duration> {
-        let layer = OAuthClientCredentialsLayer::from_cache(&self.cache);
+        let layer = OAuthClientCredentialsLayer::from_cache(self.cache.clone());
         match way {
             Way::Bare => self.drive(self.bare.clone(), until),
             Way::Header => {

@@ -136,7 +136,7 @@ fn settled(runtime: &Runtime, held: &dyn Fn() -> i64) -> i64 {
 
 /// Clones of a service, idle and warm, over the inner service.
 fn services(held: &dyn Fn() -> i64, add: &mut impl FnMut(&str, i64)) {
-    let layer = OAuthClientCredentialsLayer::from_cache(&cache(TOKEN_LENGTH));
+    let layer = OAuthClientCredentialsLayer::from_cache(cache(TOKEN_LENGTH));
     let beyond = |size: usize| i64::try_from(size - size_of::<Inner>()).unwrap_or(i64::MAX);
     let before = held();
     let first = layer.layer(Inner);
@@ -198,7 +198,7 @@ fn waiters(runtime: &Runtime, held: &dyn Fn() -> i64, add: &mut impl FnMut(&str,
         }
     });
     crowd("a waiting task: the layer, with its request", &{
-        let service = OAuthClientCredentialsLayer::from_cache(&never()).layer(Inner);
+        let service = OAuthClientCredentialsLayer::from_cache(never()).layer(Inner);
         move |runtime, waiting| {
             let mut service = service.clone();
             runtime.spawn(wait(waiting, async move {

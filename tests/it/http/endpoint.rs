@@ -10,7 +10,8 @@ use std::{
 };
 
 use tower_oauth2_client_credentials::{
-    Builder, ErrorClass, TokenCache, TokenError, TokenSource, source_fn, token::Attempt,
+    ErrorClass, TokenCache, TokenError, TokenSource, endpoint::TokenEndpoint, source_fn,
+    token::Attempt,
 };
 
 use super::{limited, test_client};
@@ -67,7 +68,12 @@ fn close(stream: &TcpStream) -> std::io::Result<()> {
 
 /// A cache whose renewals are one attempt, which nothing repeats.
 fn one_attempt(url: String) -> TokenCache {
-    let endpoint = test_client(url).build_source().unwrap();
+    let endpoint = TokenEndpoint::builder()
+        .token_url(url)
+        .client_id("test-client")
+        .client_secret("test-secret")
+        .build()
+        .unwrap();
     let source = source_fn(move |attempt: Attempt| {
         let endpoint = endpoint.clone();
         async move {
@@ -78,8 +84,8 @@ fn one_attempt(url: String) -> TokenCache {
         }
     });
     let hour = Duration::from_secs(3600);
-    let builder = Builder::from_source(source).attempt_timeout(hour).renewal_timeout(hour);
-    builder.build_cache().unwrap()
+    let builder = TokenCache::builder_from(source);
+    builder.attempt_timeout(hour).renewal_timeout(hour).build().unwrap()
 }
 
 /// Lets the connection's task put the connection back into the pool.
@@ -166,7 +172,7 @@ fn a_connection_of_a_runtime_that_nobody_drives_is_not_used() {
     let (url, requests) = raw(|_, stream| stream.write_all(TOKEN));
     let seconds = Duration::from_secs(20);
     let cache = test_client(url).attempt_timeout(seconds).renewal_timeout(seconds);
-    let cache = cache.build_cache().unwrap();
+    let cache = cache.build().unwrap().cache();
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (first, second) = (runtime(), runtime());
     for runtime in [&first, &second, &second, &first] {

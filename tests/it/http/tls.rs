@@ -104,9 +104,24 @@ async fn a_certificate_of_another_ca_is_refused_and_the_error_says_why() {
             causes += &format!(": {cause}");
             next = cause.source();
         }
-        assert!(causes.starts_with("no answer came from the token endpoint: "), "{causes}");
+        assert!(causes.starts_with("no answer came from the token endpoint [client "), "{causes}");
         assert!(causes.contains("invalid peer certificate: "), "{causes}");
         assert_eq!((server.requests(), api.calls()), (0, 0), "nothing was sent");
+    })
+    .await;
+}
+
+// "received corrupt message of type InvalidContentType" was all that one read.
+#[tokio::test]
+async fn https_spoken_to_a_port_of_plain_http_is_named() {
+    limited(async {
+        let server = AuthorizationServer::new();
+        let running = server.serve().await.unwrap();
+        let url = running.url("/token").replace("http://", "https://");
+        let ca = TestCa::new().unwrap();
+        let cache = test_client(url).ca_pem(ca.pem()).build().unwrap().cache();
+        let error = cache.token().await.unwrap_err().to_string();
+        assert!(error.contains("is it the port of plain HTTP"), "{error}");
     })
     .await;
 }

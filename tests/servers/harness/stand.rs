@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use tower_oauth2_client_credentials::{
-    Builder, Dialect, OAuthClientCredentialsLayer, endpoint::ClientAuthentication,
+    Builder, Dialect, OAuthClientCredentialsLayer,
+    endpoint::{ClientAuthentication, preset},
 };
 
 use super::{
@@ -151,10 +152,10 @@ impl Stand {
 
     pub(crate) fn dialect(&self) -> Dialect {
         match self.plan.provider {
-            Provider::DjangoJson => Dialect::podero(),
+            Provider::DjangoJson => preset::podero(),
             Provider::DjangoForm | Provider::OidcJwt => Dialect::rfc6749(),
             Provider::OidcOpaque => {
-                Dialect::rfc6749().client_authentication(ClientAuthentication::Body)
+                Dialect::rfc6749().client_authentication(ClientAuthentication::ClientSecretPost)
             }
         }
     }

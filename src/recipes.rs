@@ -1,0 +1,248 @@
+//! Recipes: what is asked for now and then, in the settings that there are.
+//!
+//! This page is documentation only.
+//!
+//! # A client that owns a `reqwest::Client`
+//!
+//! Generated clients hold an HTTP client of their own, below which no layer fits. By what they let
+//! you hand over:
+//!
+//! | client | how |
+//! |---|---|
+//! | openapi-generator (Rust, `reqwest`) | `supportMiddleware=true`: `Configuration::client` is a `ClientWithMiddleware` then. Give it the layer by the adapter `reqwest_middleware` |
+//! | progenitor | `pre_hook_async` puts [`AccessToken::header`] on the request, `post_hook_async` calls [`TokenCache::rejected_header`] on a 401 |
+//! | graphql_client | makes bodies only: send them with any client that has the layer |
+//! | anything with a list of default headers | a token put there expires: do not |
+//!
+//! The adapters are for reqwest 0.13 (0.13.4 or newer) and reqwest-middleware 0.5. A client with an
+//! older reqwest takes the token by a hook: [`AccessToken::header`] is a [`http::HeaderValue`], which
+//! is the same type for all versions from 0.12 on.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! use http::{StatusCode, header::AUTHORIZATION};
+//! use tower_oauth2_client_credentials::{TokenCache, TokenError, TokenResponse, source_fn};
+//!
+//! async fn before(cache: &TokenCache, headers: &mut http::HeaderMap) -> Result<(), TokenError> {
+//!     headers.insert(AUTHORIZATION, cache.token().await?.header().clone());
+//!     Ok(())
+//! }
+//!
+//! // The next request has a newer token; this one is not sent again.
+//! fn after(cache: &TokenCache, sent: &http::HeaderMap, status: StatusCode) {
+//!     if let (StatusCode::UNAUTHORIZED, Some(header)) = (status, sent.get(AUTHORIZATION)) {
+//!         cache.rejected_header(header);
+//!     }
+//! }
+//! #
+//! # let issued = std::sync::atomic::AtomicU32::new(0);
+//! # let cache = TokenCache::new(source_fn(move |_| {
+//! #     let number = 1 + issued.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+//! #     async move { TokenResponse::bearer(format!("t{number}")) }
+//! # }));
+//! # let mut headers = http::HeaderMap::new();
+//! # before(&cache, &mut headers).await?;
+//! # assert_eq!(headers[AUTHORIZATION], "Bearer t1");
+//! # after(&cache, &headers, StatusCode::UNAUTHORIZED);
+//! # tokio::task::yield_now().await;
+//! # before(&cache, &mut headers).await?;
+//! # assert_eq!(headers[AUTHORIZATION], "Bearer t2");
+//! # Ok::<(), TokenError>(()) }).unwrap();
+//! ```
+//!
+//! # A federated token in place of a secret
+//!
+//! Kubernetes and others write a short-lived JWT to a file, which some authorization servers take as
+//! a client assertion (RFC 7523 section 2.2; Entra ID calls it workload identity federation). The
+//! file is read again for each token request:
+//!
+//! ```
+//! use tower_oauth2_client_credentials::{Builder, Dialect, endpoint::ClientAuthentication};
+//!
+//! let dialect = Dialect::rfc6749()
+//!     .client_authentication(ClientAuthentication::ClientSecretPost)
+//!     .client_secret_field("client_assertion");
+//! let builder = Builder::new()
+//!     .token_url("https://login.example.com/tenant/oauth2/v2.0/token")
+//!     .client_id("my-service")
+//!     .client_secret_file("/var/run/secrets/azure/tokens/azure-identity-token")
+//!     .param(
+//!         "client_assertion_type",
+//!         "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+//!     )
+//!     .scope("https://graph.example.com/.default")
+//!     .dialect(dialect);
+//! # drop(builder);
+//! ```
+//!
+//! # The token in another header
+//!
+//! A service below the layer moves it. The layer still renews the token and cures a 401:
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! # use tower_oauth2_client_credentials::{BoxError, OAuthClientCredentialsLayer, TokenCache, TokenResponse, source_fn};
+//! use http::{Request, header::AUTHORIZATION};
+//! use tower::{ServiceBuilder, ServiceExt};
+//!
+//! # let source = source_fn(|_| async { TokenResponse::bearer("t0k3n") });
+//! # let auth = OAuthClientCredentialsLayer::from_cache(TokenCache::new(source));
+//! # let http_client = tower::service_fn(|request: Request<String>| async move {
+//! #     assert_eq!(request.headers()["x-access-token"], "Bearer t0k3n");
+//! #     assert!(!request.headers().contains_key(AUTHORIZATION));
+//! #     Ok::<_, BoxError>(http::Response::new(String::new()))
+//! # });
+//! let client = ServiceBuilder::new()
+//!     .layer(auth)
+//!     .map_request(|mut request: Request<String>| {
+//!         if let Some(token) = request.headers_mut().remove(AUTHORIZATION) {
+//!             request.headers_mut().insert("x-access-token", token);
+//!         }
+//!         request
+//!     })
+//!     .service(http_client);
+//! # let request = Request::get("https://api.example.com/").body(String::new())?;
+//! # client.oneshot(request).await?;
+//! # Ok::<(), BoxError>(()) }).unwrap();
+//! ```
+//!
+//! # An answer with odd fields
+//!
+//! Each field of the answer can be named, and a name that does not occur leaves the field out:
+//!
+//! | the provider | setting |
+//! |---|---|
+//! | answers with a `token_type` that is not `Bearer`, and means it | [`Dialect::token_type_field`]`("none")` |
+//! | answers with an `expires_in` that is wrong | [`Dialect::expires_in_field`]`("none")` and [`Builder::default_lifetime`]; a JWT's own `exp` still counts |
+//! | wraps the answer: `{"data": {"accessToken": ..}}` | [`Dialect::access_token_field`]`("/data/accessToken")` |
+//!
+//! # An API that does not say 401
+//!
+//! [`Builder::forbidden_means_rejected`] reads 403 as a rejected token. For anything else there is
+//! [`Builder::rejected_when`]:
+//!
+//! ```
+//! use tower_oauth2_client_credentials::Builder;
+//!
+//! let builder = Builder::new().rejected_when(|response| {
+//!     // "Authentication Timeout", of Laravel's making.
+//!     matches!(response.status.as_u16(), 401 | 419)
+//! });
+//! # drop(builder);
+//! ```
+//!
+//! # A job that runs every minute
+//!
+//! A process that ends with its work asks for a token each time. Where the provider bills or limits
+//! tokens, keep the token in a file that only the job's user can read, for the next run. The source
+//! takes it from there once; whatever is asked for later in the same run, after a 401 for one, comes
+//! from the endpoint:
+//!
+//! ```
+//! # use tower_oauth2_client_credentials::{BoxError, TokenCache, endpoint::TransportRequestBody};
+//! use std::{
+//!     fs,
+//!     path::PathBuf,
+//!     sync::atomic::{AtomicBool, Ordering},
+//!     time::{Duration, SystemTime},
+//! };
+//! use tower_oauth2_client_credentials::{
+//!     TokenError, TokenResponse, TokenSource,
+//!     endpoint::TokenEndpoint,
+//!     token::{Attempt, BoxFuture},
+//! };
+//!
+//! struct Kept {
+//!     endpoint: TokenEndpoint,
+//!     path: PathBuf,
+//!     looked: AtomicBool,
+//! }
+//!
+//! impl Kept {
+//!     /// The token of the last run, if it lives for another minute.
+//!     fn read(&self) -> Option<TokenResponse> {
+//!         let text = fs::read_to_string(&self.path).ok()?;
+//!         let (end, token) = text.split_once(' ')?;
+//!         let end = SystemTime::UNIX_EPOCH + Duration::from_secs(end.parse().ok()?);
+//!         let left = end.duration_since(SystemTime::now()).ok()?;
+//!         let is_enough = left > Duration::from_secs(60);
+//!         Some(TokenResponse::bearer(token).ok()?.expires_in(left)).filter(|_| is_enough)
+//!     }
+//! }
+//!
+//! impl TokenSource for Kept {
+//!     fn fetch<'a>(
+//!         &'a self,
+//!         attempt: Attempt,
+//!     ) -> BoxFuture<'a, Result<TokenResponse, TokenError>> {
+//!         Box::pin(async move {
+//!             if !self.looked.swap(true, Ordering::Relaxed) && let Some(kept) = self.read() {
+//!                 return Ok(kept);
+//!             }
+//!             let asked = SystemTime::now();
+//!             let response = self.endpoint.fetch(attempt).await?;
+//!             let lifetime = response.announced_lifetime().unwrap_or_default();
+//!             if let Ok(end) = (asked + lifetime).duration_since(SystemTime::UNIX_EPOCH) {
+//!                 // Without it, the next run asks again.
+//!                 let text = format!("{} {}", end.as_secs(), response.expose_secret());
+//!                 let _ = write_for_owner(&self.path, &text);
+//!             }
+//!             Ok(response)
+//!         })
+//!     }
+//! }
+//!
+//! /// Beside it and renamed, so that two runs do not read half a token.
+//! fn write_for_owner(path: &PathBuf, text: &str) -> std::io::Result<()> {
+//!     use std::io::Write as _;
+//!
+//!     let beside = path.with_extension(std::process::id().to_string());
+//!     let mut options = fs::OpenOptions::new();
+//!     options.write(true).create_new(true);
+//!     #[cfg(unix)]
+//!     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+//!     options.open(&beside)?.write_all(text.as_bytes())?;
+//!     fs::rename(&beside, path)
+//! }
+//! #
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! # let path = std::env::temp_dir().join(format!("kept-token-{}", std::process::id()));
+//! # let issued = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+//! # for run in 0..3 {
+//! #     let issued = issued.clone();
+//! #     let service = tower::service_fn(move |_: http::Request<TransportRequestBody>| {
+//! #         let number = 1 + issued.fetch_add(1, Ordering::Relaxed);
+//! #         let answer = format!(r#"{{"access_token":"t{number}","expires_in":3600}}"#);
+//! #         async { Ok::<_, BoxError>(http::Response::new(answer)) }
+//! #     });
+//! #     let endpoint = TokenEndpoint::builder().token_url("https://auth.example.com/token");
+//! #     let endpoint = endpoint.client_id("job").client_secret("s3cr3t").transport(service).build()?;
+//! #     let kept = Kept { endpoint, path: path.clone(), looked: AtomicBool::new(false) };
+//! #     let cache = TokenCache::new(kept);
+//! #     let token = cache.token().await?;
+//! #     assert_eq!(token.expose_secret(), "t1", "run {run}");
+//! #     if run == 2 {
+//! #         assert_eq!(cache.rejected(&token).await?.expose_secret(), "t2");
+//! #     }
+//! # }
+//! # fs::remove_file(&path)?;
+//! # Ok::<(), BoxError>(()) }).unwrap();
+//! ```
+//!
+//! # Two replicas at a server with one live token for each client
+//!
+//! Some servers end a client's token when they issue the next one. Two processes with the same
+//! client id then take each other's token away: each 401 is cured by a renewal, which causes the
+//! other's 401. The layer's limit on forced renewals keeps that from becoming a storm, but not from
+//! costing. Register one client for each replica, or let one process ask and hand the token to the
+//! others, which have a [`TokenSource`] that fetches it there.
+//!
+//! [`AccessToken::header`]: crate::AccessToken::header
+//! [`Builder::default_lifetime`]: crate::Builder::default_lifetime
+//! [`Builder::forbidden_means_rejected`]: crate::Builder::forbidden_means_rejected
+//! [`Builder::rejected_when`]: crate::Builder::rejected_when
+//! [`Dialect::access_token_field`]: crate::Dialect::access_token_field
+//! [`Dialect::expires_in_field`]: crate::Dialect::expires_in_field
+//! [`Dialect::token_type_field`]: crate::Dialect::token_type_field
+//! [`TokenCache::rejected_header`]: crate::TokenCache::rejected_header
+//! [`TokenSource`]: crate::TokenSource
