@@ -254,11 +254,14 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         appended: Result<bool, MaxSizeReached>,
     ) -> Result<(), Instead> {
         match self.handle.rules.existing {
-            Existing::Replace => match headers.try_insert(AUTHORIZATION, self.local.header.clone())
-            {
-                Ok(_) => Ok(()),
-                Err(_) => Err(Instead::Refuse(too_many_headers())),
-            },
+            Existing::Replace => {
+                // First removed: also a map that is full has room for it then.
+                headers.remove(AUTHORIZATION);
+                match headers.try_insert(AUTHORIZATION, self.local.header.clone()) {
+                    Ok(_) => Ok(()),
+                    Err(_) => Err(Instead::Refuse(too_many_headers())),
+                }
+            }
             // None of our business.
             Existing::Keep if appended.is_ok() => {
                 take_back_ours(headers);
