@@ -17,8 +17,10 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// No more is read than this.
-const MAX_BYTES: usize = 64 * 1024;
+/// No more is read than this: what costs as much as a new connection. On loopback a connection with
+/// TLS 1.3 took 2.7 ms and half a MiB on an open one 0.4 ms; at 100 Mbit/s half a MiB takes 42 ms,
+/// which is two round trips of 21 ms, the least that a new connection takes there.
+const MAX_BYTES: usize = 512 * 1024;
 /// And for no longer than this.
 const MAX_TIME: Duration = Duration::from_millis(250);
 /// What a frame counts at least, so that empty ones come to an end, too.

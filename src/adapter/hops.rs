@@ -1,8 +1,8 @@
 //! Whether a client has followed a redirect while it was polled: reqwest says where a request has
 //! ended, and after a redirect to the same URL that is where it began.
 //!
-//! reqwest begins the next request of a redirect by waking its own task and returning `Pending`. A
-//! future that does so while it is polled has followed a redirect, or might have: a yield for other
+//! reqwest begins the next request of a redirect by waking its own task, by the waker that it is
+//! polled with, and returning `Pending`. A future that does so while it is polled has followed a redirect, or might have: a yield for other
 //! reasons is counted as well, which costs a replay and never repeats a request. What other threads
 //! wake says nothing.
 
@@ -75,8 +75,11 @@ impl Watch {
 }
 
 impl Wake for Watch {
+    /// By a clone that somebody has kept: a connection of HTTP/2 wakes the requests that wait for
+    /// one, the request that has made it included.
     fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+        let outer = self.with(|state| state.outer.clone());
+        outer.wake();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
@@ -107,7 +110,7 @@ mod tests {
     #[test]
     fn a_future_that_wakes_itself_may_have_followed_a_redirect() {
         assert!(followed(Waker::wake_by_ref, false));
-        assert!(followed(|waker| waker.clone().wake(), false));
+        assert!(!followed(|waker| waker.clone().wake(), false), "it was waited for");
         assert!(!followed(Waker::wake_by_ref, true), "it has ended");
         assert!(!followed(|_| (), false));
         let elsewhere = |waker: &Waker| {

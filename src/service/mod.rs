@@ -51,7 +51,10 @@ use self::header::TokenHeader;
 ///   boxed bodies, and those of the adapters. Another, like `hyper::body::Incoming`, is boxed before
 ///   the request gets here (`request.map(http_body_util::BodyExt::boxed_unsync)`), or implements the
 ///   trait.
-/// - The response's body must be an [`http_body::Body`].
+/// - The response's body must be an [`http_body::Body`]. Before a replay, that of the rejected response
+///   is read to its end if it has at most 512 KiB and comes within 250 ms, so that its connection can
+///   be used again; up to there, that is cheaper than a new connection with TLS. A longer one costs
+///   an HTTP/1.1 connection. One that announces more is not begun.
 /// - After [`never_replay()`](crate::OAuthClientCredentialsLayer::never_replay) on the layer, both may
 ///   be of any type.
 ///
@@ -239,10 +242,14 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
     ) -> Result<(), Alternative> {
         let value = self.cached.value().value.clone();
         match self.handle.rules.existing {
-            Existing::Replace => match headers.try_insert(AUTHORIZATION, value) {
-                Ok(_) => Ok(()),
-                Err(_) => Err(Alternative::Fail(too_many_headers())),
-            },
+            Existing::Replace => {
+                // First removed: a map that is full has room for it then, too.
+                headers.remove(AUTHORIZATION);
+                match headers.try_insert(AUTHORIZATION, value) {
+                    Ok(_) => Ok(()),
+                    Err(_) => Err(Alternative::Fail(too_many_headers())),
+                }
+            }
             Existing::Keep if appended.is_ok() => {
                 remove_appended(headers);
                 Err(Alternative::PassThrough)
