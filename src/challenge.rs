@@ -15,13 +15,13 @@ use http::{HeaderMap, HeaderName, StatusCode, Version, header};
 pub(crate) enum Verdict {
     /// The token was understood, whatever else may be wrong.
     Accepted,
-    /// Probably stale: 401 without a challenge, or with one for `Bearer` that names no error. Some
-    /// endpoints misuse it, so it is no reason to make other requests wait.
+    /// Weak evidence that the token is stale: a 401 whose challenges name no code, another code, or
+    /// another scheme. Some endpoints misuse it, so it is no reason to make other requests wait.
     Stale,
-    /// The server says so: `error="invalid_token"`.
+    /// Strong evidence: a `Bearer` challenge with `error="invalid_token"`.
     Invalid,
-    /// Says nothing about the token: another scheme is asked for, a proxy or a broken server
-    /// answers.
+    /// Neutral, neither a rejection nor an acceptance: a newer token of the same kind would get the
+    /// same answer, or a proxy or a broken server answers.
     Unknown,
 }
 
@@ -83,9 +83,12 @@ fn grpc(headers: &HeaderMap) -> Verdict {
 
 /// The verdict on a 401, by its challenges.
 ///
-/// Of several for `Bearer` the one that says most counts: `invalid_token`, then any other error
-/// (`insufficient_scope`, `invalid_request`, DADI's `invalid_credentials`: a new token would get
-/// the same answer), then none. A header that holds no challenge at all counts as absent.
+/// A 401 rejects the token that the request carried, whatever scheme it names: APIs answer a stale
+/// bearer token with `Basic`, `OAuth`, `Negotiate` or nothing. `invalid_token` under `Bearer` is
+/// strong evidence, and outweighs all other challenges beside it. The exceptions are
+/// [`NEUTRAL_CODES`] in any scheme, and challenges that offer nothing but [`POSSESSION_SCHEMES`].
+/// Every other code is weak evidence, `insufficient_claims` among them: Entra sends it for revoked
+/// tokens, too. A header that holds no challenge counts as absent.
 #[cold]
 fn challenged(headers: &HeaderMap) -> Verdict {
     let mut seen = Challenges::default();
@@ -94,14 +97,25 @@ fn challenged(headers: &HeaderMap) -> Verdict {
     }
     if seen.invalid_token {
         Verdict::Invalid
-    } else if seen.another_error {
-        Verdict::Accepted
-    } else if seen.other && !seen.bearer {
+    } else if seen.neutral_code || (seen.possession && !seen.transferable) {
         Verdict::Unknown
     } else {
         Verdict::Stale
     }
 }
+
+/// Error codes that a newer token of the same kind does not cure: RFC 6750 section 3.1, RFC 9470
+/// section 3, RFC 9449 sections 7.1 and 9.
+const NEUTRAL_CODES: [&[u8]; 4] = [
+    b"insufficient_scope",
+    b"insufficient_user_authentication",
+    b"invalid_dpop_proof",
+    b"use_dpop_nonce",
+];
+
+/// Schemes that ask for proof of possession of a key, which a bearer token never is: DPoP (RFC
+/// 9449), Entra's `PoP`, GNAP (RFC 9635), OAuth 2.0's MAC draft, Hawk, HOBA (RFC 7486).
+const POSSESSION_SCHEMES: [&[u8]; 6] = [b"dpop", b"pop", b"gnap", b"mac", b"hawk", b"hoba"];
 
 /// What was seen of the challenges so far. Carried from line to line: several lines mean the same
 /// as one with commas (RFC 9110 section 5.3).
@@ -109,10 +123,13 @@ fn challenged(headers: &HeaderMap) -> Verdict {
 struct Challenges {
     /// The last scheme was `Bearer`: parameters belong to it.
     in_bearer: bool,
-    bearer: bool,
-    other: bool,
+    /// A scheme asks for proof of possession.
+    possession: bool,
+    /// A scheme does not.
+    transferable: bool,
+    /// `invalid_token` under `Bearer`.
     invalid_token: bool,
-    another_error: bool,
+    neutral_code: bool,
 }
 
 impl Challenges {
@@ -156,26 +173,23 @@ impl Challenges {
         let is_bearer = word.eq_ignore_ascii_case(b"bearer");
         if is_bearer || at_start {
             self.in_bearer = is_bearer;
-            self.bearer |= is_bearer;
-            self.other |= !is_bearer;
+            let possession =
+                POSSESSION_SCHEMES.iter().any(|scheme| word.eq_ignore_ascii_case(scheme));
+            self.possession |= possession;
+            self.transferable |= !possession;
         }
     }
 
     fn parameter(&mut self, name: &[u8], value: &[u8]) {
-        if !self.in_bearer || !name.eq_ignore_ascii_case(b"error") {
+        if !name.eq_ignore_ascii_case(b"error") {
             return;
         }
         // Escapes are dropped rather than read: no error code has a character that needs one.
-        let mut code =
+        let code =
             value.iter().filter(|byte| !b"\\\"' \t".contains(byte)).map(u8::to_ascii_lowercase);
-        if code.clone().next().is_none() {
-            return;
-        }
-        if code.by_ref().eq(b"invalid_token".iter().copied()) {
-            self.invalid_token = true;
-        } else {
-            self.another_error = true;
-        }
+        let is = |known: &[u8]| code.clone().eq(known.iter().copied());
+        self.invalid_token |= self.in_bearer && is(b"invalid_token");
+        self.neutral_code |= NEUTRAL_CODES.into_iter().any(is);
     }
 }
 
@@ -238,29 +252,35 @@ mod tests {
             (" , ,", Stale),
             ("=", Stale),
             (r#"""#, Stale),
-            (r#"error="insufficient_scope""#, Stale),
+            (r#"error="insufficient_scope""#, Unknown),
+            (r#"error="invalid_token""#, Stale),
             // RFC 6750, as it should be.
             ("Bearer", Stale),
             (r#"Bearer realm="api""#, Stale),
             (r#"Bearer realm="api", error="invalid_token""#, Invalid),
             (r#"Bearer error="invalid_token", error_description="The token expired""#, Invalid),
-            (r#"Bearer realm="api", error="insufficient_scope", scope="read""#, Accepted),
-            (r#"Bearer error="invalid_request""#, Accepted),
-            (r#"Bearer error="something_of_their_own""#, Accepted),
+            (r#"Bearer realm="api", error="insufficient_scope", scope="read""#, Unknown),
+            (r#"Bearer error="insufficient_user_authentication", acr_values="x""#, Unknown),
+            // Other codes: oxide-auth's, Entra's, and whatever else is made up.
+            (r#"Bearer error="invalid_request""#, Stale),
+            (r#"Bearer error="invalid_request" scope="read""#, Stale),
+            (r#"Bearer error="expired_token""#, Stale),
+            (r#"Bearer error="insufficient_claims", claims="eyJ9""#, Stale),
+            (r#"Bearer error="something_of_their_own""#, Stale),
             // Case.
             ("bearer", Stale),
             (r#"BEARER ERROR="Invalid_Token""#, Invalid),
             // Malformed: a comma too many, none, no blanks, blanks around `=`, other quotes.
-            (r#"Bearer, error="invalid_credentials", error_description="x""#, Accepted),
+            (r#"Bearer, error="invalid_credentials", error_description="x""#, Stale),
             (r#"Bearer, error="invalid_token""#, Invalid),
             ("Bearer, error=", Stale),
             (r#"Bearer error="""#, Stale),
             (r#"Bearer error= scope="x""#, Stale),
             ("Bearer error=invalid_token", Invalid),
             ("Bearer realm=my api error=invalid_token", Invalid),
-            ("Bearer realm=my api, error=insufficient_scope", Accepted),
+            ("Bearer realm=my api, error=insufficient_scope", Unknown),
             (r#"Bearer error="invalid_token" scope="read""#, Invalid),
-            (r#"Bearer scope="read" error="insufficient_scope""#, Accepted),
+            (r#"Bearer scope="read" error="insufficient_scope""#, Unknown),
             (r#"Bearer realm="a",error="invalid_token",scope="x""#, Invalid),
             (r#"Bearer realm="a"; error="invalid_token""#, Invalid),
             (r#"Bearer realm = "a" , error = "invalid_token""#, Invalid),
@@ -269,7 +289,7 @@ mod tests {
             (r#",,Bearer,,error="invalid_token",,"#, Invalid),
             // Quoted strings hide commas, quotes, and what looks like a parameter or a scheme.
             (r#"Bearer realm="a, Basic \", error=\"invalid_token\"""#, Stale),
-            (r#"Basic realm="x, Bearer error=invalid_token""#, Unknown),
+            (r#"Basic realm="x, Bearer error=invalid_token""#, Stale),
             (r#"Bearer realm="a\\", error="invalid_token""#, Invalid),
             (r#"Bearer realm="my "quoted" realm", error="invalid_token""#, Invalid),
             (r#"Bearer error="invalid\_token""#, Invalid),
@@ -277,17 +297,32 @@ mod tests {
             // An error is a parameter of that name, not one that ends or starts with it.
             (r#"Bearer error_description="invalid_token""#, Stale),
             (r#"Bearer x_error="invalid_token""#, Stale),
-            (r#"Bearer error="invalid_tokens""#, Accepted),
+            (r#"Bearer error="invalid_tokens""#, Stale),
             (r#"Bearer authorization_uri=https://a/?error=invalid_token"#, Stale),
-            // Other schemes.
-            (r#"Basic realm="x""#, Unknown),
-            ("Negotiate", Unknown),
-            ("Negotiate YIIJvwYG/+==", Unknown),
-            ("Negotiate YIIJvwYG", Unknown),
+            // Other schemes: the bearer token was still what the request had to show.
+            (r#"Basic realm="x""#, Stale),
+            (r#"BASIC realm="Service-now""#, Stale),
+            (r#"Basic realm="SAP NetWeaver Application Server [ABC/100]""#, Stale),
+            (r#"OAuth realm="https%3A%2F%2Fexample.atlassian.net""#, Stale),
+            (r#"OAuth2 realm="x", error="invalid_token""#, Stale),
+            ("Keystone uri=\"https://identity.example/v3\"", Stale),
+            ("Keystone uri='https://identity.example/v3'", Stale),
+            ("Token", Stale),
+            ("Negotiate", Stale),
+            ("Negotiate YIIJvwYG/+==", Stale),
+            ("Negotiate YIIJvwYG", Stale),
+            ("Bearerish", Stale),
+            (r#"Basic realm="x", error="invalid_token""#, Stale),
+            (r#"OAuth realm="x", error="insufficient_scope""#, Unknown),
+            // Proof of possession: no bearer token will do.
             (r#"DPoP algs="ES256", error="use_dpop_nonce""#, Unknown),
             (r#"DPoP error="invalid_token""#, Unknown),
-            (r#"Basic realm="x", error="invalid_token""#, Unknown),
-            ("Bearerish", Unknown),
+            (r#"dpop algs="ES256""#, Unknown),
+            (r#"PoP nonce="x""#, Unknown),
+            (r#"DPoP algs="ES256", PoP nonce="x""#, Unknown),
+            (r#"DPoP algs="ES256", Basic realm="x""#, Stale),
+            (r#"Bearer, DPoP algs="ES256", error="use_dpop_nonce""#, Unknown),
+            (r#"Bearer error="invalid_dpop_proof""#, Unknown),
             // Two schemes on a line.
             (r#"Basic realm="x", Bearer"#, Stale),
             (r#"Bearer realm="x", Basic realm="y""#, Stale),
@@ -297,7 +332,7 @@ mod tests {
             (r#"Negotiate Bearer error="invalid_token""#, Invalid),
             (r#"Basic realm="x" Bearer error="invalid_token""#, Invalid),
             // Two for Bearer: the one that says most.
-            (r#"Bearer realm="a", Bearer error="insufficient_scope""#, Accepted),
+            (r#"Bearer realm="a", Bearer error="insufficient_scope""#, Unknown),
             (r#"Bearer error="insufficient_scope", Bearer error="invalid_token""#, Invalid),
         ];
         for (line, verdict) in table {
@@ -309,15 +344,16 @@ mod tests {
     fn several_lines_mean_the_same_as_one() {
         assert_eq!(on_401(&[]), Stale);
         assert_eq!(on_401(&[b"Basic realm=\"x\"", b"Bearer error=\"invalid_token\""]), Invalid);
-        assert_eq!(on_401(&[b"Bearer", b"error=\"insufficient_scope\""]), Accepted);
-        assert_eq!(on_401(&[b"Basic", b"DPoP"]), Unknown);
+        assert_eq!(on_401(&[b"Bearer", b"error=\"insufficient_scope\""]), Unknown);
+        assert_eq!(on_401(&[b"Basic", b"DPoP"]), Stale);
+        assert_eq!(on_401(&[b"DPoP", b"PoP"]), Unknown);
     }
 
     #[test]
     fn bytes_beyond_ascii_are_nothing_special() {
         assert_eq!(on_401(&[b"Bearer realm=\"\xe9\xff\", error=\"invalid_token\""]), Invalid);
-        assert_eq!(on_401(&[b"Bearer error=\"\xe9\""]), Accepted);
-        assert_eq!(on_401(&[b"\xff\xfe"]), Unknown);
+        assert_eq!(on_401(&[b"Bearer error=\"\xe9\""]), Stale);
+        assert_eq!(on_401(&[b"\xff\xfe"]), Stale);
     }
 
     #[test]
@@ -350,7 +386,7 @@ mod tests {
         // A 403 that explains itself is believed.
         let value = HeaderValue::from_static("Bearer error=\"insufficient_scope\"");
         headers.insert(header::WWW_AUTHENTICATE, value);
-        assert_eq!(judge(403, &headers, strict), Accepted);
+        assert_eq!(judge(403, &headers, strict), Unknown);
         let value = HeaderValue::from_static("Bearer error=\"invalid_token\"");
         headers.insert(header::WWW_AUTHENTICATE, value);
         assert_eq!(judge(403, &headers, strict), Invalid);

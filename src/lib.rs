@@ -75,9 +75,11 @@
 //!
 //! # Rejections
 //!
-//! A response rejects the token if its status is 401 and its `WWW-Authenticate` is absent, or has a
-//! `Bearer` challenge without an `error` or with `invalid_token` (RFC 6750 section 3.1); or if it is
-//! gRPC's `UNAUTHENTICATED` in the headers. Then a newer token is used, if there is one; or else one
+//! A 401 to a request that carried the token rejects it, whatever its `WWW-Authenticate` says, with
+//! these exceptions: the code `insufficient_scope` (RFC 6750 section 3.1),
+//! `insufficient_user_authentication` (RFC 9470) or one of DPoP's (RFC 9449) without `invalid_token`
+//! under `Bearer`, and challenges that offer only DPoP or another proof-of-possession scheme. gRPC's
+//! `UNAUTHENTICATED` in the headers of a response rejects the token, too. Then a newer token is used, if there is one; or else one
 //! is asked for, and the request is sent again. If that does not help, no renewal is forced for
 //! 10 s, doubling, up to a minute where other requests are accepted and up to 5 minutes where none
 //! is. Until then the 401 goes to the caller as it came.

@@ -72,9 +72,9 @@ impl<S: sealed::Source> Builder<ForLayer, S> {
 
     /// Decides in your way whether a response rejects the token that its request carried.
     ///
-    /// The default: status 401 whose `WWW-Authenticate` is absent, or has a `Bearer` challenge
-    /// without an `error` or with `invalid_token` (RFC 6750 section 3.1); and gRPC's
-    /// `UNAUTHENTICATED` in the headers of a response.
+    /// The default: every 401, unless its `WWW-Authenticate` has the code `insufficient_scope`,
+    /// `insufficient_user_authentication` or one of DPoP's, or offers only DPoP or another
+    /// proof-of-possession scheme; and gRPC's `UNAUTHENTICATED` in the headers of a response.
     pub fn rejected_when(mut self, test: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.target.rules.test = Some(Test(Arc::new(test)));
         self

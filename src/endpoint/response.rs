@@ -113,7 +113,9 @@ fn success(body: &[u8], asked: &Asked<'_>, now: SystemTime) -> Result<TokenRespo
 }
 
 /// The lifetime by the time at which the token expires, as Azure (`expires_on`) and others give
-/// it, in seconds or milliseconds since 1970. Depends on our clock: `expires_in` is better.
+/// it, in seconds or milliseconds since 1970. Depends on our clock: `expires_in` is better. An end
+/// that has passed says that our clock is ahead, and nothing about the lifetime: believed, it would
+/// cost a token request for each call.
 fn expiry(answer: &Object<'_>, now: SystemTime) -> Option<Duration> {
     let at = ["expires_at", "expires_on"]
         .into_iter()
@@ -122,7 +124,7 @@ fn expiry(answer: &Object<'_>, now: SystemTime) -> Option<Duration> {
         .filter(|at| *at > 0.0)?;
     let at = if at > MILLISECONDS { at / 1000.0 } else { at };
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    Some(clamped(at - now))
+    (at > now).then(|| clamped(at - now))
 }
 
 /// Whole seconds, none below zero and none beyond ten years.
@@ -280,9 +282,11 @@ mod tests {
             // In the year 2290, and in milliseconds not yet past 1973.
             (r#""expires_at":1.01e10"#, never_longer),
             (r#""expires_at":99999999999"#, never_longer),
-            (r#""expires_at":100000000001"#, secs(0)),
+            (r#""expires_at":100000000001"#, Lifetime::Unknown),
             (r#""expires_on":"1700000060""#, secs(60)),
-            (r#""expires_at":1600000000"#, secs(0)),
+            (r#""expires_at":1600000000"#, Lifetime::Unknown),
+            (r#""expires_on":"1699999999""#, Lifetime::Unknown),
+            (r#""expires_on":1700000000000"#, Lifetime::Unknown),
             (r#""expires_at":1e400"#, never_longer),
             (r#""expires_at":0"#, Lifetime::Unknown),
             (r#""expires_on":"tomorrow""#, Lifetime::Unknown),

@@ -335,7 +335,7 @@ async fn a_response_that_does_not_reject_our_token_passes() {
     for (what, answer) in [
         ("accepted", Answer::as_usual()),
         ("too little scope", Answer::challenge(r#"Bearer error="insufficient_scope""#)),
-        ("another scheme", Answer::challenge(r#"Basic realm="x""#)),
+        ("proof of possession", Answer::challenge(r#"DPoP algs="ES256""#)),
         ("forbidden", Answer::status(StatusCode::FORBIDDEN)),
         ("broken", Answer::status(StatusCode::INTERNAL_SERVER_ERROR)),
         ("the caller's own token", Answer::challenge("Bearer")),

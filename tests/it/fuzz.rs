@@ -241,12 +241,11 @@ fn fuzz_challenges() {
         assert_eq!(counts(&[line, b""]), Some(verdict), "nor does an empty line");
         assert_eq!(counts(&[b",", line]), Some(verdict), "nor a comma too many");
         let text = String::from_utf8_lossy(line).to_lowercase();
-        if !text.contains("bearer") && verdict {
-            // Only where no other scheme is asked for.
-            let starts_a_challenge = text.trim_start_matches([',', ' ', '\t', ';', '=']);
-            let word = starts_a_challenge.split([' ', '\t', ',', ';']).next().unwrap_or_default();
-            assert!(word.is_empty() || word.contains(['=', '"']) || text.contains('='), "{text}");
-        }
+        let code = text.replace(['\\', '"', '\'', ' ', '\t'], "");
+        let excused = ["insufficient_scope", "pop", "mac", "gnap", "hawk", "hoba"]
+            .iter()
+            .any(|word| code.contains(word));
+        assert!(verdict || excused, "a 401 rejects the token: {text}");
     });
 }
 

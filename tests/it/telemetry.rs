@@ -299,10 +299,8 @@ async fn why_a_rejection_stands_is_said_in_the_words_of_the_response() {
 
 #[tokio::test]
 async fn a_401_that_is_no_rejection_is_an_event_too() {
-    for (challenge, verdict) in [
-        (r#"Bearer error="insufficient_scope""#, "\"the token is accepted\""),
-        ("Negotiate", "\"not about the token\""),
-    ] {
+    let verdict = "\"not about the token\"";
+    for challenge in [r#"Bearer error="insufficient_scope""#, r#"DPoP algs="ES256""#] {
         let answers: &'static [Answer401] = Box::leak(Box::new([challenge]));
         let (log, _) = about(answers, |_| {}).await;
         let expected =
