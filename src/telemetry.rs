@@ -1,4 +1,5 @@
-//! The names of spans and events, in one place. Without the feature `tracing` every function here
+//! The names of spans and events, in one place; their target is the crate's name,
+//! `tower_oauth2_client_credentials`. Without the feature `tracing` every function here
 //! is empty, so that no call site carries a `cfg`.
 //!
 //! | span or event | level | fields |
@@ -37,6 +38,10 @@ pub(crate) use self::off::{RenewalSpan, within};
 #[cfg(feature = "tracing")]
 pub(crate) use self::on::{RenewalSpan, within};
 
+/// The target of all of them, whatever file they are written in.
+#[cfg(feature = "tracing")]
+const TARGET: &str = "tower_oauth2_client_credentials";
+
 /// A renewal has ended, after so many attempts.
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn renewed(span: &RenewalSpan, outcome: &Outcome, attempts: u32, took: Duration) {
@@ -48,7 +53,7 @@ pub(crate) fn renewed(span: &RenewalSpan, outcome: &Outcome, attempts: u32, took
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn stands(generation: u64, why: &NotReplaced) {
     #[cfg(feature = "tracing")]
-    tracing::info!(generation, reason = %why, "rejection stands");
+    tracing::info!(target: TARGET, generation, reason = %why, "rejection stands");
 }
 
 /// A 401 says nothing of the token that its request carried.
@@ -57,13 +62,14 @@ pub(crate) fn stands(generation: u64, why: &NotReplaced) {
 pub(crate) fn not_a_rejection(generation: u64, verdict: Verdict) {
     #[cfg(feature = "tracing")]
     tracing::debug!(
-        generation,
-        verdict = match verdict {
-            Verdict::Unknown => "not about the token",
-            _ => "the token is accepted",
-        },
-        "not a rejection"
-    );
+    target: TARGET,
+            generation,
+            verdict = match verdict {
+                Verdict::Unknown => "not about the token",
+                _ => "the token is accepted",
+            },
+            "not a rejection"
+        );
 }
 
 /// A token request is about to be made, within the renewal's span.
@@ -84,7 +90,7 @@ pub(crate) fn attempt_failed(attempt: u32, error: &TokenError) {
     #[cfg(feature = "tracing")]
     {
         let (class, cause) = (error.class().as_str(), error.cause());
-        tracing::debug!(attempt, class, %error, cause = cause.as_deref(), "attempt failed");
+        tracing::debug!(target: TARGET, attempt, class, %error, cause = cause.as_deref(), "attempt failed");
     }
 }
 
@@ -99,19 +105,20 @@ pub(crate) fn rejected(
     #[cfg(feature = "tracing")]
     {
         tracing::info!(
-            generation,
-            challenge = match staleness {
-                Staleness::Invalid => "invalid_token",
-                Staleness::Unclear => "bare",
-            },
-            sending = match sending {
-                Sending::First => "first",
-                Sending::Replay => "replay",
-            },
-            decision = decision.as_str(),
-            error = decision.error().map(tracing::field::display),
-            "token rejected"
-        );
+        target: TARGET,
+                    generation,
+                    challenge = match staleness {
+                        Staleness::Invalid => "invalid_token",
+                        Staleness::Unclear => "bare",
+                    },
+                    sending = match sending {
+                        Sending::First => "first",
+                        Sending::Replay => "replay",
+                    },
+                    decision = decision.as_str(),
+                    error = decision.error().map(tracing::field::display),
+                    "token rejected"
+                );
     }
 }
 
@@ -121,6 +128,7 @@ mod on {
 
     use tracing::{Instrument as _, Span, field::Empty};
 
+    use super::TARGET;
     use crate::token::Outcome;
 
     #[derive(Clone, Debug)]
@@ -129,51 +137,55 @@ mod on {
     impl RenewalSpan {
         pub(crate) fn new() -> Self {
             Self(tracing::info_span!(
-                parent: None,
-                "oauth2.renewal",
-                endpoint = Empty,
-                client_id = Empty,
-                attempt = Empty,
-                class = Empty,
-                duration_ms = Empty,
-                lifetime_s = Empty,
-            ))
+            target: TARGET,
+                            parent: None,
+                            "oauth2.renewal",
+                            endpoint = Empty,
+                            client_id = Empty,
+                            attempt = Empty,
+                            class = Empty,
+                            duration_ms = Empty,
+                            lifetime_s = Empty,
+                        ))
         }
 
         /// Once: a field that is recorded twice is shown twice.
         pub(super) fn end(&self, outcome: &Outcome, attempt: u32, took: Duration) {
             let Self(span) = self;
             let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            span.record("attempt", attempt).record("duration_ms", duration_ms);
             match outcome {
                 Ok(snapshot) => {
                     let lifetime = snapshot.schedule.lifetime();
                     let lifetime_s = (lifetime != Duration::MAX).then_some(lifetime.as_secs());
-                    span.record("lifetime_s", lifetime_s);
                     tracing::info!(
-                        parent: span,
-                        generation = snapshot.generation,
-                        forced = snapshot.forced,
-                        attempt,
-                        lifetime_s,
-                        duration_ms,
-                        "token renewed"
-                    );
+                    target: TARGET,
+                                            parent: span,
+                                            generation = snapshot.generation,
+                                            forced = snapshot.forced,
+                                            attempt,
+                                            lifetime_s,
+                                            duration_ms,
+                                            "token renewed"
+                                        );
+                    span.record("lifetime_s", lifetime_s);
                 }
                 Err(error) => {
                     let (class, cause) = (error.class().as_str(), error.cause());
-                    span.record("class", class);
                     tracing::warn!(
-                        parent: span,
-                        class,
-                        %error,
-                        cause = cause.as_deref(),
-                        attempt,
-                        duration_ms,
-                        "renewal failed"
-                    );
+                    target: TARGET,
+                                            parent: span,
+                                            class,
+                                            %error,
+                                            cause = cause.as_deref(),
+                                            attempt,
+                                            duration_ms,
+                                            "renewal failed"
+                                        );
+                    span.record("class", class);
                 }
             }
+            // After the event, which has them itself: a log line shows the span's beside its own.
+            span.record("attempt", attempt).record("duration_ms", duration_ms);
         }
     }
 
