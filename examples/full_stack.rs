@@ -115,17 +115,12 @@ async fn main() -> Result<(), BoxError> {
     let response = client.oneshot(Request::get(&url).body(Empty::new())?).await?;
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
-    let figures = (
-        status.as_u16(),
-        body.len(),
-        counters.calls.load(Ordering::SeqCst),
-        counters.with_token.load(Ordering::SeqCst),
-        server.issued(),
-    );
-    println!("status, bytes, calls, calls with the current token, tokens: {figures:?}");
+    let calls = counters.calls.load(Ordering::SeqCst);
+    let with_token = counters.with_token.load(Ordering::SeqCst);
+    println!("{status}: {} bytes after {calls} calls, {} tokens", body.len(), server.issued());
     // A redirect, a 503, a retry that gets a 401, its replay with a newer token.
-    if figures != (200, 7000, 3, 3, 2) {
-        return Err(format!("expected (200, 7000, 3, 3, 2), not {figures:?}").into());
+    if (status.as_u16(), body.len(), calls, with_token, server.issued()) != (200, 7000, 3, 3, 2) {
+        return Err("expected 200, 7,000 bytes, 3 calls with the current token, 2 tokens".into());
     }
     Ok(())
 }

@@ -35,7 +35,8 @@ async fn main() -> Result<(), BoxError> {
     // The oauth2 crate's own call, over our transport.
     let http_client = HttpClient::new(Arc::new(RustlsTransport::new()));
     let token = request().request_async(&http_client).await?;
-    println!("the oauth2 crate has a token for {:?}", token.expires_in());
+    let lifetime = token.expires_in().unwrap_or_default();
+    println!("the oauth2 crate has a token that lives for {} seconds", lifetime.as_secs());
 
     // The layer, with the same settings.
     let http = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();

@@ -49,10 +49,10 @@ async fn main() -> Result<(), BoxError> {
     let why = token_error(&error).ok_or("the error does not say that it is about the token")?;
     println!("without a token: {why}");
 
-    let figures = (server.issued(), server.requests(), api.calls(), why.is_rejected());
-    println!("tokens, token requests, calls: {figures:?}");
-    if figures != (2, 3, 4, true) {
-        return Err(format!("expected (2, 3, 4, true), not {figures:?}").into());
+    let (issued, requests, calls) = (server.issued(), server.requests(), api.calls());
+    println!("{issued} tokens issued by {requests} token requests, {calls} calls of the API");
+    if (issued, requests, calls, why.is_rejected()) != (2, 3, 4, true) {
+        return Err("expected 2 tokens by 3 requests, 4 calls, and a refused client".into());
     }
     Ok(())
 }

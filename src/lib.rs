@@ -104,7 +104,8 @@
 //! out and name `rustls`, `ring` and `tracing`: with both, rustls panics where the choice is left to
 //! it, as in hyper-rustls' `with_native_roots`.
 //!
-//! With `tracing`, the span `oauth2.renewal` has the fields `endpoint`, `client_id`, `attempt`, `class`,
+//! With `tracing`, all spans and events have the target `tower_oauth2_client_credentials`. The span
+//! `oauth2.renewal` has the fields `endpoint`, `client_id`, `attempt`, `class`,
 //! `duration_ms` and `lifetime_s`; its end is `token renewed` at INFO, or `renewal failed` at WARN with
 //! `error` and `cause`. `token rejected` and `rejection stands` (INFO) say what became of a 401,
 //! `attempt failed` and `not a rejection` (DEBUG) the rest. No field holds a secret or a token.

@@ -1,4 +1,5 @@
-//! The names of spans and events, in one place. Without the feature `tracing` every function here
+//! The names of spans and events, in one place; their target is the crate's name,
+//! `tower_oauth2_client_credentials`. Without the feature `tracing` every function here
 //! is empty, so that no call site carries a `cfg`.
 //!
 //! | span or event | level | fields |
@@ -37,6 +38,10 @@ pub(crate) use self::off::{RenewalSpan, within};
 #[cfg(feature = "tracing")]
 pub(crate) use self::on::{RenewalSpan, within};
 
+/// The target of all of them, whatever file they are written in.
+#[cfg(feature = "tracing")]
+const TARGET: &str = "tower_oauth2_client_credentials";
+
 /// A renewal has ended, after so many attempts.
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn renewed(
@@ -54,7 +59,7 @@ pub(crate) fn renewed(
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn stands(generation: u64, why: &NotReplaced) {
     #[cfg(feature = "tracing")]
-    tracing::info!(generation, reason = %why, "rejection stands");
+    tracing::info!(target: TARGET, generation, reason = %why, "rejection stands");
 }
 
 /// A 401 says nothing of the token that its request carried.
@@ -63,13 +68,14 @@ pub(crate) fn stands(generation: u64, why: &NotReplaced) {
 pub(crate) fn not_a_rejection(generation: u64, verdict: Verdict) {
     #[cfg(feature = "tracing")]
     tracing::debug!(
-        generation,
-        verdict = match verdict {
-            Verdict::Unknown => "not about the token",
-            _ => "the token is accepted",
-        },
-        "not a rejection"
-    );
+    target: TARGET,
+            generation,
+            verdict = match verdict {
+                Verdict::Unknown => "not about the token",
+                _ => "the token is accepted",
+            },
+            "not a rejection"
+        );
 }
 
 /// A token request is about to be made, within the renewal's span.
@@ -90,7 +96,7 @@ pub(crate) fn attempt_failed(attempt: u32, error: &TokenError) {
     #[cfg(feature = "tracing")]
     {
         let (class, cause) = (error.class().as_str(), error.cause());
-        tracing::debug!(attempt, class, %error, cause = cause.as_deref(), "attempt failed");
+        tracing::debug!(target: TARGET, attempt, class, %error, cause = cause.as_deref(), "attempt failed");
     }
 }
 
@@ -109,6 +115,7 @@ pub(crate) fn rejected(
         macro_rules! tell {
             ($level:ident) => {
                 tracing::$level!(
+                    target: TARGET,
                     generation,
                     challenge = match staleness {
                         Staleness::Invalid => "invalid_token",
@@ -179,15 +186,16 @@ mod on {
     impl RenewalSpan {
         pub(crate) fn new() -> Self {
             Self(tracing::info_span!(
-                parent: None,
-                "oauth2.renewal",
-                endpoint = Empty,
-                client_id = Empty,
-                attempt = Empty,
-                class = Empty,
-                duration_ms = Empty,
-                lifetime_s = Empty,
-            ))
+            target: TARGET,
+                            parent: None,
+                            "oauth2.renewal",
+                            endpoint = Empty,
+                            client_id = Empty,
+                            attempt = Empty,
+                            class = Empty,
+                            duration_ms = Empty,
+                            lifetime_s = Empty,
+                        ))
         }
 
         /// Once: a field that is recorded twice is shown twice.
@@ -201,12 +209,10 @@ mod on {
             let trigger = trigger.as_str();
             let Self(span) = self;
             let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            span.record("attempt", attempt).record("duration_ms", duration_ms);
             match outcome {
                 Ok(snapshot) => {
                     let lifetime = snapshot.schedule.lifetime();
                     let lifetime_s = (lifetime != Duration::MAX).then_some(lifetime.as_secs());
-                    span.record("lifetime_s", lifetime_s);
                     tracing::info!(
                         parent: span,
                         generation = snapshot.generation,
@@ -219,7 +225,6 @@ mod on {
                 }
                 Err(error) => {
                     let (class, cause) = (error.class().as_str(), error.cause());
-                    span.record("class", class);
                     tracing::warn!(
                         parent: span,
                         class,
@@ -232,6 +237,8 @@ mod on {
                     );
                 }
             }
+            // After the event, which has them itself: a log line shows the span's beside its own.
+            span.record("attempt", attempt).record("duration_ms", duration_ms);
         }
     }
 

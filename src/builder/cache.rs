@@ -10,7 +10,7 @@ use crate::{error::server_text, token::Warmth};
 
 /// # How a token is kept
 impl<T: HasCache, S: MakesCache> Builder<T, S> {
-    /// How long one attempt to get a token may take. Default: 10 s. At most
+    /// Sets how long one attempt to get a token may take. Default: 10 s. At most
     /// [`renewal_timeout`](Self::renewal_timeout).
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.check_duration("attempt_timeout", timeout);
@@ -18,15 +18,15 @@ impl<T: HasCache, S: MakesCache> Builder<T, S> {
         self
     }
 
-    /// How long a renewal may take in all, with up to three attempts. Default: 30 s.
+    /// Sets how long a renewal may take in all, with up to three attempts. Default: 30 s.
     pub fn renewal_timeout(mut self, timeout: Duration) -> Self {
         self.check_duration("renewal_timeout", timeout);
         self.shared.settings.renewal_timeout = timeout;
         self
     }
 
-    /// What is taken for the lifetime of a token if the server does not name one, and the token is
-    /// no JWT that does. Default: 5 minutes.
+    /// Sets the lifetime that is assumed if the server does not name one, and the token is no JWT that
+    /// does. Default: 5 minutes.
     pub fn default_lifetime(mut self, lifetime: Duration) -> Self {
         self.check_duration("default_lifetime", lifetime);
         self.shared.settings.default_lifetime = lifetime;
@@ -57,7 +57,7 @@ impl<T: HasCache, S: MakesCache> Builder<T, S> {
         self
     }
 
-    /// Where the jitter starts, for tests that must run alike each time.
+    /// Sets where the jitter starts, for tests that must run alike each time.
     #[cfg(feature = "testing")]
     pub fn jitter_seed(mut self, seed: u64) -> Self {
         self.shared.settings.seed = Some(seed);
@@ -99,7 +99,7 @@ impl<T, S: MakesCache> Builder<T, S> {
 
 #[cfg(feature = "testing")]
 impl<T, S: MakesCache> Builder<T, S> {
-    /// The time by which tokens expire, for tests.
+    /// Sets the clock by which tokens expire, for tests.
     pub fn clock(mut self, clock: crate::testing::ManualClock) -> Self {
         self.shared.settings.clock = clock.to_clock();
         self

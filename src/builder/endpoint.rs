@@ -37,7 +37,7 @@ const RESERVED_HEADERS: [HeaderName; 6] = [
 
 /// # Where tokens come from
 impl<T: sealed::Target> Builder<T, FromEndpoint> {
-    /// The URL of the token endpoint (RFC 6749 section 3.2).
+    /// Sets the URL of the token endpoint (RFC 6749 section 3.2).
     ///
     /// It must be `https`, or plain `http` to this machine (`localhost`, `127.0.0.0/8`, `[::1]`),
     /// without user, password or fragment. A slash at its end counts.
@@ -46,7 +46,7 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self
     }
 
-    /// The client's id. Not empty, no control characters.
+    /// Sets the client's id. It must not be empty or have control characters.
     pub fn client_id(mut self, id: impl Into<String>) -> Self {
         let id = id.into();
         if let Some(problem) = id_problem(&id) {
@@ -57,8 +57,8 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self
     }
 
-    /// The client's secret, if it does not change while the program runs. Not empty, no control
-    /// characters, in particular no newline at its end.
+    /// Sets the client's secret, if it does not change while the program runs. It must not be empty or
+    /// have control characters, in particular no newline at its end.
     pub fn client_secret(mut self, secret: impl Into<String>) -> Self {
         let secret = Zeroizing::new(secret.into());
         if let Some(problem) = secret_problem(&secret) {
@@ -68,26 +68,26 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self
     }
 
-    /// A file with the client's secret, which is read again for every token request: see
+    /// Sets a file with the client's secret, which is read again for every token request: see
     /// [`SecretFile`](crate::credentials::SecretFile).
     pub fn client_secret_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.source.client_secret_file = Some(path.into());
         self
     }
 
-    /// Whoever gives the client's id and secret, in place of `client_id` and `client_secret`: see
+    /// Sets the provider of the client's id and secret. Replaces `client_id` and `client_secret`: see
     /// [`credentials`](crate::credentials).
     pub fn credentials(mut self, provider: impl CredentialsProvider) -> Self {
         self.source.credentials = Some(Arc::new(provider));
         self
     }
 
-    /// Adds a scope, or several with blanks between them (RFC 6749 section 3.3).
+    /// Adds a scope, or several with spaces between them (RFC 6749 section 3.3).
     pub fn scope(self, scope: impl AsRef<str>) -> Self {
         self.scopes([scope])
     }
 
-    /// Adds scopes; each may be several with blanks between them.
+    /// Adds scopes; each may be several with spaces between them.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -111,7 +111,7 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self
     }
 
-    /// The API that the token is for, as Auth0 wants it (`audience`).
+    /// Sets the API that the token is for, as Auth0 wants it (`audience`).
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         let audience = audience.into();
         self.check_text("audience", &audience);
@@ -208,14 +208,14 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self.shared_transport(Arc::new(TowerTransport::new(service)))
     }
 
-    /// The same, for a [`Transport`] that is shared among clients or is no tower service.
+    /// Sets the [`Transport`] of token requests, for one that is shared among clients or is no tower service.
     pub fn shared_transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.source.transport = Some(transport);
         self
     }
 
-    /// Lets the token URL be plain `http` to another machine. Whoever is on the way reads the
-    /// client's secret and the token, and can put in a token of their own.
+    /// Lets the token URL be plain `http` to another machine. Every machine on the way can read the
+    /// client's secret and the token, and replace the token.
     pub fn dangerously_allow_insecure_token_url(mut self) -> Self {
         self.source.insecure = Insecure::Anywhere;
         self

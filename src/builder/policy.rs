@@ -49,8 +49,8 @@ impl<S: sealed::Source> Builder<ForLayer, S> {
         self
     }
 
-    /// Lets plain `http` to other machines have the token, where no allowed origins are named.
-    /// Whoever is on the way can read it and use it.
+    /// Lets plain `http` to other machines have the token, where no allowed origins are named. Every
+    /// machine on the way can read it and use it.
     pub fn dangerously_allow_plain_http(mut self) -> Self {
         self.target.rules.origins.allow_plain_http();
         self
@@ -70,7 +70,7 @@ impl<S: sealed::Source> Builder<ForLayer, S> {
         self
     }
 
-    /// Decides in your way whether a response rejects the token that its request carried.
+    /// Sets the test of whether a response rejects the token that its request carried.
     ///
     /// The default: every 401, unless its `WWW-Authenticate` has the code `insufficient_scope`,
     /// `insufficient_user_authentication` or one of DPoP's, or offers only DPoP or another
@@ -80,8 +80,8 @@ impl<S: sealed::Source> Builder<ForLayer, S> {
         self
     }
 
-    /// How many bytes of a streaming body are kept while they pass, so that the request can be sent
-    /// again. Default: 65,536. A longer body streams on, and is not sent again. Bodies that are
+    /// Sets how many bytes of a streaming body are kept while they pass, so that the request can be
+    /// sent again. Default: 65,536. A longer body streams on, and is not sent again. Bodies that are
     /// cheap to clone are kept whatever their size.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.target.rules.replay_limit = bytes;

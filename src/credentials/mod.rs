@@ -11,7 +11,7 @@
 //! | is replaced by this program | [`RotatingSecret`] |
 //! | comes from a vault or a secret manager | a [`CredentialsProvider`] of your own |
 //!
-//! The provider is asked anew for every attempt, so a new secret needs no restart. When the server
+//! The provider is asked again for every attempt, so a new secret needs no restart. When the server
 //! refuses the credentials, the attempt is repeated at once if the provider now gives other ones.
 //!
 //! ```
@@ -47,22 +47,22 @@ use zeroize::Zeroizing;
 pub use self::{file::SecretFile, rotating::RotatingSecret};
 use crate::{error::BoxError, token::BoxFuture};
 
-/// Gives the client's id and secret, anew for every attempt to get a token.
+/// Gives the client's id and secret, again for every attempt to get a token.
 ///
 /// See the [module](self) for an example.
 pub trait CredentialsProvider: Send + Sync + 'static {
-    /// The credentials as they are now.
+    /// Returns the credentials as they are now.
     ///
     /// It runs inside a renewal, at most once per attempt and under the attempt's deadline; it
     /// must not block the thread.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the credentials from being had. It counts as transient: the attempt is
+    /// Returns an error if the credentials are unavailable. It is treated as transient: the attempt is
     /// repeated as if the token endpoint had not been reached. Keep secrets out of its text.
     fn credentials(&self) -> BoxFuture<'_, Result<ClientCredentials, BoxError>>;
 
-    /// A number that changes when the credentials change, so that a remembered refusal is
+    /// Returns a number that changes when the credentials change, so that a remembered refusal is
     /// forgotten at once. Cheap: no I/O beyond a `stat`. Leave it at 0 if it cannot be known; the
     /// new credentials are then found when the refusal has run out.
     fn version(&self) -> u64 {
@@ -122,7 +122,7 @@ impl CredentialsProvider for ClientCredentials {
 }
 
 /// A hash of the credentials, by which to tell later whether they have changed. Keyed by a random
-/// key of this process: it says nothing about the secret to whoever sees it.
+/// key of this process, so it reveals nothing about the secret.
 pub(crate) fn fingerprint(credentials: &ClientCredentials) -> u64 {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     KEY.hash_one((credentials.id(), credentials.expose_secret()))

@@ -12,7 +12,7 @@ use crate::{error::BoxError, token::BoxFuture};
 
 /// A handle to credentials whose secret can be replaced at any time.
 ///
-/// Clones share one secret. A token that was had with the old secret stays in use; the new secret
+/// Clones share one secret. A token that was issued for the old secret stays in use; the new secret
 /// goes out with the next token request, and a remembered refusal of the old one is forgotten.
 ///
 /// ```

@@ -324,3 +324,57 @@ async fn a_request_with_a_token_at_hand_says_nothing() {
     assert_ready_ok!(task::spawn(client.call(get::<Body>())).poll());
     assert_eq!(log.text(), "[] []");
 }
+
+/// A writer that keeps what a formatter writes.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+// `attempt=1 duration_ms=0` stood in a line twice, as the span's and as the event's.
+#[tokio::test(start_paused = true)]
+async fn a_line_of_the_log_has_one_target_and_each_field_once() {
+    let written = Written::default();
+    let writer = written.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    let server = AuthorizationServer::new();
+    let layer = Builder::new()
+        .token_url(server.token_url())
+        .transport(server.service())
+        .client_id("test-client")
+        .client_secret("test-secret")
+        .clock(ManualClock::new())
+        .build()
+        .unwrap();
+    let api = ProtectedApi::new(&server);
+    let client = layer.layer(api.service());
+    assert!(client.clone().oneshot(get::<Body>()).await.is_ok());
+    server.script((0..3).map(|_| Answer::unavailable()));
+    server.revoke_all();
+    assert!(client.oneshot(get::<Body>()).await.is_ok());
+    drop(guard);
+
+    let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+    for message in ["token renewed", "token rejected", "attempt failed", "renewal failed"] {
+        assert!(text.contains(message), "{message}: {text}");
+    }
+    for line in text.lines() {
+        assert!(line.contains(" tower_oauth2_client_credentials: "), "{line}");
+        for field in ["attempt=", "duration_ms=", "lifetime_s=", "class="] {
+            assert!(line.matches(field).count() <= 1, "{field} {line}");
+        }
+    }
+}
