@@ -235,9 +235,9 @@ fn system_now() -> Now {
 /// The wall clock, by the coarse one where there is any: it is late by a tick of the system's (1 to
 /// 10 ms), and costs a tenth.
 ///
-/// Not inlined: measurements show that keeping the callers small saves more than the call costs.
+/// Inlined: with one clock that saves 4 instructions of each request. (With two, a call was cheaper.)
 #[allow(clippy::disallowed_methods, reason = "this file reads the clocks")]
-#[inline(never)]
+#[inline]
 fn system_second() -> Second {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let Some(wall) = read(rustix::time::ClockId::RealtimeCoarse) {
