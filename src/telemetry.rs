@@ -178,6 +178,7 @@ mod on {
 
     use tracing::{Instrument as _, Span, field::Empty};
 
+    use super::TARGET;
     use crate::token::{Outcome, Trigger};
 
     #[derive(Clone, Debug)]
