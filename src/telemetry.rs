@@ -28,9 +28,10 @@ use std::time::Duration;
 use http::Uri;
 
 use crate::{
+    cache::{NotReplaced, Outcome, Reason, RejectAction, Sending, Staleness},
     challenge::Verdict,
     error::TokenError,
-    token::{Attempt, NotReplaced, Outcome, Reason, RejectAction, Sending, Staleness, Trigger},
+    token::{Attempt, Trigger},
 };
 
 #[cfg(not(feature = "tracing"))]
@@ -179,7 +180,7 @@ mod on {
     use tracing::{Instrument as _, Span, field::Empty};
 
     use super::TARGET;
-    use crate::token::{Outcome, Trigger};
+    use crate::{cache::Outcome, token::Trigger};
 
     #[derive(Clone, Debug)]
     pub(crate) struct RenewalSpan(Span);

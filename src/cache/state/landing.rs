@@ -5,9 +5,9 @@ use super::{
 };
 use crate::{
     clock::Now,
+    random::Random,
     token::{
-        random::Random,
-        schedule::{Schedule, Standing},
+        schedule::{Age, Schedule},
         source::Lifetime,
     },
 };
@@ -67,7 +67,7 @@ impl State {
         let forced = flight.trigger == Trigger::Forced;
         let Issued { lifetime, t0, same_as } = issued;
         let schedule = Schedule::new(t0, lifetime, self.limits.default_lifetime, random);
-        if schedule.is_for_once() {
+        if schedule.is_uncacheable() {
             return self.publish_uncacheable(schedule, forced, now);
         }
         let which = match (same_as, self.newest, self.former) {
@@ -137,8 +137,7 @@ impl State {
             (Which::Newest, Some(newest)) => newest.generation,
             _ => self.generations,
         };
-        let until =
-            if schedule.standing(now) == Standing::Expired { now } else { schedule.expires_at() };
+        let until = if schedule.age(now) == Age::Expired { now } else { schedule.expires_at() };
         Usable { which, generation, until, on_probation: self.is_on_probation() }
     }
 }

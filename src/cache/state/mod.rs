@@ -2,7 +2,7 @@
 //!
 //! [`State`] does no I/O, takes no lock, reads no clock and rolls no dice. It holds numbers and
 //! times only, so it can be cloned, compared and enumerated. The tokens' texts, the errors, the
-//! wakers and the tasks lie beside it in [`driver`](super::shared), which owns the lock.
+//! wakers and the tasks lie beside it in [`driver`](super::driver), which owns the lock.
 //!
 //! # Contract
 //!
@@ -66,11 +66,12 @@ pub(crate) use self::{
     landing::{Issued, Landed, SameAs},
     rejection::{Call, Rejected, Sending, Staleness},
 };
-use super::{
-    budget::{Budget, Purpose},
-    schedule::Schedule,
+use super::budget::{Budget, Purpose};
+use crate::{
+    clock::Now,
+    error::ErrorClass,
+    token::{Schedule, Trigger},
 };
-use crate::{clock::Now, error::ErrorClass};
 
 /// A renewal that has not ended this long after its deadline is not being polled.
 const OVERDUE_GRACE: Duration = Duration::from_secs(5);
@@ -145,42 +146,6 @@ struct InFlight {
     launched: Duration,
     /// Until then, other callers wait for it: an API called the newest token invalid.
     blocks_until: Option<Duration>,
-}
-
-/// The reason for a renewal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trigger {
-    /// A request had no usable token.
-    Cold,
-    /// A request's token was in its soft window.
-    Soft,
-    /// A request's token was past its hard point.
-    Hard,
-    /// An API rejected the token.
-    Forced,
-    /// A timer renewed the token without a request.
-    Warmup,
-}
-
-impl Trigger {
-    /// The name in events.
-    #[cfg_attr(not(feature = "tracing"), allow(dead_code, reason = "for events"))]
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Cold => "cold",
-            Self::Soft => "soft",
-            Self::Hard => "hard",
-            Self::Forced => "forced",
-            Self::Warmup => "warmup",
-        }
-    }
-
-    fn purpose(self) -> Purpose {
-        match self {
-            Self::Cold => Purpose::Needed,
-            Self::Soft | Self::Hard | Self::Forced | Self::Warmup => Purpose::Convenience,
-        }
-    }
 }
 
 /// Something that happened.
@@ -431,7 +396,7 @@ impl State {
         }
         if let Some(budget) = &mut self.budget {
             budget
-                .reserve(trigger.purpose(), now.mono)
+                .reserve(purpose(trigger), now.mono)
                 .map_err(|until| Refusal::Budget { until })?;
         }
         self.flights += 1;
@@ -448,7 +413,7 @@ impl State {
         let trigger =
             self.in_flight.filter(|f| f.id == flight).map_or(Trigger::Soft, |f| f.trigger);
         match &mut self.budget {
-            Some(budget) => match budget.reserve(trigger.purpose(), now.mono) {
+            Some(budget) => match budget.reserve(purpose(trigger), now.mono) {
                 Ok(()) => Answer::None,
                 Err(until) => Answer::Refuse(Refusal::Budget { until }),
             },
@@ -467,5 +432,13 @@ impl State {
             Ok(flight) => Answer::Wait { flight: flight.id, until: None },
             Err(refusal) => Answer::Refuse(refusal),
         }
+    }
+}
+
+/// The use of a token that is renewed for this reason.
+fn purpose(trigger: Trigger) -> Purpose {
+    match trigger {
+        Trigger::Cold => Purpose::Needed,
+        Trigger::Soft | Trigger::Hard | Trigger::Forced | Trigger::Warmup => Purpose::Convenience,
     }
 }

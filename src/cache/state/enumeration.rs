@@ -326,12 +326,12 @@ impl Moment {
         let Self { state, now, .. } = self;
         let newest = state.newest().map(|newest| {
             let is_young = now.since(newest.schedule.t0) < Duration::from_secs(120);
-            let life = newest.schedule.standing(*now);
+            let life = newest.schedule.age(*now);
             (life, is_young, newest.forced, state.is_rejected(newest.generation))
         });
         let former = state
             .former()
-            .map(|former| (former.schedule.standing(*now), state.is_rejected(former.generation)));
+            .map(|former| (former.schedule.age(*now), state.is_rejected(former.generation)));
         let phase = match state.phase {
             Phase::Benched { pause, next, probe } => {
                 let due = now.mono >= next;

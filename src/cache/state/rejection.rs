@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{Answer, InFlight, Launch, Phase, Refusal, State, Token, Trigger, Usable, Which};
-use crate::{clock::Now, token::snapshot::Snapshot};
+use crate::{clock::Now, token::IssuedToken};
 
 /// A newest token that is rejected within so long a time may only be too new for the API.
 const SETTLING: Duration = Duration::from_secs(120);
@@ -64,7 +64,7 @@ impl Call {
 
     /// A call whose replay with `token` was rejected, and of which no more is known: the token was
     /// asked for because of it, or before.
-    pub(crate) fn of_replay(token: &Snapshot) -> Self {
+    pub(crate) fn of_replay(token: &IssuedToken) -> Self {
         let asked_after = token.forced.then_some(token.schedule.t0.mono);
         Self { since: Some(asked_after.unwrap_or(Duration::MAX)), tried: [None; 3] }
     }

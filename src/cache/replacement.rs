@@ -12,12 +12,11 @@ use std::{
 
 use super::{
     core::{Reason, RejectAction},
-    shared::Shared,
-    snapshot::AccessToken,
+    driver::Driver,
     state::{Call, Staleness},
     waiting::Replacing,
 };
-use crate::error::TokenError;
+use crate::{error::TokenError, token::issued::AccessToken};
 
 /// The future of [`TokenCache::rejected`](crate::TokenCache::rejected). Dropping it stops nothing.
 #[derive(Debug)]
@@ -34,7 +33,7 @@ enum Replaced {
 impl Replacement {
     /// Returns what `action` comes to, for a `call` that was rejected.
     pub(crate) fn new(
-        shared: &Arc<Shared>,
+        driver: &Arc<Driver>,
         action: RejectAction,
         call: Call,
         staleness: Staleness,
@@ -42,7 +41,7 @@ impl Replacement {
         let state = match action {
             RejectAction::Retry(token) => Replaced::Ready(Some(Ok(AccessToken::new(token)))),
             RejectAction::Wait(flight) => {
-                Replaced::Waiting(Replacing::new(shared, &flight, call, staleness))
+                Replaced::Waiting(Replacing::new(driver, &flight, call, staleness))
             }
             RejectAction::GiveUp(reason) => Replaced::Ready(Some(Err(NotReplaced::new(reason)))),
         };

@@ -18,16 +18,16 @@ use tokio::{
 use super::{
     backoff::{Next, next_attempt},
     core::{End, interrupted},
+    driver::Driver,
     flight::{Completion, Flight},
-    random::Random,
-    shared::Shared,
-    source::{Attempt, BoxFuture, Lifetime, TokenResponse, TokenSource},
     state::Launch,
 };
 use crate::{
     clock::{Clock, Now},
     error::{ErrorClass, TokenError},
+    random::Random,
     telemetry,
+    token::source::{Attempt, BoxFuture, Lifetime, TokenResponse, TokenSource},
 };
 
 /// The most attempts that one renewal has in flight at once.
@@ -40,47 +40,47 @@ pub(crate) fn in_runtime() -> bool {
 
 /// Runs the renewal on a task of its own. Not under a lock: a runtime that is shutting down drops
 /// the task immediately.
-pub(crate) fn launch(shared: &Arc<Shared>, launch: Launch, flight: Arc<Flight>, random: Random) {
+pub(crate) fn launch(driver: &Arc<Driver>, launch: Launch, flight: Arc<Flight>, random: Random) {
     let guard = RenewalGuard {
-        shared: Arc::downgrade(shared),
+        driver: Arc::downgrade(driver),
         launch,
         flight,
         version: 0,
         counts: AttemptCounts::default(),
         has_ended: false,
-        since: shared.clock.now(),
+        since: driver.clock.now(),
         span: telemetry::RenewalSpan::new(),
     };
     #[cfg(all(oauth2_loom, test))]
     {
         drop(random);
-        super::model::run(shared, guard);
+        super::model::run(driver, guard);
     }
     #[cfg(not(all(oauth2_loom, test)))]
-    spawn(shared, guard, random);
+    spawn(driver, guard, random);
 }
 
 #[cfg_attr(
     all(oauth2_loom, test),
     allow(dead_code, reason = "the model has threads in place of tasks")
 )]
-fn spawn(shared: &Arc<Shared>, guard: RenewalGuard, random: Random) {
+fn spawn(driver: &Arc<Driver>, guard: RenewalGuard, random: Random) {
     let Ok(runtime) = Handle::try_current() else {
-        shared.attempt_failed(true);
+        driver.attempt_failed(true);
         let error = interrupted("a token must be asked for, and there is no Tokio runtime");
         guard.abandon(error);
         return;
     };
     let timeouts = Timeouts {
-        attempt: shared.settings.attempt_timeout,
-        renewal: shared.settings.renewal_timeout,
+        attempt: driver.settings.attempt_timeout,
+        renewal: driver.settings.renewal_timeout,
     };
     let flight = guard.launch.flight;
-    let source = Arc::clone(&shared.source);
-    let clock = shared.clock.clone();
+    let source = Arc::clone(&driver.source);
+    let clock = driver.clock.clone();
     let span = guard.span.clone();
     let task = runtime.spawn(telemetry::within(span, guard.run(source, clock, random, timeouts)));
-    shared.renewal_runs(flight, task.abort_handle());
+    driver.renewal_runs(flight, task.abort_handle());
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,7 @@ struct Timeouts {
 #[derive(Debug)]
 pub(crate) struct RenewalGuard {
     /// Weak: a renewal keeps no cache alive.
-    shared: Weak<Shared>,
+    driver: Weak<Driver>,
     launch: Launch,
     flight: Arc<Flight>,
     version: u64,
@@ -143,10 +143,10 @@ impl RenewalGuard {
             wasted: self.counts.wasted,
             is_interrupted,
         };
-        match self.shared.upgrade() {
-            Some(shared) => {
-                let outcome = shared.finish(self.launch.flight, &self.flight, end);
-                let took = shared.clock.now().since(self.since);
+        match self.driver.upgrade() {
+            Some(driver) => {
+                let outcome = driver.finish(self.launch.flight, &self.flight, end);
+                let took = driver.clock.now().since(self.since);
                 let (trigger, attempts) = (self.launch.trigger, self.counts.attempts);
                 telemetry::renewed(&self.span, trigger, &outcome, attempts, took);
             }
@@ -243,15 +243,15 @@ impl RenewalGuard {
 
     /// Reserves budget for an attempt after the first.
     fn reserve(&self) -> Result<(), TokenError> {
-        match self.shared.upgrade() {
-            Some(shared) => shared.attempt_starts(self.launch.flight),
+        match self.driver.upgrade() {
+            Some(driver) => driver.attempt_starts(self.launch.flight),
             None => Ok(()),
         }
     }
 
     fn attempt_failed(&self, is_free: bool) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.attempt_failed(is_free);
+        if let Some(driver) = self.driver.upgrade() {
+            driver.attempt_failed(is_free);
         }
     }
 }
