@@ -216,27 +216,31 @@ mod on {
                     let lifetime = snapshot.schedule.lifetime();
                     let lifetime_s = (lifetime != Duration::MAX).then_some(lifetime.as_secs());
                     tracing::info!(
-                        parent: span,
-                        generation = snapshot.generation,
-                        trigger,
-                        attempt,
-                        lifetime_s,
-                        duration_ms,
-                        "token renewed"
-                    );
+                    target: TARGET,
+                                            parent: span,
+                                            generation = snapshot.generation,
+                                            trigger,
+                                            attempt,
+                                            lifetime_s,
+                                            duration_ms,
+                                            "token renewed"
+                                        );
+                    span.record("lifetime_s", lifetime_s);
                 }
                 Err(error) => {
                     let (class, cause) = (error.class().as_str(), error.cause());
                     tracing::warn!(
-                        parent: span,
-                        class,
-                        trigger,
-                        %error,
-                        cause = cause.as_deref(),
-                        attempt,
-                        duration_ms,
-                        "renewal failed"
-                    );
+                    target: TARGET,
+                                            parent: span,
+                                            class,
+                                            trigger,
+                                            %error,
+                                            cause = cause.as_deref(),
+                                            attempt,
+                                            duration_ms,
+                                            "renewal failed"
+                                        );
+                    span.record("class", class);
                 }
             }
             // After the event, which has them itself: a log line shows the span's beside its own.
