@@ -28,8 +28,8 @@ use std::time::Duration;
 use http::Uri;
 
 use crate::{
-    cache::{NotReplaced, Outcome, Reason, RejectAction, Sending, Staleness},
-    challenge::Verdict,
+    cache::{NotReplaced, Outcome, Reason, RejectAction, Sending},
+    challenge::{Evidence, Verdict},
     error::TokenError,
     token::{Attempt, Trigger},
 };
@@ -72,7 +72,7 @@ pub(crate) fn not_a_rejection(generation: u64, verdict: Verdict) {
     target: TARGET,
             generation,
             verdict = match verdict {
-                Verdict::Unknown => "not about the token",
+                Verdict::Neutral => "not about the token",
                 _ => "the token is accepted",
             },
             "not a rejection"
@@ -106,7 +106,7 @@ pub(crate) fn attempt_failed(attempt: u32, error: &TokenError) {
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn rejected(
     generation: u64,
-    staleness: Staleness,
+    evidence: Evidence,
     sending: Sending,
     action: &RejectAction,
     is_new: bool,
@@ -118,9 +118,9 @@ pub(crate) fn rejected(
                 tracing::$level!(
                     target: TARGET,
                     generation,
-                    challenge = match staleness {
-                        Staleness::Invalid => "invalid_token",
-                        Staleness::Unclear => "bare",
+                    challenge = match evidence {
+                        Evidence::Strong => "invalid_token",
+                        Evidence::Weak => "bare",
                     },
                     sending = match sending {
                         Sending::First => "first",

@@ -26,9 +26,10 @@ use super::{
     flight::{Completion, Flight, Outcome},
     keep_warm, renewal,
     settings::Settings,
-    state::{self, Call, Event, FlightId, Rejected, Sending, Staleness},
+    state::{self, Call, Event, FlightId, Rejected, Sending},
 };
 use crate::{
+    challenge::Evidence,
     clock::{Clock, Now},
     error::TokenError,
     sync::{
@@ -154,8 +155,8 @@ impl Driver {
         let is_new = core.told.is_new(rejected.generation, &action);
         drop(core);
         self.carry_out(after);
-        let Rejected { generation, staleness, call, .. } = rejected;
-        telemetry::rejected(generation, staleness, call.sending(), &action, is_new);
+        let Rejected { generation, evidence, call, .. } = rejected;
+        telemetry::rejected(generation, evidence, call.sending(), &action, is_new);
         action
     }
 
@@ -163,11 +164,11 @@ impl Driver {
     pub(crate) fn replace(
         self: &Arc<Self>,
         call: Call,
-        staleness: Staleness,
+        evidence: Evidence,
         now: Now,
     ) -> RejectAction {
         let mut core = self.locked(now);
-        let (answer, after) = self.step(&mut core, Event::Replace { call, staleness }, None, now);
+        let (answer, after) = self.step(&mut core, Event::Replace { call, evidence }, None, now);
         let action = core.reject_action(answer, now);
         drop(core);
         self.carry_out(after);
@@ -422,8 +423,8 @@ mod tests {
                 Sending::First => Call::default(),
                 Sending::Replay => Call::of_replay(&current),
             };
-            let (generation, staleness) = (current.generation, Staleness::Unclear);
-            let rejected = Rejected { generation, staleness, call, is_replayable: true };
+            let (generation, evidence) = (current.generation, Evidence::Weak);
+            let rejected = Rejected { generation, evidence, call, is_replayable: true };
             driver.reject(rejected, driver.clock.now())
         };
         assert!(matches!(reject(Sending::First), RejectAction::Wait(_)));

@@ -17,9 +17,10 @@ use super::{
     driver::Driver,
     replacement::Replacement,
     settings::Settings,
-    state::{Call, Rejected, Sending, Staleness},
+    state::{Call, Rejected, Sending},
     waiting::Acquiring,
 };
+use crate::challenge::Evidence;
 use crate::{error::TokenError, token::issued::AccessToken, token::source::TokenSource};
 
 /// One access token, fetched from a [`TokenSource`] when it is needed, renewed before it expires,
@@ -182,11 +183,11 @@ impl TokenCache {
     fn replace(&self, token: &AccessToken, mut call: Call) -> Replacement {
         let generation = token.snapshot().generation;
         let now = self.driver.clock.now();
-        let staleness = Staleness::Unclear;
-        let rejected = Rejected { generation, staleness, call, is_replayable: true };
+        let evidence = Evidence::Weak;
+        let rejected = Rejected { generation, evidence, call, is_replayable: true };
         let action = self.driver.reject(rejected, now);
         call.rejected(generation, now.mono);
-        Replacement::new(&self.driver, action, call, staleness)
+        Replacement::new(&self.driver, action, call, evidence)
     }
 
     /// How many tokens have been issued to this cache. Counts answers that were a success and yet

@@ -28,7 +28,7 @@ pub(crate) use self::{
     renewal::in_runtime,
     replacement::NotReplaced,
     settings::Settings,
-    state::{Call, Rejected, Sending, Staleness},
+    state::{Call, Rejected, Sending},
     waiting::{Acquiring, Replacing},
 };
 pub use self::{handle::Token, replacement::Replacement};

@@ -16,10 +16,11 @@ use std::{
 use loom::{future::block_on, thread};
 
 use super::{
-    Answer, Attempt, BoxFuture, Call, Driver, Reason, RejectAction, Rejected, Settings, Staleness,
-    TokenCache, TokenResponse, TokenSource, renewal::RenewalGuard,
+    Answer, Attempt, BoxFuture, Call, Driver, Reason, RejectAction, Rejected, Settings, TokenCache,
+    TokenResponse, TokenSource, renewal::RenewalGuard,
 };
 use crate::{
+    challenge::Evidence,
     clock::{Clock, Now, ReadClock},
     error::{ErrorClass, TokenError},
 };
@@ -89,8 +90,8 @@ fn text(cache: &TokenCache) -> String {
     block_on(cache.token()).unwrap().expose_secret().to_owned()
 }
 
-fn reject(driver: &Arc<Driver>, generation: u64, staleness: Staleness, call: Call) -> RejectAction {
-    let rejected = Rejected { generation, staleness, call, is_replayable: true };
+fn reject(driver: &Arc<Driver>, generation: u64, evidence: Evidence, call: Call) -> RejectAction {
+    let rejected = Rejected { generation, evidence, call, is_replayable: true };
     driver.reject(rejected, driver.clock.now())
 }
 
@@ -190,16 +191,16 @@ fn a_replay_that_is_rejected_starts_the_pause_whoever_else_is_about() {
         let late = first.snapshot().generation;
         let caller = thread::spawn(move || {
             // A late rejection of the first token: a replay, or the pause, but no renewal.
-            match reject(&other, late, Staleness::Unclear, Call::default()) {
+            match reject(&other, late, Evidence::Weak, Call::default()) {
                 RejectAction::Wait(_) => panic!("renewed for a token that is long replaced"),
                 RejectAction::Retry(_) | RejectAction::GiveUp(_) => {}
             }
         });
         let replay = Call::of_replay(second.snapshot());
-        let decision = reject(&driver, generation, Staleness::Unclear, replay);
+        let decision = reject(&driver, generation, Evidence::Weak, replay);
         assert!(matches!(decision, RejectAction::GiveUp(Reason::ReplayRejected)));
         caller.join().unwrap();
-        let again = reject(&driver, generation, Staleness::Unclear, Call::default());
+        let again = reject(&driver, generation, Evidence::Weak, Call::default());
         assert!(matches!(again, RejectAction::GiveUp(Reason::Cooldown { .. })));
         assert_eq!(source.asked(), 2);
     });
@@ -262,7 +263,7 @@ fn a_blocking_rejection_holds_new_callers_until_the_renewal_lands() {
         let driver = Arc::clone(cache.driver());
         let generation = token.snapshot().generation;
         let now = driver.clock.now();
-        let rejection = reject(&driver, generation, Staleness::Invalid, Call::default());
+        let rejection = reject(&driver, generation, Evidence::Strong, Call::default());
         assert!(matches!(rejection, RejectAction::Wait(_)));
         match driver.acquire(now).0 {
             Answer::Use(granted) => assert_eq!(granted.snapshot.generation, generation + 1),

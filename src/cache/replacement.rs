@@ -13,9 +13,10 @@ use std::{
 use super::{
     core::{Reason, RejectAction},
     driver::Driver,
-    state::{Call, Staleness},
+    state::Call,
     waiting::Replacing,
 };
+use crate::challenge::Evidence;
 use crate::{error::TokenError, token::issued::AccessToken};
 
 /// The future of [`TokenCache::rejected`](crate::TokenCache::rejected). Dropping it stops nothing.
@@ -36,12 +37,12 @@ impl Replacement {
         driver: &Arc<Driver>,
         action: RejectAction,
         call: Call,
-        staleness: Staleness,
+        evidence: Evidence,
     ) -> Self {
         let state = match action {
             RejectAction::Retry(token) => Replaced::Ready(Some(Ok(AccessToken::new(token)))),
             RejectAction::Wait(flight) => {
-                Replaced::Waiting(Replacing::new(driver, &flight, call, staleness))
+                Replaced::Waiting(Replacing::new(driver, &flight, call, evidence))
             }
             RejectAction::GiveUp(reason) => Replaced::Ready(Some(Err(NotReplaced::new(reason)))),
         };

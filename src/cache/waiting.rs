@@ -16,8 +16,9 @@ use super::{
     driver::Driver,
     flight::{Completion, Flight, Waiter},
     renewal::in_runtime,
-    state::{Call, Staleness},
+    state::Call,
 };
+use crate::challenge::Evidence;
 use crate::{error::TokenError, token::issued::IssuedToken};
 
 /// Waits until there is a token that may go out.
@@ -110,7 +111,7 @@ pub(crate) struct Replacing {
     driver: Arc<Driver>,
     waiter: Waiter,
     call: Call,
-    staleness: Staleness,
+    evidence: Evidence,
     has_relaunched: bool,
 }
 
@@ -119,10 +120,10 @@ impl Replacing {
         driver: &Arc<Driver>,
         flight: &Arc<Flight>,
         call: Call,
-        staleness: Staleness,
+        evidence: Evidence,
     ) -> Self {
         let driver = Arc::clone(driver);
-        Self { driver, waiter: flight.join(), call, staleness, has_relaunched: false }
+        Self { driver, waiter: flight.join(), call, evidence, has_relaunched: false }
     }
 }
 
@@ -138,10 +139,10 @@ impl Future for Replacing {
             let action = match outcome {
                 // An uncacheable token is only to be had from here.
                 Ok(snapshot) if snapshot.schedule.is_uncacheable() => RejectAction::Retry(snapshot),
-                Ok(_) => this.driver.replace(this.call, this.staleness, now),
+                Ok(_) => this.driver.replace(this.call, this.evidence, now),
                 Err(_) if is_interrupted && !this.has_relaunched && in_runtime() => {
                     this.has_relaunched = true;
-                    this.driver.replace(this.call, this.staleness, now)
+                    this.driver.replace(this.call, this.evidence, now)
                 }
                 // Another token may be untried: it is worth a try.
                 Err(error) => match this.driver.untried(&this.call, now) {

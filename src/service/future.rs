@@ -22,8 +22,7 @@ use super::{
     pending::{Pending, Resolved},
 };
 use crate::{
-    cache::Staleness,
-    challenge::Verdict,
+    challenge::{Evidence, Verdict},
     error::{BoxError, ErrorClass, TokenError},
     mode::{Mode, Replay},
     rules::{self, Rules},
@@ -195,11 +194,11 @@ where
         else {
             return Err(response);
         };
-        let (response, staleness) = match judge(&handle, tag, response, &mut kept) {
+        let (response, evidence) = match judge(&handle, tag, response, &mut kept) {
             Ok(response) => return Err(response),
             Err(rejected) => rejected,
         };
-        Pending::for_replay(handle, response, staleness, tag, kept)
+        Pending::for_replay(handle, response, evidence, tag, kept)
     }
 }
 
@@ -211,13 +210,13 @@ pub(crate) fn judge<S, R, K>(
     tag: Tag,
     mut response: Response<R>,
     kept: &mut Option<K>,
-) -> Result<Response<R>, (Response<R>, Staleness)> {
+) -> Result<Response<R>, (Response<R>, Evidence)> {
     let mut verdict = handle.rules.judge(&response);
     if let Some(test) = &handle.rules.test {
         (response, verdict) = test.judge(response, verdict);
     }
-    let staleness = match verdict {
-        Verdict::Accepted | Verdict::Unknown => {
+    let evidence = match verdict {
+        Verdict::Accepted | Verdict::Neutral => {
             if verdict == Verdict::Accepted && tag.is_watched() {
                 handle.driver.accept(tag.generation(), tag.sending());
             }
@@ -226,17 +225,16 @@ pub(crate) fn judge<S, R, K>(
             }
             return Ok(response);
         }
-        Verdict::Stale => Staleness::Unclear,
-        Verdict::Invalid => Staleness::Invalid,
+        Verdict::Rejected(evidence) => evidence,
     };
     if rules::is_from_elsewhere(&response) {
-        telemetry::not_a_rejection(tag.generation(), Verdict::Unknown);
+        telemetry::not_a_rejection(tag.generation(), Verdict::Neutral);
         return Ok(response);
     }
     if rules::may_have_had_effect(&response) {
         *kept = None;
     }
-    Err((response, staleness))
+    Err((response, evidence))
 }
 
 /// The error of a future that is polled after its end: a `Pending` would hang its caller.

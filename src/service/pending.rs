@@ -19,7 +19,8 @@ use super::{
     header::Tag,
 };
 use crate::{
-    cache::{Acquiring, Call, NotReplaced, RejectAction, Rejected, Replacing, Sending, Staleness},
+    cache::{Acquiring, Call, NotReplaced, RejectAction, Rejected, Replacing, Sending},
+    challenge::Evidence,
     error::{BoxError, TokenError},
     mode::Mode,
     telemetry,
@@ -48,7 +49,7 @@ pin_project! {
     {
         handle: Arc<Handle<S>>,
         call: Call,
-        staleness: Staleness,
+        evidence: Evidence,
         #[pin]
         stage: Stage<S, B, R, M>,
     }
@@ -113,7 +114,7 @@ where
     M: Mode<B, R>,
 {
     fn new(handle: Arc<Handle<S>>, stage: Stage<S, B, R, M>) -> Self {
-        Self { handle, call: Call::default(), staleness: Staleness::Unclear, stage }
+        Self { handle, call: Call::default(), evidence: Evidence::Weak, stage }
     }
 
     pub(crate) fn for_token(
@@ -133,13 +134,13 @@ where
     pub(crate) fn for_replay(
         handle: Arc<Handle<S>>,
         response: Response<R>,
-        staleness: Staleness,
+        evidence: Evidence,
         tag: Tag,
         kept: Option<M::Kept>,
     ) -> Result<Self, Response<R>> {
         let mut call = Call::default();
-        let stage = rejected(&handle, &mut call, response, staleness, tag, kept)?;
-        Ok(Self { handle, call, staleness, stage })
+        let stage = rejected(&handle, &mut call, response, evidence, tag, kept)?;
+        Ok(Self { handle, call, evidence, stage })
     }
 }
 
@@ -148,7 +149,7 @@ fn rejected<S, B, R, M>(
     handle: &Handle<S>,
     call: &mut Call,
     response: Response<R>,
-    staleness: Staleness,
+    evidence: Evidence,
     tag: Tag,
     kept: Option<M::Kept>,
 ) -> Result<Stage<S, B, R, M>, Response<R>>
@@ -160,7 +161,7 @@ where
     let now = driver.clock.now();
     let generation = tag.generation();
     let is_replayable = kept.is_some();
-    let report = Rejected { generation, staleness, call: *call, is_replayable };
+    let report = Rejected { generation, evidence, call: *call, is_replayable };
     let action = driver.reject(report, now);
     call.rejected(generation, now.mono);
     match (action, kept) {
@@ -170,7 +171,7 @@ where
             replay::<S, B, R, M>(response, snapshot, kept, generation)
         }
         (RejectAction::Wait(flight), Some(kept)) => Ok(Stage::Replacing {
-            replacing: Replacing::new(driver, &flight, *call, staleness),
+            replacing: Replacing::new(driver, &flight, *call, evidence),
             rejected: Some((response, kept)),
         }),
     }
@@ -227,7 +228,7 @@ where
                     if let Err(error) = ready!(service.poll_ready(cx)) {
                         return Poll::Ready(Resolved::Error(error.into()));
                     }
-                    match recheck(handle, this.call, *this.staleness, snapshot) {
+                    match recheck(handle, this.call, *this.evidence, snapshot) {
                         Recheck::Send => {}
                         // The readiness is given back: it must not be held while waiting.
                         Recheck::Acquire => {
@@ -299,10 +300,10 @@ where
                     let (tag, mut kept) = (*tag, kept.take());
                     match judge(handle, tag, response, &mut kept) {
                         Ok(response) => return Poll::Ready(Resolved::Response(response)),
-                        Err((response, staleness)) => {
-                            *this.staleness = staleness;
+                        Err((response, evidence)) => {
+                            *this.evidence = evidence;
                             match rejected::<S, B, R, M>(
-                                handle, this.call, response, staleness, tag, kept,
+                                handle, this.call, response, evidence, tag, kept,
                             ) {
                                 Ok(stage) => stage,
                                 Err(response) => return Poll::Ready(Resolved::Response(response)),
@@ -342,7 +343,7 @@ enum Recheck {
 fn recheck<S: Clone>(
     handle: &Handle<S>,
     call: &Call,
-    staleness: Staleness,
+    evidence: Evidence,
     snapshot: &IssuedToken,
 ) -> Recheck {
     let driver = &handle.driver;
@@ -353,10 +354,10 @@ fn recheck<S: Clone>(
     if may_go_out && !driver.is_rejected(snapshot) {
         return Recheck::Send;
     }
-    match driver.replace(*call, staleness, driver.clock.now()) {
+    match driver.replace(*call, evidence, driver.clock.now()) {
         RejectAction::Retry(newer) => Recheck::Replace(newer),
         RejectAction::Wait(flight) => {
-            Recheck::Wait(Replacing::new(driver, &flight, *call, staleness))
+            Recheck::Wait(Replacing::new(driver, &flight, *call, evidence))
         }
         RejectAction::GiveUp(_) if may_go_out => Recheck::Send,
         RejectAction::GiveUp(_) => Recheck::Acquire,

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::Staleness;
+use crate::challenge::Evidence;
 
 /// How long a forced token that some requests used and none was rejected with stays on probation.
 /// (Where no request can be replayed, no replay can show a cure.)
@@ -170,17 +170,13 @@ impl Breaker {
     }
 
     /// The time from which a renewal may be forced, if that is later than `now`.
-    pub(super) fn cooldown_until(
-        &mut self,
-        staleness: Staleness,
-        now: Duration,
-    ) -> Option<Duration> {
+    pub(super) fn cooldown_until(&mut self, evidence: Evidence, now: Duration) -> Option<Duration> {
         let mut until = Duration::ZERO;
         if self.ineffective > 0 {
             let pause = pause(self.ineffective, self.token.is_accepted);
             until = self.ineffective_at.saturating_add(pause);
         }
-        if self.ineffective >= MAX_WEAK && staleness == Staleness::Unclear {
+        if self.ineffective >= MAX_WEAK && evidence == Evidence::Weak {
             until = until.max(self.weak_until(now));
         }
         if self.burst_at(now) >= MAX_BURST {
@@ -203,8 +199,8 @@ impl Breaker {
     #[cfg(test)]
     pub(super) fn summary(&self, now: Duration) -> String {
         let mut copy = self.clone();
-        let strong = copy.cooldown_until(Staleness::Invalid, now).is_some();
-        let weak = copy.cooldown_until(Staleness::Unclear, now).is_some();
+        let strong = copy.cooldown_until(Evidence::Strong, now).is_some();
+        let weak = copy.cooldown_until(Evidence::Weak, now).is_some();
         let token = &self.token;
         format!(
             "{:?} {} {} {} {strong} {weak} {}",
@@ -254,8 +250,8 @@ fn pause(n: u32, is_accepted: bool) -> Duration {
 mod tests {
     use super::*;
 
-    const STRONG: Staleness = Staleness::Invalid;
-    const WEAK: Staleness = Staleness::Unclear;
+    const STRONG: Evidence = Evidence::Strong;
+    const WEAK: Evidence = Evidence::Weak;
 
     fn at(secs: u64) -> Duration {
         Duration::from_secs(secs)

@@ -12,8 +12,9 @@ use std::{
 
 use super::{
     Answer, Call, Effects, Event, Failed, FlightId, Issued, Landed, Limits, Phase, Refusal,
-    Rejected, SameAs, Sending, Staleness, State, Which,
+    Rejected, SameAs, Sending, State, Which,
 };
+use crate::challenge::Evidence;
 use crate::{clock::Now, error::ErrorClass, token::source::Lifetime};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -28,7 +29,7 @@ struct Moment {
 }
 
 /// Something that can happen next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Acquire,
     Timer,
@@ -51,12 +52,6 @@ enum Step {
     RejectOld,
     AcceptNewest,
     AcceptReplay,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Evidence {
-    Strong,
-    Weak,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,15 +131,11 @@ impl Moment {
         evidence: Evidence,
         before: Option<(u64, Duration)>,
     ) -> Event {
-        let staleness = match evidence {
-            Evidence::Strong => Staleness::Invalid,
-            Evidence::Weak => Staleness::Unclear,
-        };
         let mut call = Call::default();
         if let Some((generation, at)) = before {
             call.rejected(generation, at);
         }
-        Event::Rejected(Rejected { generation, staleness, call, is_replayable: true })
+        Event::Rejected(Rejected { generation, evidence, call, is_replayable: true })
     }
 
     /// The event of `step`, or `None` if it cannot happen here.

@@ -64,10 +64,11 @@ use self::{
 pub(crate) use self::{
     failure::Failed,
     landing::{Issued, Landed, SameAs},
-    rejection::{Call, Rejected, Sending, Staleness},
+    rejection::{Call, Rejected, Sending},
 };
 use super::budget::{Budget, Purpose};
 use crate::{
+    challenge::Evidence,
     clock::Now,
     error::ErrorClass,
     token::{Schedule, Trigger},
@@ -158,7 +159,7 @@ pub(crate) enum Event {
     /// An API rejected a request's token.
     Rejected(Rejected),
     /// The renewal that a rejected call waited for has ended.
-    Replace { call: Call, staleness: Staleness },
+    Replace { call: Call, evidence: Evidence },
     /// An API accepted a request's token.
     Accepted { generation: u64, sending: Sending },
     /// The source was asked for the version of its credentials, because of the failure with this
@@ -289,8 +290,8 @@ impl State {
             Event::Acquire => self.acquire(now, &mut launch),
             Event::TimerDue => self.renew_ahead(now, &mut launch),
             Event::Rejected(rejected) => self.rejected(&rejected, now, &mut launch),
-            Event::Replace { call, staleness } => {
-                self.replace_after_wait(&call, staleness, now, &mut launch)
+            Event::Replace { call, evidence } => {
+                self.replace_after_wait(&call, evidence, now, &mut launch)
             }
             Event::Accepted { generation, sending } => self.accepted(generation, sending),
             Event::CredentialsVersion { failure, version } => {

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{Answer, InFlight, Launch, Phase, Refusal, State, Token, Trigger, Usable, Which};
-use crate::{clock::Now, token::IssuedToken};
+use crate::{challenge::Evidence, clock::Now, token::IssuedToken};
 
 /// A newest token that is rejected within so long a time may only be too new for the API.
 const SETTLING: Duration = Duration::from_secs(120);
@@ -22,7 +22,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 pub(crate) struct Rejected {
     /// The number that the request carried.
     pub(crate) generation: u64,
-    pub(crate) staleness: Staleness,
+    pub(crate) evidence: Evidence,
     /// The call so far, without this response.
     pub(crate) call: Call,
     /// The request was kept and may be sent again.
@@ -35,15 +35,6 @@ pub(crate) struct Call {
     /// The time of the first rejection.
     since: Option<Duration>,
     tried: [Option<u64>; 3],
-}
-
-/// The strength of a response's evidence that the token it rejects is of no use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Staleness {
-    /// It calls the token invalid.
-    Invalid,
-    /// It says no more than that the request was not authorized.
-    Unclear,
 }
 
 /// Whether a request was sent for the first time.
@@ -106,7 +97,7 @@ impl State {
         now: Now,
         launch: &mut Option<Launch>,
     ) -> Answer {
-        let Rejected { generation, staleness, mut call, is_replayable } = *rejected;
+        let Rejected { generation, evidence, mut call, is_replayable } = *rejected;
         let asked_after = call.since;
         call.rejected(generation, now.mono);
         let is = |token: &Token| token.is(generation);
@@ -117,12 +108,12 @@ impl State {
                 return Answer::Refuse(Refusal::ReplayRejected);
             }
             if self.fall_back(&newest, generation, is_replayable, now) {
-                return self.replace(&call, staleness, now, launch);
+                return self.replace(&call, evidence, now, launch);
             }
-            return self.force(&call, staleness, now, launch);
+            return self.force(&call, evidence, now, launch);
         }
         if self.former.is_some_and(|former| is(&former)) {
-            if self.is_believed(staleness) {
+            if self.is_believed(evidence) {
                 match self.phase {
                     Phase::Proven => self.former.iter_mut().for_each(|f| f.is_rejected = true),
                     _ => self.drop_former(),
@@ -132,7 +123,7 @@ impl State {
             // It was uncacheable, and there is none to compare it with.
             return Answer::Refuse(Refusal::SameToken);
         }
-        self.replace(&call, staleness, now, launch)
+        self.replace(&call, evidence, now, launch)
     }
 
     /// The newest token was rejected: whether the former one is to be tried before anything else.
@@ -171,7 +162,7 @@ impl State {
     pub(super) fn replace_after_wait(
         &mut self,
         call: &Call,
-        staleness: Staleness,
+        evidence: Evidence,
         now: Now,
         launch: &mut Option<Launch>,
     ) -> Answer {
@@ -179,7 +170,7 @@ impl State {
         if self.newest.as_ref().is_some_and(|n| call.has_tried(n) && asked_after(n)) {
             return Answer::Refuse(Refusal::SameToken);
         }
-        self.replace(call, staleness, now, launch)
+        self.replace(call, evidence, now, launch)
     }
 
     /// A usable token that `call` was not rejected with, in the order in which they are used.
@@ -210,7 +201,7 @@ impl State {
     fn replace(
         &mut self,
         call: &Call,
-        staleness: Staleness,
+        evidence: Evidence,
         now: Now,
         launch: &mut Option<Launch>,
     ) -> Answer {
@@ -218,11 +209,11 @@ impl State {
             return Answer::Refuse(Refusal::ReplayRejected);
         }
         let Some((which, token)) = self.untried_token(call, now) else {
-            return self.force(call, staleness, now, launch);
+            return self.force(call, evidence, now, launch);
         };
         if which == Which::Newest {
             if !self.breaker.is_promising()
-                && let Some(until) = self.breaker.cooldown_until(staleness, now.mono)
+                && let Some(until) = self.breaker.cooldown_until(evidence, now.mono)
             {
                 return Answer::Refuse(Refusal::Cooldown { until });
             }
@@ -254,14 +245,14 @@ impl State {
     fn force(
         &mut self,
         call: &Call,
-        staleness: Staleness,
+        evidence: Evidence,
         now: Now,
         launch: &mut Option<Launch>,
     ) -> Answer {
-        let is_believed = self.is_believed(staleness);
+        let is_believed = self.is_believed(evidence);
         if self.in_flight.is_none() {
             self.breaker.rejected(now.mono);
-            if let Some(until) = self.breaker.cooldown_until(staleness, now.mono) {
+            if let Some(until) = self.breaker.cooldown_until(evidence, now.mono) {
                 return Answer::Refuse(Refusal::Cooldown { until });
             }
         }
@@ -277,7 +268,7 @@ impl State {
         }
         // One endpoint that misuses 401 must not stall the others: only a clear word does, and only
         // while such words have proved true.
-        if staleness == Staleness::Invalid && self.is_trusting() {
+        if evidence == Evidence::Strong && self.is_trusting() {
             self.block(flight, now);
         }
         Answer::Wait { flight: flight.id, until: None }
@@ -291,8 +282,8 @@ impl State {
 
     /// A rejection counts against the token itself: it says so clearly, or nothing suggests that the
     /// API misuses 401.
-    fn is_believed(&self, staleness: Staleness) -> bool {
-        staleness == Staleness::Invalid || !self.breaker.knows_misuse()
+    fn is_believed(&self, evidence: Evidence) -> bool {
+        evidence == Evidence::Strong || !self.breaker.knows_misuse()
     }
 
     /// Nothing speaks against making others wait. While no token can be had, nothing proves a
