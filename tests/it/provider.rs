@@ -45,8 +45,6 @@ pub(crate) enum Mood {
     Well,
     /// 503.
     Unavailable,
-    /// 429 with this `Retry-After`.
-    Throttles(Duration),
     /// 200, and no JSON: a token was issued and is lost.
     Garbled,
     /// The connection breaks after the request was sent.
@@ -188,11 +186,6 @@ impl Provider {
             Mood::Unavailable => {
                 return Err(TokenError::new(ErrorClass::Transient, "503")
                     .with_status(StatusCode::SERVICE_UNAVAILABLE));
-            }
-            Mood::Throttles(delay) => {
-                return Err(TokenError::new(ErrorClass::Throttled, "429")
-                    .with_status(StatusCode::TOO_MANY_REQUESTS)
-                    .with_retry_after(delay));
             }
             Mood::Garbled => {
                 return Err(
