@@ -202,6 +202,8 @@ impl RenewalGuard {
                 Step::Late => {
                     let error = timed_out(timeouts.renewal);
                     return Err(match last {
+                        // When to come back is worth more to the caller.
+                        Some(last) if last.retry_after().is_some() => last,
                         Some(last) => error.with_source(last),
                         None => error,
                     });

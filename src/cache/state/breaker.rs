@@ -19,10 +19,11 @@ const PROBATION: Duration = Duration::from_secs(60);
 /// the next cure.
 const DOUBT: Duration = Duration::from_secs(600);
 
-/// However many cures there are, no more renewals are forced in a row than this, and then one every
-/// two seconds: an API that answers 401 at random looks cured each time.
+/// However many cures there are, no more renewals are forced in a row than this, and then one a
+/// second: an API that answers 401 at random looks cured each time. Two replicas of a client whose
+/// server keeps one token alive end each other's token for each call, and are cured each time, too.
 const MAX_BURST: u32 = 30;
-const REFILL: Duration = Duration::from_secs(2);
+const REFILL: Duration = Duration::from_secs(1);
 
 /// The pause after the first ineffective renewal; it doubles up to one of the limits.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
@@ -397,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn an_api_that_rejects_at_random_is_held_to_one_renewal_every_two_seconds() {
+    fn an_api_that_rejects_at_random_is_held_to_one_renewal_a_second() {
         let mut breaker = Breaker::new();
         let mut forced = 0;
         for millis in 0..600_000_u64 {
@@ -409,6 +410,6 @@ mod tests {
                 breaker.replay_accepted();
             }
         }
-        assert!((300..=340).contains(&forced), "{forced}");
+        assert!((600..=640).contains(&forced), "{forced}");
     }
 }

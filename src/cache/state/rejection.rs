@@ -78,6 +78,11 @@ impl Call {
         self.tried.iter().flatten().any(|&generation| token.is(generation))
     }
 
+    /// The token was asked for after the first rejection.
+    fn was_asked_since(&self, token: &Token) -> bool {
+        self.since.is_some_and(|since| token.schedule.t0.mono >= since)
+    }
+
     fn is_over(&self) -> bool {
         self.tried.iter().all(Option::is_some)
     }
@@ -98,11 +103,11 @@ impl State {
         launch: &mut Option<Launch>,
     ) -> Answer {
         let Rejected { generation, evidence, mut call, is_replayable } = *rejected;
-        let asked_after = call.since;
+        let before = call;
         call.rejected(generation, now.mono);
         let is = |token: &Token| token.is(generation);
         if let Some(newest) = self.newest.filter(is) {
-            if asked_after.is_some_and(|since| newest.schedule.t0.mono >= since) {
+            if before.was_asked_since(&newest) {
                 // Neither the token of then nor one that was asked for since.
                 self.breaker.ineffective(now.mono);
                 return Answer::Refuse(Refusal::ReplayRejected);
@@ -166,8 +171,8 @@ impl State {
         now: Now,
         launch: &mut Option<Launch>,
     ) -> Answer {
-        let asked_after = |newest: &Token| call.since.is_some_and(|t| newest.schedule.t0.mono >= t);
-        if self.newest.as_ref().is_some_and(|n| call.has_tried(n) && asked_after(n)) {
+        let newest = self.newest.as_ref();
+        if newest.is_some_and(|newest| call.has_tried(newest) && call.was_asked_since(newest)) {
             return Answer::Refuse(Refusal::SameToken);
         }
         self.replace(call, evidence, now, launch)
@@ -184,7 +189,13 @@ impl State {
         let newest = self.newest.map(|newest| (Which::Newest, newest));
         let former = self.usable_former(now).map(|former| (Which::Former, former));
         let order = if self.is_benched(now) { [former, newest] } else { [newest, former] };
-        order.into_iter().flatten().find(|(_, token)| !call.has_tried(token))
+        // The last sending is for a token that is known to be good, or was asked for since.
+        let is_good = |which: Which, token: &Token| {
+            let is_proven = which == Which::Newest && self.phase == Phase::Proven;
+            call.may_be_sent_twice() || is_proven || call.was_asked_since(token)
+        };
+        let mut order = order.into_iter().flatten();
+        order.find(|(which, token)| !call.has_tried(token) && is_good(*which, token))
     }
 
     /// Returns `true` if the token with this number is known to be rejected, or has been replaced
@@ -250,13 +261,16 @@ impl State {
         launch: &mut Option<Launch>,
     ) -> Answer {
         let is_believed = self.is_believed(evidence);
+        let is_newest = self.newest.is_some_and(|newest| call.has_tried(&newest));
         if self.in_flight.is_none() {
-            self.breaker.rejected(now.mono);
+            if is_newest {
+                self.breaker.rejected(now.mono);
+            }
             if let Some(until) = self.breaker.cooldown_until(evidence, now.mono) {
                 return Answer::Refuse(Refusal::Cooldown { until });
             }
         }
-        if let Some(newest) = self.newest.as_mut().filter(|newest| call.has_tried(newest)) {
+        if let Some(newest) = self.newest.as_mut().filter(|_| is_newest) {
             newest.is_rejected |= is_believed;
         }
         let flight = match self.renewal(Trigger::Forced, now, launch) {
