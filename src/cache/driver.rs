@@ -1,7 +1,7 @@
 //! The driver of the state machine: everything that the handles of a cache share.
 //!
-//! [`Driver`] owns the lock, the texts of the tokens, the flight, the source, the clock and the
-//! tasks. It gathers the facts of an event, passes it to [`State::on`], and carries out the
+//! [`Driver`] owns the lock, the source, the clock and the tasks; [`Core`], under the lock, the state
+//! and what its numbers stand for. It gathers the facts of an event, passes it to [`State::on`], and carries out the
 //! effects. No rule is decided here.
 //!
 //! # Locks
@@ -12,12 +12,12 @@
 //! | `Driver::tasks` | the tasks that end with the last handle |
 //! | `Flight::waiters` | the wakers of one renewal |
 //! | `service::Handle::template` | the inner service, to be cloned |
-//! | `service::Handle::recent` | the copy of the token that clones of a service share |
+//! | `service::Handle::latest` | the copy of the token that clones of a service share |
 //!
 //! No lock is held across an await or while another is taken, and no user code runs under one,
 //! except for the clone of the inner service and of a waker.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::task::AbortHandle;
 
@@ -26,7 +26,7 @@ use super::{
     flight::{Completion, Flight, Outcome},
     keep_warm, renewal,
     settings::Settings,
-    state::{self, Call, Event, FlightId, Rejected, Sending},
+    state::{self, Call, Event, FlightId, Rejected, Sending, Which},
 };
 use crate::{
     challenge::Evidence,
@@ -127,7 +127,10 @@ impl Driver {
         let mut core = lock(&self.core);
         if version != refused {
             // Ends that failure, not one that has come meanwhile.
-            core.state.on(Event::CredentialsVersion { failure, version }, now);
+            let effects = core.state.on(Event::CredentialsVersion { failure, version }, now);
+            if effects.epoch_changed {
+                self.next_epoch();
+            }
         }
         core
     }
@@ -191,20 +194,20 @@ impl Driver {
         self.carry_out(after);
     }
 
-    /// Reserves budget for another attempt of the renewal `flight`.
-    pub(crate) fn attempt_starts(&self, flight: FlightId) -> Result<(), TokenError> {
+    /// Reserves budget for another attempt of the renewal `flight`. Returns the time of it.
+    pub(crate) fn attempt_starts(&self, flight: FlightId) -> Result<Duration, TokenError> {
         let now = self.clock.now();
         let mut core = lock(&self.core);
         match core.state.on(Event::AttemptStarts(flight), now).answer {
             state::Answer::Refuse(refusal) => Err(core.error(refusal, now)),
-            _ => Ok(()),
+            _ => Ok(now.mono),
         }
     }
 
     /// Takes note of an attempt that failed. `is_free`: no token can have been issued to it.
-    pub(crate) fn attempt_failed(&self, is_free: bool) {
+    pub(crate) fn attempt_failed(&self, reserved: Duration, is_free: bool) {
         let now = self.clock.now();
-        lock(&self.core).state.on(Event::AttemptFailed { is_free }, now);
+        lock(&self.core).state.on(Event::AttemptFailed { reserved, is_free }, now);
     }
 
     /// The renewal has ended: publishes what it brought and completes its flight.
@@ -218,11 +221,12 @@ impl Driver {
         let copy = response.clone();
         let (answer, mut after) = self.step(&mut core, event, response, now);
         let outcome = core.outcome(answer, copy, failed, &mut after, now);
-        core.take_flight(id);
+        let is_current = core.take_flight(id).is_some();
         let epoch = self.epoch();
         let has_token = core.state.usable(now).is_some();
         drop(core);
-        if self.settings.keep_warm {
+        // One that was given up leaves the timer to its successor.
+        if self.settings.keep_warm && is_current {
             keep_warm::start(self, &outcome);
         }
         flight.complete(Completion {
@@ -241,7 +245,7 @@ impl Driver {
         }
     }
 
-    /// Starts a renewal if one is due and nothing speaks against it.
+    /// Starts a renewal if one is due and allowed.
     pub(crate) fn renew_in_background(self: &Arc<Self>, now: Now) -> Renewing {
         let mut core = self.locked(now);
         let (answer, after) = self.step(&mut core, Event::TimerDue, None, now);
@@ -253,6 +257,12 @@ impl Driver {
     /// Returns the newest token, whether or not it may still go out.
     pub(crate) fn current(&self) -> Option<Arc<IssuedToken>> {
         lock(&self.core).newest.clone()
+    }
+
+    /// Returns the tokens that are kept: the newest and the former one.
+    pub(crate) fn kept(&self) -> [Option<Arc<IssuedToken>>; 2] {
+        let core = lock(&self.core);
+        [Which::Newest, Which::Former].map(|which| core.kept(which).cloned())
     }
 
     /// Returns the token that may go out at `now`.

@@ -162,8 +162,8 @@ impl TokenCache {
     /// Nothing happens if the header is not that of the current token: it has been replaced already,
     /// or is not of this cache. To be called in a Tokio runtime.
     pub fn rejected_header(&self, authorization: &HeaderValue) {
-        let current = self.driver.current().map(AccessToken::new);
-        if let Some(token) = current.filter(|token| token.header() == authorization) {
+        let kept = self.driver.kept().into_iter().flatten().map(AccessToken::new);
+        for token in kept.filter(|token| token.header() == authorization) {
             drop(self.rejected(&token));
         }
     }

@@ -16,13 +16,14 @@ use std::{
 use loom::{future::block_on, thread};
 
 use super::{
-    Answer, Attempt, BoxFuture, Call, Driver, Reason, RejectAction, Rejected, Settings, TokenCache,
-    TokenResponse, TokenSource, renewal::RenewalGuard,
+    Answer, Call, Driver, Reason, RejectAction, Rejected, Settings, TokenCache,
+    renewal::RenewalGuard,
 };
 use crate::{
     challenge::Evidence,
     clock::{Clock, Now, ReadClock},
     error::{ErrorClass, TokenError},
+    token::{Attempt, BoxFuture, TokenResponse, TokenSource},
 };
 
 /// In place of a Tokio task: a thread that asks the source once and lands.

@@ -6,7 +6,6 @@ use std::{
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll},
-    thread,
     time::Duration,
 };
 
@@ -48,6 +47,7 @@ pub(crate) fn launch(driver: &Arc<Driver>, launch: Launch, flight: Arc<Flight>, 
         version: 0,
         counts: AttemptCounts::default(),
         has_ended: false,
+        in_source: false,
         since: driver.clock.now(),
         span: telemetry::RenewalSpan::new(),
     };
@@ -66,7 +66,7 @@ pub(crate) fn launch(driver: &Arc<Driver>, launch: Launch, flight: Arc<Flight>, 
 )]
 fn spawn(driver: &Arc<Driver>, guard: RenewalGuard, random: Random) {
     let Ok(runtime) = Handle::try_current() else {
-        driver.attempt_failed(true);
+        driver.attempt_failed(guard.launch.reserved, true);
         let error = interrupted("a token must be asked for, and there is no Tokio runtime");
         guard.abandon(error);
         return;
@@ -99,6 +99,8 @@ pub(crate) struct RenewalGuard {
     version: u64,
     counts: AttemptCounts,
     has_ended: bool,
+    /// The source's code is running: a panic is its own.
+    in_source: bool,
     since: Now,
     span: telemetry::RenewalSpan,
 }
@@ -121,7 +123,9 @@ impl RenewalGuard {
         timeouts: Timeouts,
     ) {
         // Before the first attempt: a change during it must be noticed.
+        self.in_source = true;
         self.version = source.credentials_version();
+        self.in_source = false;
         let result = self.renew(&*source, &clock, random, timeouts).await;
         self.finish(result);
     }
@@ -174,48 +178,54 @@ impl RenewalGuard {
         let start = clock.now();
         let mut deadline = Box::pin(time::sleep(timeouts.renewal));
         let mut asked = Vec::with_capacity(1);
-        let mut next = Some(Attempt::new(self.launch.trigger));
+        let mut next = Some((Attempt::new(self.launch.trigger), self.launch.reserved));
+        let mut retry = None;
         let mut timer = None;
         let mut last: Option<TokenError> = None;
         loop {
-            if timer.is_none()
-                && let Some(attempt) = next.take()
-            {
+            if let Some((attempt, reserved)) = next.take() {
                 self.counts.attempts = attempt.number();
+                self.in_source = true;
                 let (t0, future) = (clock.now(), source.fetch(attempt));
-                asked.push(Asked { attempt, t0, future });
-                next = Some(attempt.beside()).filter(|_| asked.len() < MAX_ASKED);
-                timer = next.is_some().then(|| Box::pin(time::sleep(timeouts.attempt)));
+                self.in_source = false;
+                asked.push(Asked { attempt, reserved, t0, future });
+                retry = Some(attempt.beside()).filter(|_| asked.len() < MAX_ASKED);
+                timer = retry.is_some().then(|| Box::pin(time::sleep(timeouts.attempt)));
             }
-            let (attempt, t0, answer) = match step(&mut asked, &mut timer, &mut deadline).await {
-                Step::Answered(attempt, t0, answer) => (attempt, t0, answer),
-                Step::Due => {
-                    timer = None;
-                    if let Err(error) = self.reserve() {
-                        next = None;
-                        if asked.is_empty() {
-                            return Err(last.unwrap_or(error));
-                        }
+            let in_source = &mut self.in_source;
+            let (attempt, reserved, t0, answer) =
+                match step(&mut asked, &mut timer, &mut deadline, in_source).await {
+                    Step::Answered(Answered { attempt, reserved, t0, answer }) => {
+                        (attempt, reserved, t0, answer)
                     }
-                    continue;
-                }
-                Step::Late => {
-                    let error = timed_out(timeouts.renewal);
-                    return Err(match last {
-                        // When to come back is worth more to the caller.
-                        Some(last) if last.retry_after().is_some() => last,
-                        Some(last) => error.with_source(last),
-                        None => error,
-                    });
-                }
-            };
+                    Step::Due => {
+                        timer = None;
+                        match (retry.take(), self.reserve()) {
+                            (Some(attempt), Ok(reserved)) => next = Some((attempt, reserved)),
+                            (_, Err(error)) if asked.is_empty() => {
+                                return Err(last.unwrap_or(error));
+                            }
+                            _ => {}
+                        }
+                        continue;
+                    }
+                    Step::Late => {
+                        let error = timed_out(timeouts.renewal);
+                        return Err(match last {
+                            // When to come back is worth more to the caller.
+                            Some(last) if last.retry_after().is_some() => last,
+                            Some(last) => error.with_source(last),
+                            None => error,
+                        });
+                    }
+                };
             let error = match answer {
                 Ok(response) if !has_expired(&response, clock.now().since(t0)) => {
                     return Ok((response, t0));
                 }
                 Ok(_) => {
                     self.counts.wasted += 1;
-                    self.attempt_failed(false);
+                    self.attempt_failed(reserved, false);
                     TokenError::new(
                         ErrorClass::Transient,
                         "the token had expired when it arrived: the answer took longer than it lives",
@@ -223,7 +233,7 @@ impl RenewalGuard {
                 }
                 Err(error) => {
                     self.counts.wasted += u32::from(was_issued(&error));
-                    self.attempt_failed(!may_have_issued(&error));
+                    self.attempt_failed(reserved, !may_have_issued(&error));
                     same_credentials(last.take(), error)
                 }
             };
@@ -231,12 +241,15 @@ impl RenewalGuard {
             let number = attempt.number().max(self.counts.attempts);
             match next_attempt(&error, number, self.launch.attempts, &mut random) {
                 Next::Retry(delay) if fits(delay, start, clock.now(), timeouts.renewal) => {
-                    next = Some(attempt.numbered(number).after(&error));
+                    retry = Some(attempt.numbered(number).after(&error));
                     timer = Some(Box::pin(time::sleep(delay)));
                 }
-                // Others are still in flight.
-                _ if !asked.is_empty() => (next, timer) = (None, None),
-                // With a wait that does not fit, the server's reason is told at once.
+                // Others in flight may do better: this one says nothing about them.
+                _ if !asked.is_empty() && error.class() == ErrorClass::Transient => {
+                    (retry, timer) = (None, None);
+                }
+                // The server's word ends the renewal, however many attempts are still in flight; so
+                // does a wait that does not fit.
                 _ => return Err(error),
             }
             last = Some(error);
@@ -244,16 +257,16 @@ impl RenewalGuard {
     }
 
     /// Reserves budget for an attempt after the first.
-    fn reserve(&self) -> Result<(), TokenError> {
+    fn reserve(&self) -> Result<Duration, TokenError> {
         match self.driver.upgrade() {
             Some(driver) => driver.attempt_starts(self.launch.flight),
-            None => Ok(()),
+            None => Ok(Duration::ZERO),
         }
     }
 
-    fn attempt_failed(&self, is_free: bool) {
+    fn attempt_failed(&self, reserved: Duration, is_free: bool) {
         if let Some(driver) = self.driver.upgrade() {
-            driver.attempt_failed(is_free);
+            driver.attempt_failed(reserved, is_free);
         }
     }
 }
@@ -265,7 +278,8 @@ impl Drop for RenewalGuard {
                 "the renewal was cut short: its task panicked or was aborted, or its runtime was shut down",
             );
             // A source that panics is a failure; anything else says nothing about the source.
-            self.end(Err(error), !thread::panicking());
+            let is_interrupted = !self.in_source;
+            self.end(Err(error), is_interrupted);
         }
     }
 }
@@ -273,14 +287,24 @@ impl Drop for RenewalGuard {
 /// An attempt in flight.
 struct Asked<'a> {
     attempt: Attempt,
+    /// The time at which budget was reserved for it.
+    reserved: Duration,
     /// The moment before the source was asked.
     t0: Now,
     future: BoxFuture<'a, Result<TokenResponse, TokenError>>,
 }
 
+/// An attempt that has ended.
+struct Answered {
+    attempt: Attempt,
+    reserved: Duration,
+    t0: Now,
+    answer: Result<TokenResponse, TokenError>,
+}
+
 /// The next thing that happens in a renewal.
 enum Step {
-    Answered(Attempt, Now, Result<TokenResponse, TokenError>),
+    Answered(Answered),
     /// The timer has run out: another attempt is due.
     Due,
     /// The renewal's time is up.
@@ -293,14 +317,19 @@ async fn step(
     asked: &mut Vec<Asked<'_>>,
     timer: &mut Option<Pin<Box<Sleep>>>,
     deadline: &mut Pin<Box<Sleep>>,
+    in_source: &mut bool,
 ) -> Step {
     poll_fn(|cx: &mut Context<'_>| {
         for index in 0..asked.len() {
-            if let Some(one) = asked.get_mut(index)
-                && let Poll::Ready(answer) = one.future.as_mut().poll(cx)
-            {
-                let Asked { attempt, t0, .. } = asked.remove(index);
-                return Poll::Ready(Step::Answered(attempt, t0, answer));
+            let Some(one) = asked.get_mut(index) else { break };
+            // Left as it is if the source panics.
+            *in_source = true;
+            let polled = one.future.as_mut().poll(cx);
+            *in_source = false;
+            if let Poll::Ready(answer) = polled {
+                let Asked { attempt, reserved, t0, .. } = asked.remove(index);
+                let answered = Answered { attempt, reserved, t0, answer };
+                return Poll::Ready(Step::Answered(answered));
             }
         }
         if deadline.as_mut().poll(cx).is_ready() {

@@ -232,9 +232,20 @@ where
                         Recheck::Send => {}
                         // The readiness is given back: it must not be held while waiting.
                         Recheck::Acquire => {
-                            let (acquiring, request) = (Acquiring::new(), request.take());
-                            this.stage.set(Stage::Token { acquiring, request });
-                            continue;
+                            let mut acquiring = Acquiring::new();
+                            match acquiring.poll(&handle.driver, cx) {
+                                // Available at once: to queue for readiness again could go on for
+                                // ever.
+                                Poll::Ready(Ok(newer)) => *snapshot = newer,
+                                Poll::Ready(Err(error)) => {
+                                    return Poll::Ready(Resolved::Error(error.into()));
+                                }
+                                Poll::Pending => {
+                                    let request = request.take();
+                                    this.stage.set(Stage::Token { acquiring, request });
+                                    continue;
+                                }
+                            }
                         }
                         Recheck::Replace(newer) => *snapshot = newer,
                         Recheck::Wait(replacing) => {

@@ -387,7 +387,7 @@ fn in_every_state_every_event_keeps_the_invariants() {
         let steps = steps.into_iter().collect::<Vec<_>>().join(" | ");
         let _ = writeln!(graph, "{from} -> {to}: {steps}");
     }
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/token/state/transitions.txt");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cache/state/transitions.txt");
     if std::env::var_os("UPDATE_TRANSITIONS").is_some() {
         std::fs::write(file, &graph).unwrap();
     }

@@ -107,6 +107,7 @@ impl State {
         self.former = former.filter(|_| !forced);
         self.phase = if self.former.is_some() { Phase::Trial } else { Phase::Alone };
         self.generations += 1;
+        self.uncacheable_from = None;
         let generation = self.generations;
         self.newest = Some(Token {
             generation,
@@ -121,6 +122,7 @@ impl State {
     /// The server issues tokens that serve only those who wait for them.
     fn publish_uncacheable(&mut self, schedule: Schedule, forced: bool, now: Now) -> Usable {
         self.generations += 1;
+        self.uncacheable_from.get_or_insert(self.generations);
         match self.newest.filter(|newest| !forced && newest.schedule.is_usable(now)) {
             // Until its end the server has nothing better to give.
             Some(newest) => {

@@ -9,7 +9,8 @@
 //! There are four kinds of methods, as in quinn-proto's `Connection`:
 //!
 //! - **A, getters**: [`newest`](State::newest), [`former`](State::former),
-//!   [`usable`](State::usable), [`due`](State::due), [`stale_refusal`](State::stale_refusal). They
+//!   [`usable`](State::usable), [`untried`](State::untried), [`is_rejected`](State::is_rejected),
+//!   [`issued`](State::issued), [`due`](State::due), [`stale_refusal`](State::stale_refusal). They
 //!   change nothing.
 //! - **B, input**: [`on`](State::on) takes one [`Event`] and the time. The caller holds the lock
 //!   from before it gathers the event's facts (is the text the same as before?) until it has stored
@@ -96,6 +97,8 @@ pub(crate) struct State {
     breaker: Breaker,
     budget: Option<Budget>,
     issued: u64,
+    /// The first number since the newest token that stands for an uncacheable one.
+    uncacheable_from: Option<u64>,
     generations: u64,
     flights: u64,
     failures: u64,
@@ -167,8 +170,9 @@ pub(crate) enum Event {
     CredentialsVersion { failure: u64, version: u64 },
     /// A renewal is about to ask the source once more.
     AttemptStarts(FlightId),
-    /// An attempt has failed. `is_free`: no token can have been issued to it.
-    AttemptFailed { is_free: bool },
+    /// An attempt has failed. `is_free`: no token can have been issued to it, so the budget that was
+    /// reserved at this time is given back.
+    AttemptFailed { reserved: Duration, is_free: bool },
     /// A renewal has ended.
     Landed(Landed),
 }
@@ -189,6 +193,8 @@ pub(crate) struct Effects {
 pub(crate) struct Launch {
     pub(crate) flight: FlightId,
     pub(crate) trigger: Trigger,
+    /// The time at which budget was reserved for its first attempt.
+    pub(crate) reserved: Duration,
     /// How often a transient failure may be tried within this renewal.
     pub(crate) attempts: u32,
 }
@@ -269,6 +275,7 @@ impl State {
             breaker: Breaker::new(),
             budget,
             issued: 0,
+            uncacheable_from: None,
             generations: 0,
             flights: 0,
             failures: 0,
@@ -282,7 +289,11 @@ impl State {
         let had_flight = self.in_flight.map(|flight| flight.id);
         let mut launch = None;
         let give_up = match event {
-            Event::Landed(_) | Event::AttemptStarts(_) | Event::AttemptFailed { .. } => None,
+            // The caller carries out no effects of these.
+            Event::Landed(_)
+            | Event::AttemptStarts(_)
+            | Event::AttemptFailed { .. }
+            | Event::CredentialsVersion { .. } => None,
             _ => self.take_overdue(now),
         };
         self.drop_expired_former(now);
@@ -298,9 +309,9 @@ impl State {
                 self.credentials_version(failure, version)
             }
             Event::AttemptStarts(flight) => self.attempt_starts(flight, now),
-            Event::AttemptFailed { is_free } => {
+            Event::AttemptFailed { reserved, is_free } => {
                 if let Some(budget) = &mut self.budget {
-                    if is_free { budget.refund() } else { budget.wasted(now.mono) }
+                    if is_free { budget.refund(reserved) } else { budget.wasted(now.mono) }
                 }
                 Answer::None
             }
@@ -316,7 +327,7 @@ impl State {
         let token = |token: &Token| (token.generation, token.schedule);
         (
             self.newest.as_ref().map(token),
-            self.former.as_ref().map(token),
+            self.former.as_ref().map(|former| (token(former), former.is_rejected)),
             matches!(self.phase, Phase::Benched { .. }),
             self.is_on_probation(),
             self.in_flight.and_then(|flight| flight.blocks_until),
@@ -405,7 +416,7 @@ impl State {
         let flight = InFlight { id, trigger, launched: now.mono, blocks_until: None };
         self.in_flight = Some(flight);
         let attempts = if self.streak.is_failing() { 1 } else { 3 };
-        *launch = Some(Launch { flight: id, trigger, attempts });
+        *launch = Some(Launch { flight: id, trigger, reserved: now.mono, attempts });
         Ok(flight)
     }
 

@@ -115,7 +115,17 @@ impl State {
             if self.fall_back(&newest, generation, is_replayable, now) {
                 return self.replace(&call, evidence, now, launch);
             }
-            return self.force(&call, evidence, now, launch);
+            if self.in_flight.is_none() {
+                self.breaker.rejected(evidence, now.mono);
+            }
+            let answer = self.force(&call, evidence, now, launch);
+            // Without a renewal, the former token may still serve this call.
+            return match (answer, self.untried_token(&call, now)) {
+                (Answer::Refuse(_), Some((which, token))) if is_replayable => {
+                    self.replay_with(which, &token, now)
+                }
+                _ => answer,
+            };
         }
         if self.former.is_some_and(|former| is(&former)) {
             if self.is_believed(evidence) {
@@ -124,8 +134,8 @@ impl State {
                     _ => self.drop_former(),
                 }
             }
-        } else if self.newest.is_none() {
-            // It was uncacheable, and there is none to compare it with.
+        } else if self.newest.is_none() && self.is_uncacheable(generation) {
+            // There is no other to compare it with.
             return Answer::Refuse(Refusal::SameToken);
         }
         self.replace(&call, evidence, now, launch)
@@ -139,7 +149,9 @@ impl State {
         is_replayable: bool,
         now: Now,
     ) -> bool {
-        if self.usable_former(now).is_none() {
+        let Some(former) = self.usable_former(now) else { return false };
+        // A request that cannot be replayed is served only by a token that the next call gets.
+        if !is_replayable && !former.schedule.is_before_hard(now) {
             return false;
         }
         match &mut self.phase {
@@ -188,7 +200,8 @@ impl State {
     fn untried_token(&self, call: &Call, now: Now) -> Option<(Which, Token)> {
         let newest = self.newest.map(|newest| (Which::Newest, newest));
         let former = self.usable_former(now).map(|former| (Which::Former, former));
-        let order = if self.is_benched(now) { [former, newest] } else { [newest, former] };
+        let is_former_first = self.is_benched(now) || self.usable_newest(now).is_none();
+        let order = if is_former_first { [former, newest] } else { [newest, former] };
         // The last sending is for a token that is known to be good, or was asked for since.
         let is_good = |which: Which, token: &Token| {
             let is_proven = which == Which::Newest && self.phase == Phase::Proven;
@@ -204,8 +217,13 @@ impl State {
         let mut kept = self.newest.iter().chain(&self.former);
         match kept.find(|token| token.is(generation)) {
             Some(token) => token.is_rejected,
-            None => self.newest.is_some_and(|newest| generation < newest.generation),
+            None => !self.is_uncacheable(generation),
         }
+    }
+
+    /// The token with this number serves only the calls that waited for it.
+    fn is_uncacheable(&self, generation: u64) -> bool {
+        self.uncacheable_from.is_some_and(|from| generation >= from)
     }
 
     /// The token to replay `call` with, or the renewal to wait for.
@@ -243,12 +261,12 @@ impl State {
                 };
             }
         }
-        Answer::Use(Usable {
-            which,
-            generation: token.generation,
-            until: now,
-            on_probation: which == Which::Newest,
-        })
+        self.replay_with(which, &token, now)
+    }
+
+    fn replay_with(&self, which: Which, token: &Token, now: Now) -> Answer {
+        let on_probation = which == Which::Newest;
+        Answer::Use(Usable { which, generation: token.generation, until: now, on_probation })
     }
 
     /// No token is left that the call could be replayed with: a renewal is joined or forced, unless
@@ -262,13 +280,10 @@ impl State {
     ) -> Answer {
         let is_believed = self.is_believed(evidence);
         let is_newest = self.newest.is_some_and(|newest| call.has_tried(&newest));
-        if self.in_flight.is_none() {
-            if is_newest {
-                self.breaker.rejected(now.mono);
-            }
-            if let Some(until) = self.breaker.cooldown_until(evidence, now.mono) {
-                return Answer::Refuse(Refusal::Cooldown { until });
-            }
+        if self.in_flight.is_none()
+            && let Some(until) = self.breaker.cooldown_until(evidence, now.mono)
+        {
+            return Answer::Refuse(Refusal::Cooldown { until });
         }
         if let Some(newest) = self.newest.as_mut().filter(|_| is_newest) {
             newest.is_rejected |= is_believed;
@@ -280,10 +295,14 @@ impl State {
         if launch.is_some() {
             self.breaker.renewal_forced(now.mono);
         }
-        // One endpoint that misuses 401 must not stall the others: only a clear word does, and only
-        // while such words have proved true.
+        // One endpoint that misuses 401 must not stall the others: only strong evidence does, and only
+        // while such evidence has proved true.
         if evidence == Evidence::Strong && self.is_trusting() {
             self.block(flight, now);
+        }
+        if call.is_over() {
+            // The renewal is for the next calls.
+            return Answer::Refuse(Refusal::ReplayRejected);
         }
         Answer::Wait { flight: flight.id, until: None }
     }
@@ -294,14 +313,14 @@ impl State {
         }
     }
 
-    /// A rejection counts against the token itself: it says so clearly, or nothing suggests that the
-    /// API misuses 401.
+    /// A rejection counts against the token itself: the evidence is strong, or nothing suggests that
+    /// the API misuses 401.
     fn is_believed(&self, evidence: Evidence) -> bool {
         evidence == Evidence::Strong || !self.breaker.knows_misuse()
     }
 
-    /// Nothing speaks against making others wait. While no token can be had, nothing proves a
-    /// rejection true or false; then it is believed once, not for each renewal that fails.
+    /// A rejection may make others wait. While the renewals fail, nothing proves a rejection true or
+    /// false; then it is believed once, not for each renewal that fails.
     fn is_trusting(&self) -> bool {
         self.breaker.is_trusting() && !self.streak.is_failing()
     }
