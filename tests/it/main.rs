@@ -20,6 +20,7 @@ mod adapter_reqwest_middleware;
 mod adapter_support;
 #[cfg(all(feature = "testing", feature = "rustls", feature = "tonic"))]
 mod adapter_tonic;
+mod attempts;
 mod bad_answers;
 mod budget;
 mod configured;

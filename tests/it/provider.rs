@@ -158,6 +158,11 @@ impl Provider {
         self.books().tokens.iter_mut().for_each(|token| token.is_revoked = true);
     }
 
+    /// The newest alone.
+    pub(crate) fn revoke_newest(&self) {
+        self.books().tokens.iter_mut().last().unwrap().is_revoked = true;
+    }
+
     /// All but the newest.
     pub(crate) fn revoke_older(&self) {
         let mut books = self.books();
