@@ -136,7 +136,10 @@ async fn demonstrate() -> Result<bool, BoxError> {
     println!();
     println!("  failed: for the caller   401s: seen by the layer   tokens: requested and issued");
     println!();
-    println!("{}", if all_hold { "All figures are as expected." } else { "Some figures are not as expected." });
+    println!(
+        "{}",
+        if all_hold { "All figures are as expected." } else { "Some figures are not as expected." }
+    );
     Ok(all_hold)
 }
 

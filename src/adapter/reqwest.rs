@@ -51,7 +51,7 @@
 //! to the layer's limit. A body in memory is never turned into a stream, so redirects can still be
 //! followed.
 //!
-//! # What a deployment can break
+//! # TLS
 //!
 //! This feature enables no TLS backend in reqwest. Enable the features that you need in your own
 //! `Cargo.toml`.

@@ -142,7 +142,7 @@ pub(crate) fn id_problem(id: &str) -> Option<&'static str> {
     }
 }
 
-/// Like [`id_problem`], for a client secret (RFC 6749 appendix A.2).
+/// Returns what is wrong with a client secret, like [`id_problem`] (RFC 6749 appendix A.2).
 pub(crate) fn secret_problem(secret: &str) -> Option<&'static str> {
     if let Some(problem) = emptiness(secret) {
         Some(problem)

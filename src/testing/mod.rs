@@ -93,7 +93,7 @@
 //! that run in memory. tokio advances a paused clock whenever all tasks are idle, and a task that
 //! waits for a socket is idle, so timeouts would fire while a response is in flight.
 //!
-//! # What it does not do
+//! # Limitations
 //!
 //! Only the client credentials grant is supported, without JWT assertions, mutual TLS or DPoP. JWTs
 //! are not validly signed, scopes and audiences are not checked, and the journal grows without
