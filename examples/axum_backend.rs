@@ -255,7 +255,7 @@ async fn check_itself() -> Result<(), BoxError> {
     let (status, ..) = under_way.await??;
     expect("answered while shutting down", status, 502)?;
     backend.await??;
-    expect("nobody listens any more", get_from(&url, "/readyz").await.is_err(), true)?;
+    expect("the server no longer listens", get_from(&url, "/readyz").await.is_err(), true)?;
     expect("tokens", (reports_auth.issued(), orders_auth.issued()), (0, 2))
 }
 

@@ -48,12 +48,14 @@ async fn main() -> Result<(), BoxError> {
     }
 
     let journal = server.journal();
-    let [theirs, ours] = &*journal else {
+    let [by_client, by_layer] = &*journal else {
         return Err(format!("expected 2 token requests, not {}", journal.len()).into());
     };
-    if (theirs.body(), theirs.basic()) != (ours.body(), ours.basic()) || api.accepted() != 2 {
+    if (by_client.body(), by_client.basic()) != (by_layer.body(), by_layer.basic())
+        || api.accepted() != 2
+    {
         return Err("the two token requests are not the same".into());
     }
-    println!("both token requests: {}", String::from_utf8_lossy(ours.body()));
+    println!("both token requests: {}", String::from_utf8_lossy(by_layer.body()));
     Ok(())
 }

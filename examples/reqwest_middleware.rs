@@ -44,7 +44,7 @@ async fn main() -> Result<(), BoxError> {
 
     server.change_secret("test-client", "another secret");
     let Err(error) = chain(builder().build()?).get(running.url("/")).send().await else {
-        return Err("there is no token to be had, and yet an answer".into());
+        return Err("there is a response although no token is available".into());
     };
     let why = token_error(&error).ok_or("the error does not say that it is about the token")?;
     println!("without a token: {why}");

@@ -76,7 +76,7 @@ async fn main() -> Result<(), BoxError> {
     let stack = ServiceBuilder::new().layer(StatusLayer::new()).layer(builder().build()?);
     let mut refused_client = HealthClient::new(stack.service(channel));
     let Err(status) = refused_client.check(HealthCheckRequest::default()).await else {
-        return Err("there is no token to be had, and yet an answer".into());
+        return Err("there is a response although no token is available".into());
     };
     println!("without a token: {status}");
 

@@ -74,7 +74,10 @@ impl Rules {
 
 /// Returns `true` if the response comes from another origin, so that it rejects nothing.
 #[cold]
-#[cfg_attr(not(feature = "reqwest"), allow(unused_variables, reason = "nobody marks responses"))]
+#[cfg_attr(
+    not(feature = "reqwest"),
+    allow(unused_variables, reason = "no adapter marks responses")
+)]
 pub(crate) fn is_from_elsewhere<R>(response: &Response<R>) -> bool {
     #[cfg(feature = "reqwest")]
     return response.extensions().get() == Some(&Redirected::Elsewhere);
@@ -84,7 +87,10 @@ pub(crate) fn is_from_elsewhere<R>(response: &Response<R>) -> bool {
 
 /// Returns `true` if the request may have taken effect although the response is a 401.
 #[cold]
-#[cfg_attr(not(feature = "reqwest"), allow(unused_variables, reason = "nobody marks responses"))]
+#[cfg_attr(
+    not(feature = "reqwest"),
+    allow(unused_variables, reason = "no adapter marks responses")
+)]
 pub(crate) fn may_have_had_effect<R>(response: &Response<R>) -> bool {
     #[cfg(feature = "reqwest")]
     return response.extensions().get() == Some(&Redirected::AfterEffect);

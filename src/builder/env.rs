@@ -328,7 +328,10 @@ mod tests {
         assert!(origins.allowed_origin("https://a.example").build().is_ok());
         let bare: Vec<_> =
             ENOUGH.map(|(name, value)| (name.trim_start_matches("OAUTH_"), value)).to_vec();
-        assert!(from("", &[bare, vec![("SCOPES", "x")]].concat()).build().is_ok(), "not ours");
+        assert!(
+            from("", &[bare, vec![("SCOPES", "x")]].concat()).build().is_ok(),
+            "an unrelated variable"
+        );
     }
 
     // A cache from the environment was shared by layers that sent the token everywhere.

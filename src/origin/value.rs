@@ -174,7 +174,7 @@ fn parse(text: &str) -> Result<Origin, &'static str> {
     const SHAPE: &str = "write it as `scheme://host` or `scheme://host:port`";
 
     if !text.is_ascii() {
-        return Err("write an internationalised host name in punycode (`xn--...`)");
+        return Err("write an internationalized host name in punycode (`xn--...`)");
     }
     let (scheme, rest) = text.split_once("://").ok_or(SHAPE)?;
     let scheme = if scheme.eq_ignore_ascii_case("https") {
@@ -193,9 +193,9 @@ fn parse(text: &str) -> Result<Origin, &'static str> {
         return Err("it must not have user info");
     }
     let (host, port) = if rest.starts_with('[') {
-        let end = rest.find(']').ok_or("a bracket is open")? + 1;
+        let end = rest.find(']').ok_or("a bracket is not closed")? + 1;
         let (host, port) = rest.split_at(end);
-        let address = ipv6(host).ok_or("there is no IPv6 address in the brackets")?;
+        let address = ipv6(host).ok_or("the brackets contain no IPv6 address")?;
         (Host::V6(address), port)
     } else {
         let (name, port) = rest.split_at(rest.find(':').unwrap_or(rest.len()));
@@ -209,7 +209,7 @@ fn parse(text: &str) -> Result<Origin, &'static str> {
             return Err(SHAPE);
         }
         if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
-            return Err("the host has a character that no host name has");
+            return Err("the host contains a character that host names cannot have");
         }
         (Host::Name(name.to_ascii_lowercase().into_boxed_str()), port)
     };
@@ -294,7 +294,7 @@ mod tests {
             ("https://a:+80", "`https://a:+80`", "a number"),
             ("https://a:8o", "`https://a:8o`", "a number"),
             ("https://::1", "`https://::1`", "brackets"),
-            ("https://[::1", "`https://[::1`", "bracket is open"),
+            ("https://[::1", "`https://[::1`", "bracket is not closed"),
             ("https://[::g]", "`https://[::g]`", "no IPv6 address"),
             ("https://[::1]x", "`https://[::1]x`", "a number"),
             ("https://*.example.com", "`https://*.example.com`", "wildcards"),

@@ -586,7 +586,7 @@ mod tests {
                 let replay = again(frames);
                 assert_eq!(replay.size_hint().exact(), announced.exact());
                 assert_eq!(replay.size_hint().upper(), announced.upper());
-                assert!(replay.size_hint().lower() >= [0, 5, 11, 11][frames], "what is at hand");
+                assert!(replay.size_hint().lower() >= [0, 5, 11, 11][frames], "the kept bytes");
                 assert_eq!(read(replay).0, "hello world");
             }
         }

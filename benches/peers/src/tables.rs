@@ -238,13 +238,14 @@ fn paper(measured: &Measured) -> Option<String> {
     section(
         "Beyond this machine: a model",
         &format!(
-            "A model, not a measurement. A count that all threads write to is a line of memory that \
-             moves from core to core: here it adds {line:.0} ns to a request (`AddAuthorization` on \
-             two threads less on one). It is taken to be busy for {BUSY:.0} ns with each of a \
-             request's two writes, and a request to take {:.1} µs of its thread in all (HTTP/1.1 on \
-             loopback, below); whoever finds the line busy waits, as at a counter: what it adds \
-             grows by 1 / (1 - busy). Our values write to no shared line once they have lived for \
-             two seconds. In ns:",
+            "A model, not a measurement. An atomic count that all threads write to is a cache \
+             line that moves from core to core: here it adds {line:.0} ns to a request \
+             (`AddAuthorization` on two threads minus on one). The model assumes that the line is \
+             busy for {BUSY:.0} ns for each of a request's two writes, and that a request takes \
+             {:.1} µs of its thread in total (HTTP/1.1 on loopback, see below). A thread that \
+             finds the line busy waits, as in a queue, so the added time grows by 1 / (1 - busy). \
+             Services of this crate write to no shared line once they have been in use for two \
+             seconds. In ns:",
             request / 1e3
         ),
         table(
