@@ -1,12 +1,13 @@
-//! An axum backend that calls two third-party APIs, each with a token of its own: a handler that
-//! uses one, a reverse proxy to the other, `/readyz`, graceful shutdown.
+//! An axum backend that calls two third-party APIs, each with its own token. It has a handler that
+//! uses one, a reverse proxy for the other, `/readyz`, and graceful shutdown.
 //!
-//! Without configuration it runs against servers of its own on loopback and checks itself:
-//! `cargo run --example axum_backend --features axum,testing`
+//! Without configuration, it runs against its own servers on loopback and tests itself: `cargo run
+//! --example axum_backend --features axum,testing`
 //!
-//! With `REPORTS_URL` and `ORDERS_URL` it serves until Ctrl-C. The tokens are configured by
-//! `REPORTS_TOKEN_URL`, `REPORTS_CLIENT_ID`, `REPORTS_CLIENT_SECRET_FILE` and so on, and the same for
-//! `ORDERS`. (For upstreams on `https`, give the client below a connector that speaks TLS.)
+//! With `REPORTS_URL` and `ORDERS_URL`, it serves until Ctrl-C. Configure the tokens with
+//! `REPORTS_TOKEN_URL`, `REPORTS_CLIENT_ID`, `REPORTS_CLIENT_SECRET_FILE` and so on, and likewise
+//! for `ORDERS`. (For `https` upstreams, replace the client's connector with one that supports
+//! TLS.)
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that says what it does")]
 
 use std::{env, future::Future, net::SocketAddr, time::Duration};
@@ -32,7 +33,7 @@ use tower_oauth2_client_credentials::{
     testing::{Answer, AuthorizationServer, ProtectedApi},
 };
 
-// Configuration: parsed and checked before anything starts.
+// Configuration, parsed and checked before anything starts.
 
 struct Config {
     listen: SocketAddr,
@@ -42,12 +43,12 @@ struct Config {
 
 struct UpstreamConfig {
     url: Uri,
-    /// Where its tokens come from.
+    /// The source of its tokens.
     auth: Builder,
 }
 
 impl Config {
-    /// `None`: nothing is configured.
+    /// Returns `None` if nothing is configured.
     fn from_env() -> Result<Option<Self>, BoxError> {
         let (Ok(reports), Ok(orders)) = (env::var("REPORTS_URL"), env::var("ORDERS_URL")) else {
             return Ok(None);
@@ -67,7 +68,7 @@ impl UpstreamConfig {
     }
 }
 
-// The state: one client for each API, told apart by type.
+// State: one client per API, distinguished by type.
 
 type Client = Timeout<OAuthClientCredentials<HyperClient<HttpConnector, Body>>>;
 
@@ -85,7 +86,7 @@ impl Upstream {
             config.url.scheme_str().unwrap_or("http"),
             config.url.authority().ok_or("the upstream's URL has no host")?
         );
-        // The token of the one API never goes to the other.
+        // The token of one API is never sent to the other.
         let auth = config.auth.allowed_origin(origin).build()?;
         let cache = auth.cache();
         let client = ServiceBuilder::new()
@@ -123,12 +124,12 @@ fn router(config: Config) -> Result<Router, BoxError> {
 
 // Handlers.
 
-/// Calls the API for reports and makes something of what it says.
+/// Calls the reports API and summarizes its response.
 async fn summary(State(Reports(reports)): State<Reports>) -> Result<Response, UpstreamError> {
     let request = Request::get(format!("{}reports", reports.url)).body(Body::empty())?;
     let response = error_for_rejected_token(reports.client.oneshot(request).await?)?;
     if !response.status().is_success() {
-        // The API's own failure.
+        // A failure of the API itself.
         return Err(format!("the API for reports says {}", response.status()).into());
     }
     let body = Limited::new(response.into_body(), 1024 * 1024).collect().await?.to_bytes();
@@ -136,13 +137,13 @@ async fn summary(State(Reports(reports)): State<Reports>) -> Result<Response, Up
     Ok(Json(serde_json::json!({ "reports": report })).into_response())
 }
 
-/// Sends whatever comes in on to the API for orders.
+/// Forwards every request to the orders API.
 async fn orders(
     State(Orders(orders)): State<Orders>,
     mut request: Request,
 ) -> Result<Response, UpstreamError> {
     forward(&mut request, &orders.url)?;
-    // A 401 to our token is not the caller's to answer.
+    // A 401 to the backend's token does not concern the caller.
     let response = error_for_rejected_token(orders.client.oneshot(request).await?)?;
     let mut response = response.map(Body::new);
     strip_response(response.headers_mut());
@@ -154,7 +155,7 @@ async fn readyz(State(app): State<App>) -> StatusCode {
     all.into_iter().find(|status| !status.is_success()).unwrap_or(StatusCode::OK)
 }
 
-/// What the caller is not shown.
+/// Logs the error, which the caller does not see.
 async fn log_failures(response: Response) -> Response {
     if let Some(error) = response.extensions().get::<std::sync::Arc<UpstreamError>>() {
         eprintln!("{}: {error:?}", response.status());
@@ -167,7 +168,7 @@ async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), BoxError> {
-    // Requests that are under way are answered before it ends.
+    // Requests in flight are answered before the server stops.
     Ok(axum::serve(listener, router(config)?).with_graceful_shutdown(shutdown).await?)
 }
 
@@ -183,7 +184,7 @@ async fn main() -> Result<(), BoxError> {
     }
 }
 
-// What follows is the example's own test.
+// The example's own test.
 
 async fn check_itself() -> Result<(), BoxError> {
     let (reports_auth, orders_auth) = (AuthorizationServer::new(), AuthorizationServer::new());
@@ -210,9 +211,9 @@ async fn check_itself() -> Result<(), BoxError> {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let backend = tokio::spawn(serve(listener, config, async { _ = stopped.await }));
 
-    // The first token request is answered with a plea for patience.
+    // The first token request is answered with `Retry-After`.
     reports_auth.respond_once(Answer::too_many_requests("30"));
-    // The probe sets it off, and does not wait for it.
+    // The probe starts the renewal and does not wait for it.
     expect("ready before the first call", get_from(&url, "/readyz").await?.0, 200)?;
     let (status, headers, body) = get_from(&url, "/summary").await?;
     expect("no token yet", (status, &*body), (503, "Service Unavailable"))?;
@@ -237,14 +238,14 @@ async fn check_itself() -> Result<(), BoxError> {
     let leaked = journal.iter().any(|call| call.headers().contains_key(header::COOKIE));
     expect("cookies forwarded", leaked, false)?;
 
-    // No newer token is to be had, so that the API's 401 stands, and comes once. The caller would
-    // take it for their own.
+    // There is no newer token, so the API's 401 is final and occurs once. The caller would mistake
+    // it for its own.
     orders_auth.change_secret("test-client", "another");
     orders_auth.revoke_all();
     expect("the API's 401", send(caller("three")?).await?.0, 502)?;
     expect("never sent twice", orders_api.calls(), 4)?;
 
-    // A request that is under way when the backend is told to stop is answered.
+    // A request that is in flight when the backend is told to stop is answered.
     orders_auth.change_secret("test-client", "test-secret");
     orders_api.hold();
     let under_way = tokio::spawn(send(caller("four")?));
@@ -254,7 +255,7 @@ async fn check_itself() -> Result<(), BoxError> {
     let (status, ..) = under_way.await??;
     expect("answered while shutting down", status, 502)?;
     backend.await??;
-    expect("nobody listens any more", get_from(&url, "/readyz").await.is_err(), true)?;
+    expect("the server no longer listens", get_from(&url, "/readyz").await.is_err(), true)?;
     expect("tokens", (reports_auth.issued(), orders_auth.issued()), (0, 2))
 }
 

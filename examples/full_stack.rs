@@ -1,6 +1,7 @@
-//! A complete stack around the layer, in the order that the page `layer_order` of the crate's docs explains.
+//! A complete stack around the layer, in the order that the page `layer_order` of the documentation
+//! explains.
 //!
-//! Runs against servers of its own on loopback: `cargo run --example full_stack --features testing`
+//! Runs against its own servers on loopback: `cargo run --example full_stack --features testing`
 #![allow(clippy::print_stdout, reason = "a program that says what it does")]
 
 use std::{
@@ -23,7 +24,7 @@ use tower_http::{
 };
 use tower_oauth2_client_credentials::{OAuthClientCredentialsLayer, testing::AuthorizationServer};
 
-/// Tries again after a 503: twice.
+/// Retries twice after a 503.
 #[derive(Clone)]
 struct Twice(u32);
 
@@ -49,7 +50,7 @@ impl<B> Policy<Request<Empty<Bytes>>, Response<B>, BoxError> for Twice {
     }
 }
 
-/// The upstream: it moves, fails and forgets tokens, and compresses what it says.
+/// An upstream that redirects, fails, forgets tokens, and compresses its responses.
 #[derive(Clone, Default)]
 struct Upstream {
     calls: Arc<AtomicU32>,
@@ -66,7 +67,7 @@ impl Upstream {
         }
         self.with_token.fetch_add(1, Ordering::SeqCst);
         match call {
-            // The redirect was the first.
+            // The first request was redirected.
             1 => (StatusCode::SERVICE_UNAVAILABLE, "in a moment".into()),
             2 => (StatusCode::UNAUTHORIZED, "that token is gone".into()),
             _ => (StatusCode::OK, "report ".repeat(1000)),
@@ -95,20 +96,21 @@ async fn main() -> Result<(), BoxError> {
         .client_secret("test-secret")
         .build()?;
     let client = ServiceBuilder::new()
-        // One span for what the caller asked for.
+        // One span per call.
         .layer(TraceLayer::new_for_http())
-        // All the time there is, waiting for a token and all tries included.
+        // Timeout of the whole call, including the wait for a token and all attempts.
         .layer(TimeoutLayer::new(Duration::from_secs(30)))
-        // Each hop is a request of its own, to be admitted by its own origin.
+        // Each hop is a separate request, admitted by its own origin.
         .layer(FollowRedirectLayer::new())
-        // A rejected response is read to its end, and need not be decompressed for it.
+        // The layer reads a rejected response to its end, and does not need it decompressed.
         .layer(DecompressionLayer::new())
-        // Every try asks for the token anew. What is retried is not the 401, which is cured below.
+        // Every attempt fetches the token from the cache. The policy does not retry a 401, which
+        // the layer handles below.
         .retry(Twice(2))
         .layer(auth)
-        // A permit is held by requests on the wire, and by none that waits for a token.
+        // Requests on the wire hold a permit; requests that wait for a token do not.
         .concurrency_limit(8)
-        // Of the upstream, not of the caller: an attempt that hangs is given up.
+        // Timeout of one request: an attempt that hangs is given up.
         .layer(TimeoutLayer::new(Duration::from_secs(10)))
         .service(Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>());
 
@@ -118,7 +120,7 @@ async fn main() -> Result<(), BoxError> {
     let calls = counters.calls.load(Ordering::SeqCst);
     let with_token = counters.with_token.load(Ordering::SeqCst);
     println!("{status}: {} bytes after {calls} calls, {} tokens", body.len(), server.issued());
-    // A redirect, a 503, a retry that gets a 401, its replay with a newer token.
+    // A redirect, a 503, a retry that gets a 401, and its replay with a newer token.
     if (status.as_u16(), body.len(), calls, with_token, server.issued()) != (200, 7000, 3, 3, 2) {
         return Err("expected 200, 7,000 bytes, 3 calls with the current token, 2 tokens".into());
     }

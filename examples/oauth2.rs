@@ -1,6 +1,7 @@
-//! From an `oauth2::Client` to the layer; its other grants go by our transport.
+//! Moves the settings of an `oauth2::Client` to the layer, and uses the layer's transport for the
+//! client's other grants.
 //!
-//! Runs against servers of its own on loopback: `cargo run --example oauth2 --features oauth2,testing`
+//! Runs against its own servers on loopback: `cargo run --example oauth2 --features oauth2,testing`
 #![allow(clippy::print_stdout, reason = "a program that says what it does")]
 
 use std::sync::Arc;
@@ -23,7 +24,7 @@ async fn main() -> Result<(), BoxError> {
     let api = ProtectedApi::new(&server);
     let (token_endpoint, running) = (server.serve().await?, api.serve().await?);
 
-    // What the program has had so far.
+    // The existing code of the program.
     let client = BasicClient::new(ClientId::new("test-client".into()))
         .set_client_secret(ClientSecret::new("test-secret".into()))
         .set_token_uri(TokenUrl::new(token_endpoint.url(server.token_path()))?);
@@ -32,13 +33,13 @@ async fn main() -> Result<(), BoxError> {
         client.exchange_client_credentials().add_scope(scope).add_extra_param("audience", "reports")
     };
 
-    // The oauth2 crate's own call, over our transport.
+    // A call of the oauth2 crate, over the layer's transport.
     let http_client = HttpClient::new(Arc::new(RustlsTransport::new()));
     let token = request().request_async(&http_client).await?;
     let lifetime = token.expires_in().unwrap_or_default();
     println!("the oauth2 crate has a token that lives for {} seconds", lifetime.as_secs());
 
-    // The layer, with the same settings.
+    // A layer with the same settings.
     let http = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let client = ServiceBuilder::new().layer(builder(request()).build()?).service(http);
     for _ in 0..2 {
@@ -47,12 +48,14 @@ async fn main() -> Result<(), BoxError> {
     }
 
     let journal = server.journal();
-    let [theirs, ours] = &*journal else {
+    let [by_client, by_layer] = &*journal else {
         return Err(format!("expected 2 token requests, not {}", journal.len()).into());
     };
-    if (theirs.body(), theirs.basic()) != (ours.body(), ours.basic()) || api.accepted() != 2 {
+    if (by_client.body(), by_client.basic()) != (by_layer.body(), by_layer.basic())
+        || api.accepted() != 2
+    {
         return Err("the two token requests are not the same".into());
     }
-    println!("both token requests: {}", String::from_utf8_lossy(ours.body()));
+    println!("both token requests: {}", String::from_utf8_lossy(by_layer.body()));
     Ok(())
 }

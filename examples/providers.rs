@@ -1,11 +1,11 @@
-//! Five providers, each asked as its documentation has it, and an older client of one of them.
+//! Five providers, each used as documented, and an older client of one of them.
 //!
 //! ```text
 //! cargo run --example providers --all-features
 //! ```
 //!
-//! Each meets, on loopback and over real HTTP, an authorization server that accepts requests in
-//! that provider's form only. What is sent is compared with what the documentation asks for.
+//! Each client calls an authorization server on loopback, over real HTTP, that accepts only
+//! requests in that provider's format. The request is compared with the provider's documentation.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
 use std::{error::Error, process::ExitCode, time::Duration};
@@ -55,12 +55,12 @@ async fn run() -> Result<bool, BoxError> {
     Ok(all_hold)
 }
 
-/// The settings of a client, and what they must come to.
+/// The settings of a client, and the expected request and response.
 struct Provider {
     name: &'static str,
     flavor: Flavor,
-    /// All that differs between the providers. The dialects can be spelled out by hand, too: see
-    /// the documentation of each preset.
+    /// All differences between the providers. You can also build a dialect by hand: see the
+    /// documentation of each preset.
     configure: fn(Builder) -> Builder,
     sends: &'static str,
     gets: &'static str,
@@ -71,7 +71,7 @@ fn providers() -> [Provider; 5] {
         Provider {
             name: "RFC 6749",
             flavor: Flavor::Rfc6749,
-            // `Dialect::rfc6749()` is the default.
+            // The default is `Dialect::rfc6749()`.
             configure: |builder| builder.scope("read:reports"),
             sends: "POST /token · application/x-www-form-urlencoded · Basic *** · \
                     grant_type=client_credentials&scope=read%3Areports",
@@ -91,7 +91,7 @@ fn providers() -> [Provider; 5] {
         Provider {
             name: "An API with a daily limit on tokens",
             flavor: Flavor::Auth0,
-            // As Auth0. The budget keeps a program that goes wrong below the provider's limit.
+            // Like Auth0. The budget keeps a faulty program below the provider's limit.
             configure: |builder| {
                 builder
                     .dialect(Dialect::auth0())
@@ -115,7 +115,7 @@ fn providers() -> [Provider; 5] {
         Provider {
             name: "DADI API",
             flavor: Flavor::Dadi,
-            // Its documentation has plain http. Past loopback that must be asked for by name:
+            // The documentation uses plain http. Outside loopback, this must be allowed explicitly:
             // `dangerously_allow_insecure_token_url` and `dangerously_allow_plain_http`.
             configure: |builder| builder.dialect(preset::dadi()),
             sends: "POST /token · application/json · \
@@ -125,7 +125,7 @@ fn providers() -> [Provider; 5] {
     ]
 }
 
-/// Calls an API of the provider three times, which is to cost one token request.
+/// Calls an API of the provider three times, which must cost one token request.
 async fn meet(provider: &Provider) -> Result<bool, BoxError> {
     let server = AuthorizationServer::builder()
         .flavor(provider.flavor)
@@ -157,7 +157,7 @@ async fn meet(provider: &Provider) -> Result<bool, BoxError> {
     Ok(holds)
 }
 
-/// A client from before the API had tokens: a static id and secret on each call, by HTTP Basic.
+/// A client that predates the API's tokens: a static id and secret on each call, by HTTP Basic.
 async fn meet_older_client() -> Result<bool, BoxError> {
     let api = ProtectedApi::new(&AuthorizationServer::new());
     for _ in 0..3 {
@@ -194,7 +194,7 @@ async fn call_three_times(
     Ok(statuses.join(", "))
 }
 
-/// A token request on one line, its secrets masked.
+/// Formats a token request on one line, with its secrets masked.
 fn as_sent(request: &TokenRequest) -> String {
     let headers = request.headers();
     let mut parts = vec![format!("{} {}", request.method(), request.uri().path())];
@@ -210,9 +210,9 @@ fn as_sent(request: &TokenRequest) -> String {
     parts.join(" · ")
 }
 
-/// What the answer came to. The token is not shown.
+/// Formats the result of the response, without the token.
 fn as_got(token: &AccessToken) -> String {
-    // To the minute: a moment has passed since the request.
+    // Rounded to minutes, since some time has passed since the request.
     let left = token.expires_at().and_then(|at| at.elapsed().err());
     let minutes = left.map(|left| (left.duration().as_secs_f64() / 60.0).round());
     let lifetime = minutes.map_or("no end".to_owned(), |minutes| format!("{} s", minutes * 60.0));
@@ -220,7 +220,7 @@ fn as_got(token: &AccessToken) -> String {
     format!("{}, {lifetime}{scope}", token.token_type())
 }
 
-/// Prints what was seen; true if it is what was expected.
+/// Prints the observed value. Returns `true` if it is the expected one.
 fn line(what: &str, seen: &str, expected: &str) -> bool {
     println!("  {what:<5} {seen}");
     if seen != expected {

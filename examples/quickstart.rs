@@ -1,15 +1,15 @@
-//! The main job: calls to a protected API, each with a token that works.
+//! The main use case: calls to a protected API, each with a valid token.
 //!
 //! ```text
 //! cargo run --example quickstart --all-features
 //! ```
 //!
-//! Without configuration it starts an authorization server and an API on loopback and shows, over
-//! real HTTP, what becomes of calls when many start at once, when the token is revoked, when it
-//! expires, and when the authorization server is down. It checks its figures, and fails where they
-//! do not hold.
+//! Without configuration, it starts an authorization server and an API on loopback. Over real HTTP,
+//! it shows the effect on calls when many start at once, when the token is revoked, when it
+//! expires, and when the authorization server is down. It checks its figures and exits with an
+//! error if one is wrong.
 //!
-//! With `API_URL` and the `OAUTH_*` variables of `Builder::from_env` it calls that API once:
+//! With `API_URL` and the `OAUTH_*` variables of `Builder::from_env`, it calls that API once:
 //!
 //! ```text
 //! API_URL=https://api.example.com/reports \
@@ -45,7 +45,7 @@ use tower_oauth2_client_credentials::{
 type BoxError = Box<dyn Error + Send + Sync>;
 type ApiRequest = Request<Full<Bytes>>;
 
-/// An HTTP client with the layer on it. Clones share connections and token.
+/// An HTTP client with the layer. Clones share connections and token.
 type ApiClient = OAuthClientCredentials<Client<HttpConnector, Full<Bytes>>>;
 
 #[tokio::main]
@@ -67,7 +67,7 @@ async fn main() -> ExitCode {
 
 async fn call_configured_api() -> Result<bool, BoxError> {
     if !is_set("API_URL") {
-        return Err("API_URL is not set: which API is to be called?".into());
+        return Err("set API_URL to the URL to call".into());
     }
     let url = std::env::var("API_URL")?;
 
@@ -98,16 +98,17 @@ async fn call_configured_api() -> Result<bool, BoxError> {
                 "  lifetime    {}",
                 match left {
                     Some(left) => format!("{} s left", grouped(left.unwrap_or_default().as_secs())),
-                    None => "without end".to_owned(),
+                    None => "no expiry".to_owned(),
                 }
             );
         }
-        None => println!("  token       none at hand: it was good for this one call"),
+        None => println!("  token       not cached: it could not be reused after this call"),
     }
     Ok(status.is_success())
 }
 
-/// Trusts the platform's roots. `OAUTH_CA_FILE` is for the token endpoint.
+/// Creates an HTTP client that trusts the platform's roots. `OAUTH_CA_FILE` applies to the token
+/// endpoint.
 fn https_client() -> Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>, BoxError> {
     let connector = HttpsConnectorBuilder::new()
         .with_provider_and_native_roots(rustls::crypto::aws_lc_rs::default_provider())?
@@ -118,28 +119,31 @@ fn https_client() -> Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>, 
 }
 
 // ---------------------------------------------------------------------------------------------
-// Without: everything on loopback.
+// Without configuration: everything on loopback.
 
 async fn demonstrate() -> Result<bool, BoxError> {
     println!(
-        "One layer on one HTTP client; a server for tokens and an API on loopback. Takes 7 s."
+        "One layer on one HTTP client, with an authorization server and an API on loopback. Takes 7 s."
     );
     println!();
     print_row("", ["calls", "failed", "401s", "tokens", "slowest", "in all"].map(String::from));
     let mut all_hold = cold_start().await?.print();
     all_hold &= revoked_in_flight().await?.print();
-    // These two take their time, and each has its own servers.
+    // These two take several seconds, and each has its own servers.
     let (expiry, outage) = tokio::join!(expiry(), outage());
     all_hold &= expiry?.print();
     all_hold &= outage?.print();
     println!();
-    println!("  failed: for the caller   401s: seen by the layer   tokens: asked for and issued");
+    println!("  failed: for the caller   401s: seen by the layer   tokens: requested and issued");
     println!();
-    println!("{}", if all_hold { "All figures hold." } else { "Some figures do not hold." });
+    println!(
+        "{}",
+        if all_hold { "All figures are as expected." } else { "Some figures are not as expected." }
+    );
     Ok(all_hold)
 }
 
-/// A thousand calls, and nobody has a token yet.
+/// Starts a thousand calls without a cached token.
 async fn cold_start() -> Result<Scene, BoxError> {
     let world = World::start(HOUR).await?;
     world.server.delay_answers(Duration::from_millis(100));
@@ -151,7 +155,7 @@ async fn cold_start() -> Result<Scene, BoxError> {
     Ok(scene)
 }
 
-/// The API has five hundred requests in its hands when the token that they carry is revoked.
+/// Revokes a token while five hundred requests that carry it are in flight.
 async fn revoked_in_flight() -> Result<Scene, BoxError> {
     let world = World::start(HOUR).await?;
     call(world.client.clone(), world.request()?).await?;
@@ -168,39 +172,39 @@ async fn revoked_in_flight() -> Result<Scene, BoxError> {
     Ok(scene)
 }
 
-/// Calls at a steady rate over several lifetimes of the token, at an API that refuses expired ones.
+/// Calls an API that rejects expired tokens at a steady rate, over several lifetimes of the token.
 async fn expiry() -> Result<Scene, BoxError> {
     let world = World::start(Duration::from_secs(2)).await?;
     call(world.client.clone(), world.request()?).await?;
-    // A call that had to wait for a token would take at least this long.
+    // A call that waited for a token would take at least this long.
     let slow = Duration::from_millis(300);
     world.server.delay_answers(slow);
     let mut scene = Scene::of("expiring tokens of 2 s, 100 calls a second");
     let calls = steady_calls(&world, Duration::from_millis(6_500)).await?;
     scene.watch(&world, calls).await?;
-    scene.check(scene.calls > 100, "too few calls to tell");
+    scene.check(scene.calls > 100, "too few calls");
     scene.expect("tokens", scene.tokens, 3..=8);
     scene.expect("401s", scene.rejected, 0..=0);
     scene.check(scene.slowest < slow, "a call waited for a token");
     Ok(scene)
 }
 
-/// The authorization server is away at the very time when the token is to be renewed.
+/// Takes the authorization server down while the token is due for renewal.
 async fn outage() -> Result<Scene, BoxError> {
     let world = World::start(Duration::from_secs(5)).await?;
     call(world.client.clone(), world.request()?).await?;
     let mut scene = Scene::of("authorization server down for 2.9 s");
     world.server.down();
     let back_up = async {
-        // A token of 5 s is due for renewal after 2.25 to 2.75 s, which fails, and is tried again
-        // within 1.2 s.
+        // A token that lives 5 s is due for renewal after 2.25 to 2.75 s. The renewal fails, and is
+        // repeated within 1.2 s.
         tokio::time::sleep(Duration::from_millis(2_900)).await;
         world.server.up();
     };
     let (calls, ()) = tokio::join!(steady_calls(&world, Duration::from_millis(6_000)), back_up);
     scene.watch(&world, calls?).await?;
     let refused = world.server.refused_connections();
-    scene.check(scene.calls > 100, "too few calls to tell");
+    scene.check(scene.calls > 100, "too few calls");
     scene.expect("tokens", scene.tokens, 1..=2);
     scene.expect("401s", scene.rejected, 0..=0);
     scene.check(refused > 0, "no renewal met the outage");
@@ -210,7 +214,7 @@ async fn outage() -> Result<Scene, BoxError> {
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// An authorization server, an API that takes its tokens, and a client with the layer.
+/// An authorization server, an API that accepts its tokens, and a client with the layer.
 struct World {
     server: AuthorizationServer,
     api: ProtectedApi,
@@ -228,7 +232,7 @@ impl World {
         let api = ProtectedApi::new(&server);
         let (auth_server, api_server) = (server.serve().await?, api.serve().await?);
 
-        // What a program of yours has, with URLs and secrets of its own.
+        // Your program has this code, with its own URLs and secrets.
         let auth = OAuthClientCredentialsLayer::builder()
             .token_url(auth_server.url("/token"))
             .client_id("my-service")
@@ -236,7 +240,7 @@ impl World {
             .scope("read:reports")
             .allowed_origin(api_server.url(""))
             .build()?;
-        // HTTP/2, so that a thousand calls at once do not take a thousand sockets.
+        // HTTP/2, so that a thousand concurrent calls do not need a thousand sockets.
         let http_client =
             Client::builder(TokioExecutor::new()).http2_only(true).build(HttpConnector::new());
         let client = ServiceBuilder::new().layer(auth).service(http_client);
@@ -250,10 +254,10 @@ impl World {
     }
 }
 
-/// Calls under way, and when the first of them began.
+/// The calls in flight, and the start of the first one.
 struct Calls {
     started: Instant,
-    /// Tokens and rejections before them.
+    /// The numbers of tokens and rejections before the calls.
     before: (u64, u64),
     running: JoinSet<Result<Duration, BoxError>>,
 }
@@ -287,7 +291,7 @@ async fn steady_calls(world: &World, period: Duration) -> Result<Calls, BoxError
     Ok(calls)
 }
 
-/// One call, to the end of the answer: how long it took, or why it failed.
+/// Makes one call and reads the whole response. Returns how long it took, or why it failed.
 async fn call(mut client: ApiClient, request: ApiRequest) -> Result<Duration, BoxError> {
     let started = Instant::now();
     let response = client.ready().await?.call(request).await?;
@@ -296,7 +300,7 @@ async fn call(mut client: ApiClient, request: ApiRequest) -> Result<Duration, Bo
     if status == StatusCode::OK { Ok(started.elapsed()) } else { Err(status.to_string().into()) }
 }
 
-/// What was seen, and whether it is what was promised.
+/// The observed figures, compared with the expected ones.
 struct Scene {
     title: &'static str,
     calls: usize,
@@ -324,7 +328,7 @@ impl Scene {
         }
     }
 
-    /// Waits for the calls to end, and counts.
+    /// Waits for the calls to finish, and counts their results.
     async fn watch(&mut self, world: &World, mut calls: Calls) -> Result<(), BoxError> {
         self.calls = calls.running.len();
         while let Some(ended) = calls.running.join_next().await {
@@ -346,7 +350,7 @@ impl Scene {
 
     fn expect(&mut self, what: &str, seen: usize, expected: std::ops::RangeInclusive<usize>) {
         let holds = expected.contains(&seen);
-        self.check(holds, &format!("{what}: {seen}, and not {expected:?}"));
+        self.check(holds, &format!("{what}: {seen} instead of {expected:?}"));
     }
 
     fn check(&mut self, holds: bool, otherwise: &str) {
@@ -355,7 +359,7 @@ impl Scene {
         }
     }
 
-    /// True if all is as promised.
+    /// Prints the figures. Returns `true` if all are as expected.
     fn print(&self) -> bool {
         let counts = [self.calls, self.failed, self.rejected, self.tokens];
         let [calls, failed, rejected, tokens] = counts.map(|count| grouped(count as u64));
@@ -365,14 +369,14 @@ impl Scene {
             println!("    {}", self.note);
         }
         for wrong in &self.wrong {
-            println!("    does not hold: {wrong}");
+            println!("    unexpected: {wrong}");
         }
         self.wrong.is_empty()
     }
 }
 
 // ---------------------------------------------------------------------------------------------
-// Small things.
+// Helpers.
 
 fn print_row(title: &str, [calls, failed, rejected, tokens, slowest, in_all]: [String; 6]) {
     println!("  {title:<44}{calls:>7}{failed:>8}{rejected:>6}{tokens:>8}{slowest:>9}{in_all:>8}");
@@ -386,7 +390,7 @@ fn get(url: &str) -> Result<ApiRequest, http::Error> {
     Request::get(url).body(Full::default())
 }
 
-/// A URL without the parts that may hold a secret: user, password, query.
+/// Returns a URL without the parts that may be secret: user info and query.
 fn presentable(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
     match url.split_once("://") {
@@ -399,7 +403,7 @@ fn presentable(url: &str) -> String {
     }
 }
 
-/// An error with its causes, on one line.
+/// Formats an error and its causes on one line.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -417,7 +421,7 @@ fn in_words(time: Duration) -> String {
     }
 }
 
-/// 1234567 as 1,234,567.
+/// Formats 1234567 as 1,234,567.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

@@ -1,6 +1,7 @@
-//! reqwest below the layer, and as the transport of token requests.
+//! reqwest as the service below the layer, and as the transport of token requests.
 //!
-//! Runs against servers of its own on loopback: `cargo run --example reqwest --features reqwest,testing`
+//! Runs against its own servers on loopback: `cargo run --example reqwest --features
+//! reqwest,testing`
 #![allow(clippy::print_stdout, reason = "a program that says what it does")]
 
 use std::time::Duration;
@@ -34,7 +35,7 @@ async fn main() -> Result<(), BoxError> {
         let response = client.ready().await?.call(request.try_into()?).await?;
         let response = reqwest::Response::from(response);
         println!("{} {}", response.status(), response.text().await?);
-        // The next request meets a 401, which the caller never sees.
+        // The next request gets a 401, which the caller never sees.
         server.revoke_all();
     }
 

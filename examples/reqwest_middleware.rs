@@ -1,7 +1,7 @@
-//! A chain of reqwest-middleware: retries outside, then the token, then tracing.
+//! A reqwest-middleware chain: retries outside, then the token, then tracing.
 //!
-//! Runs against servers of its own on loopback:
-//! `cargo run --example reqwest_middleware --features reqwest-middleware,testing`
+//! Runs against its own servers on loopback: `cargo run --example reqwest_middleware --features
+//! reqwest-middleware,testing`
 #![allow(clippy::print_stdout, reason = "a program that says what it does")]
 
 use reqwest_middleware::ClientBuilder;
@@ -37,14 +37,14 @@ async fn main() -> Result<(), BoxError> {
 
     client.get(running.url("/")).send().await?.error_for_status()?;
     server.revoke_all();
-    // A 503, then a 401: the one is retried outside the layer, the other cured inside.
+    // A 503, then a 401: the former is retried outside the layer, the latter handled inside.
     api.respond_once(Answer::unavailable());
     let response = client.get(running.url("/")).send().await?.error_for_status()?;
     println!("{} {}", response.status(), response.text().await?);
 
     server.change_secret("test-client", "another secret");
     let Err(error) = chain(builder().build()?).get(running.url("/")).send().await else {
-        return Err("there is no token to be had, and yet an answer".into());
+        return Err("there is a response although no token is available".into());
     };
     let why = token_error(&error).ok_or("the error does not say that it is about the token")?;
     println!("without a token: {why}");

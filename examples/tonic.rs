@@ -1,6 +1,6 @@
 //! A generated gRPC client over a channel with the layer, against a server that checks tokens.
 //!
-//! Runs against servers of its own on loopback: `cargo run --example tonic --features tonic,testing`
+//! Runs against its own servers on loopback: `cargo run --example tonic --features tonic,testing`
 #![allow(clippy::print_stdout, reason = "a program that says what it does")]
 
 use std::sync::{
@@ -27,7 +27,7 @@ async fn main() -> Result<(), BoxError> {
     let server = AuthorizationServer::new();
     let token_endpoint = server.serve().await?;
 
-    // The gRPC server: it lets in who has the last token that was issued.
+    // A gRPC server that accepts only the last issued token.
     let refused = Arc::new(AtomicU32::new(0));
     let check = {
         let (server, refused) = (server.clone(), Arc::clone(&refused));
@@ -62,12 +62,12 @@ async fn main() -> Result<(), BoxError> {
 
     let answer = client.check(HealthCheckRequest::default()).await?;
     println!("status {}", answer.into_inner().status);
-    // Another client has fetched a token: the server has forgotten ours.
+    // Another client has fetched a token, and the server has forgotten the cached one.
     builder().build()?.cache().token().await?;
     let answer = client.check(HealthCheckRequest::default()).await?;
     println!("status {} after UNAUTHENTICATED and one replay", answer.into_inner().status);
 
-    // The same token, for those who use interceptors.
+    // The same token with an interceptor.
     let interceptor = TokenInterceptor::new(auth.cache());
     let mut intercepted = HealthClient::with_interceptor(channel.clone(), interceptor);
     intercepted.check(HealthCheckRequest::default()).await?;
@@ -76,7 +76,7 @@ async fn main() -> Result<(), BoxError> {
     let stack = ServiceBuilder::new().layer(StatusLayer::new()).layer(builder().build()?);
     let mut refused_client = HealthClient::new(stack.service(channel));
     let Err(status) = refused_client.check(HealthCheckRequest::default()).await else {
-        return Err("there is no token to be had, and yet an answer".into());
+        return Err("there is a response although no token is available".into());
     };
     println!("without a token: {status}");
 

@@ -1,4 +1,4 @@
-//! [`OAuthClientCredentialsLayer`]: the token and the rules, ready to wrap a service.
+//! [`OAuthClientCredentialsLayer`]: a token cache and a policy, ready to wrap a service.
 
 use std::{fmt, marker::PhantomData, sync::Arc};
 
@@ -11,9 +11,10 @@ use crate::{
     service::OAuthClientCredentials,
 };
 
-/// Adds [`OAuthClientCredentials`] to a service: every request carries a valid access token.
+/// A [`Layer`] that adds [`OAuthClientCredentials`] to a service, so that every request carries a
+/// valid access token.
 ///
-/// Cheap to clone. Clones, and all services that one layer makes, share one token.
+/// The layer is cheap to clone. Its clones and the services that it creates share one token.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -45,10 +46,10 @@ pub struct OAuthClientCredentialsLayer<M = Replay> {
 }
 
 impl OAuthClientCredentialsLayer {
-    /// Makes a layer with the token of `cache` and the default settings.
+    /// Creates a layer with the token of `cache` and default settings.
     ///
-    /// Rules do not come with a cache, the allowed origins among them: every `https` origin may have
-    /// the token, whatever was set where the cache was made. To say who may, build the layer by
+    /// A cache carries no layer settings: every `https` origin may receive the token, even if the
+    /// layer that the cache came from was more restrictive. To restrict the origins, use
     /// `Builder::from_cache(cache).allowed_origin(..)`: see
     /// [`Builder::from_cache`](crate::Builder::from_cache).
     #[must_use]
@@ -60,11 +61,11 @@ impl OAuthClientCredentialsLayer {
         Self { driver: Arc::clone(cache.driver()), rules: Arc::new(rules), mode: PhantomData }
     }
 
-    /// Keeps no request: a 401 goes to the caller as it came. The token that it rejects is renewed
-    /// all the same, so that the next call works.
+    /// Turns off replays: a 401 is returned to the caller unchanged. The token that it rejects is
+    /// still renewed, so that the next call works.
     ///
-    /// For bodies of any type, and for callers to whom the cost of keeping a request matters more
-    /// than the rare 401.
+    /// Use this for bodies that are not a [`ReplayBody`](crate::ReplayBody), or if keeping each
+    /// request costs more than an occasional 401.
     #[must_use]
     pub fn never_replay(self) -> OAuthClientCredentialsLayer<NeverReplay> {
         OAuthClientCredentialsLayer { driver: self.driver, rules: self.rules, mode: PhantomData }
@@ -72,12 +73,11 @@ impl OAuthClientCredentialsLayer {
 }
 
 impl<M> OAuthClientCredentialsLayer<M> {
-    /// Returns the cache of this layer's token, to be shared with other clients.
+    /// Returns the cache of this layer's token, which can be shared with other clients.
     ///
-    /// The rules stay behind, the allowed origins among them: a layer that is made of the cache lets
-    /// every `https` origin have the token, unless it is built by
-    /// `Builder::from_cache(cache).allowed_origin(..)`. Who takes the token from the cache decides
-    /// where it goes.
+    /// The cache carries no layer settings: a layer created from it lets every `https` origin
+    /// receive the token, unless it is built with `Builder::from_cache(cache).allowed_origin(..)`.
+    /// Code that reads the token from the cache decides itself where to send it.
     #[must_use]
     pub fn cache(&self) -> TokenCache {
         TokenCache::of(Arc::clone(&self.driver))

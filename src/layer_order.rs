@@ -1,7 +1,9 @@
-//! Where timeouts, retries, tracing, rate limits, redirects and compression go, relative to the
-//! layer. (A page of the docs; there is nothing in it to use.)
+//! The order of layers: where timeouts, retries, tracing, rate limits, redirects and compression
+//! belong relative to this crate's layer.
 //!
-//! `ServiceBuilder` reads from the outside in. From the caller to the wire:
+//! This page is documentation only.
+//!
+//! `ServiceBuilder` lists layers from the outside in, that is, from the caller to the wire:
 //!
 //! ```
 //! # use std::time::Duration;
@@ -24,35 +26,35 @@
 //! };
 //!
 //! let client = ServiceBuilder::new()
-//!     .layer(TraceLayer::new_for_http())              // one span for each call of the caller's
-//!     .layer(TimeoutLayer::new(Duration::from_secs(30)))  // all the time the caller has
+//!     .layer(TraceLayer::new_for_http())              // one span per call
+//!     .layer(TimeoutLayer::new(Duration::from_secs(30)))  // timeout of the call
 //!     .layer(FollowRedirectLayer::new())
 //!     .layer(DecompressionLayer::new())
 //!     .retry(RetryPolicy)
 //!     .layer(auth)                                    // <- this crate
 //!     .concurrency_limit(64)                          // and rate limits
-//!     .layer(TimeoutLayer::new(Duration::from_secs(10)))  // the time that one request has
+//!     .layer(TimeoutLayer::new(Duration::from_secs(10)))  // timeout of one request
 //!     .service(Client::builder(TokioExecutor::new()).build_http());
 //! # is_a_client(client);
 //! ```
 //!
-//! `examples/full_stack.rs` is this stack at work, against an upstream that redirects, fails and
-//! forgets a token. The layer works in other places as well; this is what is lost there:
+//! `examples/full_stack.rs` runs this stack against an upstream that redirects, fails and forgets a
+//! token. The layer works in other places as well; the last column shows what you lose there:
 //!
-//! | layer | where | why | the other way round |
+//! | layer | position | reason | in the reverse order |
 //! |---|---|---|---|
-//! | retry | outside | Every try asks for the token anew: one that was renewed between two tries goes with the second. The 401 is none of the retry's business: it has been cured below, or stands for a reason. | All tries carry the token that the first one had, and a 401 is only seen by the layer after the last of them. A policy that retries a 401 itself sends the same token again. |
-//! | timeout for the call | outside | It covers waiting for a token, the replay, and all tries. A caller that gives up cancels no renewal: it goes on for the others. | |
-//! | timeout for a request | inside | It covers one request on the wire, and the replay has one of its own. Token requests have their own (`attempt_timeout`, `renewal_timeout`). | With this timeout alone, a slow authorization server is bounded by the renewal's deadline only, 30 s. |
-//! | concurrency limit, rate limit, `buffer`, load shedding | inside | A replay is one more request to the API, and counts. Whoever waits for a token holds no permit: what was reserved is given up first, and asked for again afterwards. | Outside, a permit is held while a token is waited for, so that a slow authorization server uses up the permits of calls to a fast API; and a replay passes the limit uncounted. |
-//! | tracing | outside | One span for what the caller has asked for, waiting included. The header is not there yet. | Inside, one span for each request on the wire, replays included. The header is there, and marked sensitive: it shows as `Sensitive`. Both at once are fine. |
-//! | redirects | outside | Each hop is a request of its own, which its own origin is asked about: the token goes with those that may have it, and is an error, or left out, for others (see [`allowed_origin`](crate::Builder::allowed_origin)). | Inside, the layer has admitted the first URL only, and it is up to the redirecting layer to take the token off (tower-http's does for another origin; reqwest's client always follows inside, see its adapter). A 401 from the last hop is taken for one of the first. |
-//! | decompression | outside | The body of a rejected response is read to its end to keep its connection, and need not be decompressed for that. | Works. |
-//! | compression of request bodies | outside | What is kept for the replay is the compressed body, and it is compressed once. | Works; the body counts uncompressed towards the limit, and is compressed twice. |
-//! | another `Authorization` (`SetRequestHeader`, `AddAuthorization`) | not at all | The layer leaves a request alone that has one already. | Inside, it takes the token's place. |
-//! | caches of responses | outside | A response from the cache needs no token. | |
+//! | retry | outside | Every attempt fetches the token from the cache, so a token that is renewed between two attempts is used by the second. A retry policy need not handle a 401: either the layer has resolved it, or there is a reason not to retry. | All attempts carry the token of the first, and the layer sees only the result of the last. A policy that retries a 401 sends the same token again. |
+//! | timeout of the call | outside | It covers the wait for a token, the replay and all attempts. A caller that gives up does not cancel the renewal, which continues for the others. | |
+//! | timeout of a request | inside | It covers one request on the wire, and applies to the replay separately. Token requests have their own timeouts (`attempt_timeout`, `renewal_timeout`). | With this timeout alone, only the deadline of a renewal, 30 s, limits the wait for a slow authorization server. |
+//! | concurrency limit, rate limit, `buffer`, load shedding | inside | A replay counts as another request to the API. A request that waits for a token holds no permit: the layer gives up its reservation and reserves again afterwards. | Outside, requests hold a permit while they wait for a token, so a slow authorization server uses up the permits of a fast API. A replay is not counted. |
+//! | tracing | outside | One span covers the whole call, including the wait for a token. The header has not been added yet. | Inside, there is one span per request on the wire, including replays. The header is present and marked sensitive: it prints as `Sensitive`. You can use both. |
+//! | redirects | outside | Each hop is a separate request, and its origin is checked: the token is sent only to allowed origins, and other hops fail or are sent without it (see [`allowed_origin`](crate::Builder::allowed_origin)). | Inside, the layer checks only the first URL, and the redirecting layer has to remove the token (tower-http's does so for another origin; reqwest's client always follows redirects inside, see its adapter). A 401 from the last hop is attributed to the first. |
+//! | decompression | outside | The layer reads the body of a rejected response to its end to keep the connection alive, and does not need it decompressed. | Works. |
+//! | compression of request bodies | outside | The replay keeps the compressed body, which is compressed only once. | Works; the uncompressed body counts towards the limit, and is compressed twice. |
+//! | another `Authorization` (`SetRequestHeader`, `AddAuthorization`) | none | Outside, the layer leaves a request that already has the header unchanged. | Inside, it replaces the token. |
+//! | response caches | outside | A cached response needs no token. | |
 //!
-//! Two of these layers are not always `Clone`, which the layer asks of what it wraps: put a `buffer`
-//! around a `rate_limit`, or any service that is not.
+//! The layer requires that the inner service is `Clone`. A `rate_limit`, for example, is not: wrap
+//! it in a `buffer`.
 //!
-//! The token requests go their own way, by their own transport, and never through this stack.
+//! Token requests use a transport of their own, and never pass through this stack.

@@ -30,94 +30,129 @@
 //! }
 //! ```
 //!
-//! - The token is asked for when the first request needs it, by one token request however many
-//!   requests wait for it, and is renewed in the background before it expires.
-//! - A 401 that a new token cures is never seen: the token is renewed once, and the request is sent
-//!   again once. An API that answers 401 to everything does not turn into a stream of token
-//!   requests.
-//! - While the authorization server fails, the token that is there is used to its end; without one,
-//!   calls fail at once, and say until when.
+//! - The first request that needs the token triggers one token request, however many requests wait
+//!   for it ([single flight](https://pkg.go.dev/golang.org/x/sync/singleflight)). Before the token
+//!   expires, it is renewed in the background.
+//! - If an API answers 401, the token is renewed once, and the request is sent again once. A
+//!   [circuit breaker](https://learn.microsoft.com/azure/architecture/patterns/circuit-breaker)
+//!   keeps an API that answers every request with 401 from causing a stream of token requests.
+//! - While the authorization server fails, the current token is used until it expires. Without one,
+//!   calls fail immediately with the time of the next attempt.
 //!
-//! # Where to find what
+//! # Overview
 //!
-//! | You want to | see |
+//! These are the main types:
+//!
+//! - [`OAuthClientCredentialsLayer`] is the tower layer. It wraps a service in an
+//!   [`OAuthClientCredentials`], which adds the token to each request, and replays a request once
+//!   if its token is rejected.
+//! - [`Builder`] configures a layer, and by other entry points a cache or a token endpoint alone. It
+//!   reads settings from code or from the environment, and checks all of them in `build`.
+//! - [`TokenCache`] holds one token and decides when to renew it. Each layer has one
+//!   ([`OAuthClientCredentialsLayer::cache`]), several layers can share one, and it can be used
+//!   without a layer. It hands out [`AccessToken`]s.
+//! - [`TokenSource`] fetches tokens for a cache. The usual one is a
+//!   [`TokenEndpoint`](endpoint::TokenEndpoint), whose [`Dialect`] describes the request and response
+//!   format of the provider. Implement the trait, or pass a closure to [`source_fn`], to get tokens
+//!   from elsewhere.
+//! - [`TokenError`] reports why there is no token. Its [`ErrorClass`] says what to do about it, and
+//!   [`retry_at`](TokenError::retry_at) when the next attempt is made.
+//!
+//! # Cookbook
+//!
+//! The page [`recipes`] has solutions for specific tasks: generated clients, federated tokens,
+//! other headers, unusual responses, APIs that do not use 401, and short-lived processes. The page
+//! [`layer_order`] shows where timeouts, retries, tracing and other layers belong. The directory
+//! `examples/` of the repository has a program for each adapter.
+//!
+//! # Index
+//!
+//! | Task | Item |
 //! |---|---|
-//! | configure a layer, also from the environment | [`Builder`] |
-//! | ask a token endpoint in a provider's way | [`Dialect`] |
-//! | get tokens from elsewhere | [`TokenSource`], [`source_fn`] |
-//! | use the token without the layer | [`TokenCache`] |
-//! | know why there is no token | [`TokenError`], [`ErrorClass`] |
-//! | know why a 401 was not cured | [`NotReplaced`], in the response's extensions |
-//! | rotate secrets, or read them from elsewhere | [`credentials`] |
-//! | send requests with bodies of your own type | [`ReplayBody`] |
-//! | use it with reqwest, axum, tonic, oauth2 | [`adapter`](https://docs.rs/tower-oauth2-client-credentials/latest/tower_oauth2_client_credentials/adapter/), by features |
-//! | know where timeouts, retries and the rest go | the page [`layer_order`] |
-//! | give a token to a generated client, keep one between runs, and the like | the page [`recipes`] |
-//! | test your client | [`testing`](https://docs.rs/tower-oauth2-client-credentials/latest/tower_oauth2_client_credentials/testing/) (feature `testing`) |
+//! | Configure a layer, also from the environment | [`Builder`] |
+//! | Adapt to a provider's token endpoint | [`Dialect`] |
+//! | Get tokens from elsewhere | [`TokenSource`], [`source_fn`] |
+//! | Use the token without the layer | [`TokenCache`] |
+//! | Find out why there is no token | [`TokenError`], [`ErrorClass`] |
+//! | Find out why a 401 was returned | [`NotReplaced`], in the response's extensions |
+//! | Rotate secrets, or read them from a file or a vault | [`credentials`] |
+//! | Send requests with your own body type | [`ReplayBody`] |
+//! | Use reqwest, axum, tonic or oauth2 | [`adapter`](https://docs.rs/tower-oauth2-client-credentials/latest/tower_oauth2_client_credentials/adapter/) (one feature each) |
+//! | Combine with timeouts, retries and other layers | [`layer_order`] |
+//! | Look up solutions for specific tasks | [`recipes`] |
+//! | Test your client | [`testing`](https://docs.rs/tower-oauth2-client-credentials/latest/tower_oauth2_client_credentials/testing/) (feature `testing`) |
+//! | Understand the implementation | [`architecture`] |
 //!
-//! # A token's life
+//! # Token lifetime
 //!
-//! With `L` the lifetime that the server announces, counted from the moment before it was asked:
+//! A token's lifetime `L` is the one that the server announces, counted from the moment before the
+//! token request.
 //!
-//! - `L − margin − window − jitter`, the soft point: requests go on with the token, and one renewal
-//!   is started in the background. The window is `L/5`, at most 5 minutes; the jitter is rolled once
-//!   for each token, at most half the window and a minute.
-//! - `L − margin`, the hard point: requests wait for the renewal. The margin is `L/4`, at most 30 s.
-//!   If the renewal fails, the token is used all the same, until
-//! - `L`, the end: an expired token is never sent.
+//! - `L − margin − window − jitter` is the soft point. From then on, requests still use the token,
+//!   and one renewal runs in the background. The window is `L/5`, at most 5 minutes. The jitter is
+//!   drawn once per token, and is at most half the window and at most a minute.
+//! - `L − margin` is the hard point. From then on, requests wait for the renewal. The margin is `L/4`,
+//!   at most 30 s. If the renewal fails, the token is still used until it expires.
+//! - `L` is the end. An expired token is never sent.
 //!
-//! Both the monotonic and the wall clock count, so that a host that slept renews before its first
-//! request.
+//! Both the monotonic and the wall clock count, so that a host that was suspended renews the token
+//! before its first request.
 //!
-//! A renewal makes up to three attempts in 30 s. When it fails, the failure is remembered for a time
-//! that depends on its [`ErrorClass`], and calls without a usable token fail with it, at once and
-//! without I/O.
+//! A renewal makes up to three attempts within 30 s. If it fails, the failure is remembered for a
+//! time that depends on its [`ErrorClass`]. Until then, calls without a usable token fail with it
+//! immediately and without I/O.
 //!
 //! # Rejections
 //!
-//! A 401 to a request that carried the token rejects it, whatever its `WWW-Authenticate` says, with
-//! these exceptions: the code `insufficient_scope` (RFC 6750 section 3.1),
-//! `insufficient_user_authentication` (RFC 9470) or one of DPoP's (RFC 9449) without `invalid_token`
-//! under `Bearer`, and challenges that offer only DPoP or another proof-of-possession scheme. gRPC's
-//! `UNAUTHENTICATED` in the headers of a response rejects the token, too. Then a newer token is used, if there is one; or else one
-//! is asked for, and the request is sent again. If that does not help, no renewal is forced for
-//! 10 s, doubling, up to a minute where other requests are accepted and up to 5 minutes where none
-//! is. Until then the 401 goes to the caller as it came.
+//! A 401 to a request that carried the token rejects the token, whatever its `WWW-Authenticate`
+//! says, with two exceptions:
+//!
+//! - the code `insufficient_scope` (RFC 6750 section 3.1), `insufficient_user_authentication`
+//!   (RFC 9470) or one of DPoP's (RFC 9449), without `invalid_token` under `Bearer`;
+//! - challenges that offer only DPoP or another proof-of-possession scheme.
+//!
+//! gRPC's `UNAUTHENTICATED` in the response headers rejects the token as well.
+//!
+//! The request is then sent again with a newer token. If there is none yet, the token is renewed
+//! first. If that does not help, no renewal is forced for 10 s. This pause doubles up to a minute if
+//! other requests are accepted, and up to 5 minutes if none is. Meanwhile, the caller receives the
+//! 401 unchanged.
 //!
 //! # Features
 //!
-//! | Feature | Default | What it adds |
+//! | Feature | Default | Description |
 //! |---|---|---|
 //! | `rustls` | yes | the default transport of token requests: hyper and rustls, with the platform's roots |
 //! | `aws-lc-rs` | yes | the crypto provider of that transport, if the process has installed none |
 //! | `ring` | | the same, with ring |
-//! | `tracing` | yes | a span for each renewal, an event for each decision about a 401 |
+//! | `tracing` | yes | a span for each renewal, and an event for each decision about a 401 |
 //! | `testing` | | a scripted authorization server and API, in memory and on loopback |
-//! | `testing-tls` | | TLS for those |
-//! | `reqwest` | | `reqwest::Client` below the layer, and as transport of token requests |
-//! | `reqwest-middleware` | | the layer in a chain of reqwest-middleware |
-//! | `axum` | | failures as responses, readiness, forwarding of requests |
-//! | `tonic` | | gRPC calls that are sent again, failures as `Status`, an interceptor |
-//! | `oauth2` | | settings from an `oauth2::Client`, transports for both crates |
+//! | `testing-tls` | | TLS for these servers |
+//! | `reqwest` | | `reqwest::Client` below the layer, and as the transport of token requests |
+//! | `reqwest-middleware` | | the layer as a middleware for reqwest-middleware |
+//! | `axum` | | errors as responses, readiness, request forwarding |
+//! | `tonic` | | replay of gRPC calls, errors as `Status`, an interceptor |
+//! | `oauth2` | | settings from an `oauth2::Client`, shared transports |
 //!
-//! rustls has one crypto provider for all of a program. If yours is ring, leave the default features
-//! out and name `rustls`, `ring` and `tracing`: with both, rustls panics where the choice is left to
-//! it, as in hyper-rustls' `with_native_roots`.
+//! rustls supports only one default crypto provider per program. If yours is ring, disable the
+//! default features and enable `rustls`, `ring` and `tracing`: with both providers, rustls panics
+//! where it has to choose, as in hyper-rustls' `with_native_roots`.
 //!
 //! With `tracing`, all spans and events have the target `tower_oauth2_client_credentials`. The span
-//! `oauth2.renewal` has the fields `endpoint`, `client_id`, `attempt`, `class`,
-//! `duration_ms` and `lifetime_s`; its end is `token renewed` at INFO, or `renewal failed` at WARN with
-//! `error` and `cause`. `token rejected` and `rejection stands` (INFO) say what became of a 401,
-//! `attempt failed` and `not a rejection` (DEBUG) the rest. No field holds a secret or a token.
+//! `oauth2.renewal` has the fields `endpoint`, `client_id`, `attempt`, `class`, `duration_ms` and
+//! `lifetime_s`. It ends with the event `token renewed` (INFO), or `renewal failed` (WARN) with
+//! `error` and `cause`. `token rejected` and `rejection stands` (INFO) report the outcome of a 401;
+//! `attempt failed` and `not a rejection` (DEBUG) give details. No field contains a secret or a
+//! token.
 //!
-//! Without default features there is no HTTP client and no rustls in the tree: give
-//! [`Builder::transport`] any tower service.
+//! Without default features, the crate depends on no HTTP client and not on rustls: pass any tower
+//! service to [`Builder::transport`].
 //!
-//! # What it does not do
+//! # Limitations
 //!
-//! One token for each layer: what chooses among several (by tenant, scope, audience) stands outside.
-//! No JWT client assertions, mTLS, DPoP, discovery, token verification or shared store. Tokio is the
-//! only runtime, and its timer must be enabled.
+//! A layer has one token. If you need several (by tenant, scope or audience), choose between layers
+//! outside. There is no support for JWT client assertions, mTLS, DPoP, discovery, token verification
+//! or a shared token store. Tokio is the only supported runtime, and its timer must be enabled.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(any(
@@ -128,6 +163,9 @@
     feature = "tonic"
 ))]
 pub mod adapter;
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("../ARCHITECTURE.md")]
+pub mod architecture {}
 pub mod builder;
 pub mod cache;
 mod challenge;
@@ -154,7 +192,7 @@ mod telemetry;
 pub mod testing;
 pub mod token;
 
-/// The README's programs compile.
+/// Compiles the programs of the README.
 #[cfg(all(doctest, feature = "reqwest-middleware", feature = "rustls"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

@@ -1,5 +1,5 @@
-//! Whether a request is kept to be sent again after a 401: chosen by type, so that who does
-//! without pays nothing, and may send any body.
+//! Selects whether requests are kept for a replay after a 401. The choice is a type parameter:
+//! opting out costs nothing at run time and lifts the bounds on the body.
 
 use std::{convert::Infallible, fmt, future::Future};
 
@@ -11,42 +11,43 @@ use crate::{
     replay::{KeptRequest, ReplayBody},
 };
 
-/// Requests are kept, and sent again once with a newer token when the first one is rejected.
+/// The mode that keeps requests, and replays a rejected one once with a newer token.
 ///
-/// The default. The request's body must be a [`ReplayBody`], the response's an
+/// This is the default. The request body must be a [`ReplayBody`], and the response body an
 /// [`http_body::Body`].
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Replay;
 
-/// Requests are not kept. A 401 goes to the caller as it came; the token it rejects is renewed all
-/// the same, so that the next call works.
+/// The mode that keeps no requests. A 401 is returned to the caller unchanged. The token that it
+/// rejects is still renewed, so that the next call works.
 ///
-/// Takes requests and responses with bodies of any type; see
+/// Works with request and response bodies of any type; see
 /// [`never_replay`](crate::OAuthClientCredentialsLayer::never_replay).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct NeverReplay;
 
-/// [`Replay`] or [`NeverReplay`], for requests with a body `B` and responses with a body `R`.
+/// The replay mode of a layer, [`Replay`] or [`NeverReplay`], for request bodies `B` and response
+/// bodies `R`.
 pub trait Mode<B, R>: sealed::Sealed {
-    /// What is kept of a request.
+    /// The data kept for a replay.
     #[doc(hidden)]
     type Kept;
 
-    /// What becomes of the body of a rejected response.
+    /// The future that disposes of the body of a rejected response.
     #[doc(hidden)]
     type Discard: Future<Output = ()>;
 
-    /// Keeps what is needed to send `request` again.
+    /// Keeps the data needed to send `request` again, or returns `None` if it cannot be replayed.
     #[doc(hidden)]
     fn keep(request: &mut Request<B>, limit: usize) -> Option<Self::Kept>;
 
-    /// Makes the request again, without our header.
+    /// Rebuilds the request, without the layer's header.
     #[doc(hidden)]
     fn restore(kept: Self::Kept) -> Option<Request<B>>;
 
-    /// Reads the body to its end, within limits, so that its connection can be used again.
+    /// Reads the body to its end, within limits, so that its connection can be reused.
     #[doc(hidden)]
     fn discard(body: R) -> Self::Discard;
 }
@@ -95,7 +96,7 @@ mod sealed {
     impl Sealed for super::NeverReplay {}
 }
 
-/// The name of a mode, for `Debug`.
+/// Returns the name of a mode, for `Debug`.
 pub(crate) fn name<M>() -> impl fmt::Debug {
     let name = std::any::type_name::<M>();
     name.rsplit("::").next().unwrap_or(name)

@@ -1,22 +1,22 @@
-//! Recipes: what is asked for now and then, in the settings that there are.
+//! A cookbook: solutions for specific tasks, using the existing settings.
 //!
 //! This page is documentation only.
 //!
 //! # A client that owns a `reqwest::Client`
 //!
-//! Generated clients hold an HTTP client of their own, below which no layer fits. By what they let
-//! you hand over:
+//! Generated clients contain an HTTP client, and a layer cannot be placed below it. Use what the
+//! generator offers:
 //!
-//! | client | how |
+//! | generator | solution |
 //! |---|---|
-//! | openapi-generator (Rust, `reqwest`) | `supportMiddleware=true`: `Configuration::client` is a `ClientWithMiddleware` then. Give it the layer by the adapter `reqwest_middleware` |
-//! | progenitor | `pre_hook_async` puts [`AccessToken::header`] on the request, `post_hook_async` calls [`TokenCache::rejected_header`] on a 401 |
-//! | graphql_client | makes bodies only: send them with any client that has the layer |
-//! | anything with a list of default headers | a token put there expires: do not |
+//! | openapi-generator (Rust, `reqwest`) | Set `supportMiddleware=true`, which makes `Configuration::client` a `ClientWithMiddleware`. Add the layer with the adapter `reqwest_middleware`. |
+//! | progenitor | Add [`AccessToken::header`] to the request in `pre_hook_async`, and call [`TokenCache::rejected_header`] on a 401 in `post_hook_async`. |
+//! | graphql_client | It only creates bodies: send them with any client that has the layer. |
+//! | any client with default headers | Do not put the token there: it expires. |
 //!
-//! The adapters are for reqwest 0.13 (0.13.4 or newer) and reqwest-middleware 0.5. A client with an
-//! older reqwest takes the token by a hook: [`AccessToken::header`] is a [`http::HeaderValue`], which
-//! is the same type for all versions from 0.12 on.
+//! The adapters support reqwest 0.13 (0.13.4 or newer) and reqwest-middleware 0.5. For a client
+//! with an older reqwest, use a hook: [`AccessToken::header`] is an [`http::HeaderValue`], a type
+//! that all versions of reqwest since 0.12 share.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -28,7 +28,7 @@
 //!     Ok(())
 //! }
 //!
-//! // The next request has a newer token; this one is not sent again.
+//! // The next request uses a newer token; this one is not sent again.
 //! fn after(cache: &TokenCache, sent: &http::HeaderMap, status: StatusCode) {
 //!     if let (StatusCode::UNAUTHORIZED, Some(header)) = (status, sent.get(AUTHORIZATION)) {
 //!         cache.rejected_header(header);
@@ -50,11 +50,11 @@
 //! # Ok::<(), TokenError>(()) }).unwrap();
 //! ```
 //!
-//! # A federated token in place of a secret
+//! # A federated token instead of a secret
 //!
-//! Kubernetes and others write a short-lived JWT to a file, which some authorization servers take as
-//! a client assertion (RFC 7523 section 2.2; Entra ID calls it workload identity federation). The
-//! file is read again for each token request:
+//! Kubernetes and other platforms write a short-lived JWT to a file, which some authorization
+//! servers accept as a client assertion (RFC 7523 section 2.2; Entra ID calls this workload
+//! identity federation). The file is read again for each token request:
 //!
 //! ```
 //! use tower_oauth2_client_credentials::{Builder, Dialect, endpoint::ClientAuthentication};
@@ -77,7 +77,7 @@
 //!
 //! # The token in another header
 //!
-//! A service below the layer moves it. The layer still renews the token and cures a 401:
+//! A service below the layer moves the token. The layer still renews it and handles a 401:
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -106,26 +106,26 @@
 //! # Ok::<(), BoxError>(()) }).unwrap();
 //! ```
 //!
-//! # An answer with odd fields
+//! # A response with unusual fields
 //!
-//! Each field of the answer can be named, and a name that does not occur leaves the field out:
+//! The name of each response field can be set. A name that never occurs disables the field:
 //!
-//! | the provider | setting |
+//! | response | setting |
 //! |---|---|
-//! | answers with a `token_type` that is not `Bearer`, and means it | [`Dialect::token_type_field`]`("none")` |
-//! | answers with an `expires_in` that is wrong | [`Dialect::expires_in_field`]`("none")` and [`Builder::default_lifetime`]; a JWT's own `exp` still counts |
-//! | wraps the answer: `{"data": {"accessToken": ..}}` | [`Dialect::access_token_field`]`("/data/accessToken")` |
+//! | a `token_type` other than `Bearer` that is to be ignored | [`Dialect::token_type_field`]`("none")` |
+//! | an incorrect `expires_in` | [`Dialect::expires_in_field`]`("none")` and [`Builder::default_lifetime`]; the `exp` of a JWT still counts |
+//! | a nested token: `{"data": {"accessToken": ..}}` | [`Dialect::access_token_field`]`("/data/accessToken")` |
 //!
-//! # An API that does not say 401
+//! # An API that does not use 401
 //!
-//! [`Builder::forbidden_means_rejected`] reads 403 as a rejected token. For anything else there is
-//! [`Builder::rejected_when`]:
+//! [`Builder::forbidden_means_rejected`] treats 403 as a rejected token. For any other response,
+//! use [`Builder::rejected_when`]:
 //!
 //! ```
 //! use tower_oauth2_client_credentials::Builder;
 //!
 //! let builder = Builder::new().rejected_when(|response| {
-//!     // "Authentication Timeout", of Laravel's making.
+//!     // 419 is Laravel's "Page Expired".
 //!     matches!(response.status.as_u16(), 401 | 419)
 //! });
 //! # drop(builder);
@@ -133,10 +133,9 @@
 //!
 //! # A job that runs every minute
 //!
-//! A process that ends with its work asks for a token each time. Where the provider bills or limits
-//! tokens, keep the token in a file that only the job's user can read, for the next run. The source
-//! takes it from there once; whatever is asked for later in the same run, after a 401 for one, comes
-//! from the endpoint:
+//! A short-lived process requests a new token on every run. If the provider bills or limits tokens,
+//! store the token for the next run in a file that only the job's user can read. This source reads
+//! the file once; later requests of the same run, such as after a 401, go to the endpoint:
 //!
 //! ```
 //! # use tower_oauth2_client_credentials::{BoxError, TokenCache, endpoint::TransportRequestBody};
@@ -159,7 +158,7 @@
 //! }
 //!
 //! impl Kept {
-//!     /// The token of the last run, if it lives for another minute.
+//!     /// Returns the token of the last run, if it is valid for another minute.
 //!     fn read(&self) -> Option<TokenResponse> {
 //!         let text = fs::read_to_string(&self.path).ok()?;
 //!         let (end, token) = text.split_once(' ')?;
@@ -183,7 +182,7 @@
 //!             let response = self.endpoint.fetch(attempt).await?;
 //!             let lifetime = response.announced_lifetime().unwrap_or_default();
 //!             if let Ok(end) = (asked + lifetime).duration_since(SystemTime::UNIX_EPOCH) {
-//!                 // Without it, the next run asks again.
+//!                 // If this fails, the next run requests a new token.
 //!                 let text = format!("{} {}", end.as_secs(), response.expose_secret());
 //!                 let _ = write_for_owner(&self.path, &text);
 //!             }
@@ -192,7 +191,7 @@
 //!     }
 //! }
 //!
-//! /// Beside it and renamed, so that two runs do not read half a token.
+//! /// Writes a new file and renames it, so that no run reads half a token.
 //! fn write_for_owner(path: &PathBuf, text: &str) -> std::io::Result<()> {
 //!     use std::io::Write as _;
 //!
@@ -229,13 +228,13 @@
 //! # Ok::<(), BoxError>(()) }).unwrap();
 //! ```
 //!
-//! # Two replicas at a server with one live token for each client
+//! # Replicas and servers that keep one token per client
 //!
-//! Some servers end a client's token when they issue the next one. Two processes with the same
-//! client id then take each other's token away: each 401 is cured by a renewal, which causes the
-//! other's 401. The layer's limit on forced renewals keeps that from becoming a storm, but not from
-//! costing. Register one client for each replica, or let one process ask and hand the token to the
-//! others, which have a [`TokenSource`] that fetches it there.
+//! Some servers invalidate a client's previous token when they issue a new one. Two processes with
+//! the same client id then invalidate each other's tokens: each renewal after a 401 causes a 401 in
+//! the other process. The layer's limit on forced renewals bounds the rate, but the renewals still
+//! cost requests. Register one client per replica, or let one process request tokens and pass them
+//! to the others, whose [`TokenSource`] fetches them from there.
 //!
 //! [`AccessToken::header`]: crate::AccessToken::header
 //! [`Builder::default_lifetime`]: crate::Builder::default_lifetime

@@ -1,5 +1,5 @@
-//! What the layer is told to do besides the token: where the token may go, what counts as a
-//! rejection, how much of a request is kept.
+//! The policy of a layer: which origins receive the token, which responses reject it, and how much
+//! of a request is kept.
 
 use std::{fmt, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::{
     origin::OriginRules,
 };
 
-/// How much of a streaming body is kept by default, in bytes.
+/// The default of [`Builder::replay_limit`](crate::Builder::replay_limit), in bytes.
 pub(crate) const REPLAY_LIMIT: usize = 64 * 1024;
 
 #[derive(Clone, Debug)]
@@ -22,27 +22,27 @@ pub(crate) struct Rules {
     pub(crate) replay_limit: usize,
 }
 
-/// What becomes of an `Authorization` header that a request already has.
+/// The treatment of requests that already have an `Authorization` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Existing {
-    /// It stays, and the request is none of the layer's business.
+    /// The request passes through unchanged.
     Keep,
     Replace,
 }
 
-/// A user's own test for "this response rejects the token".
+/// A user's predicate that decides whether a response rejects the token.
 #[derive(Clone)]
 pub(crate) struct Test(pub(crate) Arc<dyn Fn(&Parts) -> bool + Send + Sync>);
 
-/// Left in a response's extensions by an adapter whose client follows redirects itself. It is only
-/// looked for once a response rejects the token.
+/// A response extension set by adapters whose client follows redirects itself. The layer looks for
+/// it only after a rejection.
 #[cfg(feature = "reqwest")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Redirected {
-    /// Another origin has answered, which never saw the token.
+    /// The response comes from another origin, which never saw the token.
     Elsewhere,
-    /// The origin has answered, but to another request: this one may have had its effect, and must
-    /// not be sent again.
+    /// The response comes from the origin, but answers another request. The original request may
+    /// have taken effect and must not be sent again.
     AfterEffect,
 }
 
@@ -59,22 +59,25 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// What `response` says about the token that its request carried.
+    /// Returns the verdict of `response` on the token that its request carried.
     pub(crate) fn judge<R>(&self, response: &Response<R>) -> Verdict {
         self.challenges.judge(response.status(), response.version(), response.headers())
     }
 
-    /// At a glance: it accepts the token, whatever the rules. `false` says nothing. A user's own
-    /// test is not asked.
+    /// Returns `true` if `response` surely accepts the token. This is the fast path: `false` means
+    /// that [`judge`](Self::judge) must decide. The user's predicate is not called.
     #[inline]
     pub(crate) fn surely_accepts<R>(response: &Response<R>) -> bool {
         challenge::Rules::surely_accepts(response.status(), response.version(), response.headers())
     }
 }
 
-/// Is the rejection another origin's, and so none?
+/// Returns `true` if the response comes from another origin, so that it rejects nothing.
 #[cold]
-#[cfg_attr(not(feature = "reqwest"), allow(unused_variables, reason = "nobody marks responses"))]
+#[cfg_attr(
+    not(feature = "reqwest"),
+    allow(unused_variables, reason = "no adapter marks responses")
+)]
 pub(crate) fn is_from_elsewhere<R>(response: &Response<R>) -> bool {
     #[cfg(feature = "reqwest")]
     return response.extensions().get() == Some(&Redirected::Elsewhere);
@@ -82,9 +85,12 @@ pub(crate) fn is_from_elsewhere<R>(response: &Response<R>) -> bool {
     false
 }
 
-/// May the request have had its effect, although the response says 401?
+/// Returns `true` if the request may have taken effect although the response is a 401.
 #[cold]
-#[cfg_attr(not(feature = "reqwest"), allow(unused_variables, reason = "nobody marks responses"))]
+#[cfg_attr(
+    not(feature = "reqwest"),
+    allow(unused_variables, reason = "no adapter marks responses")
+)]
 pub(crate) fn may_have_had_effect<R>(response: &Response<R>) -> bool {
     #[cfg(feature = "reqwest")]
     return response.extensions().get() == Some(&Redirected::AfterEffect);
@@ -93,7 +99,7 @@ pub(crate) fn may_have_had_effect<R>(response: &Response<R>) -> bool {
 }
 
 impl Test {
-    /// The same by the user's test. `verdict` is what it would be without.
+    /// Returns the verdict according to the user's predicate. `verdict` is the verdict without it.
     #[cold]
     pub(crate) fn judge<R>(
         &self,
@@ -121,8 +127,8 @@ impl fmt::Debug for Test {
 mod tests {
     use super::*;
 
-    /// A user's test says whether it is a rejection. How clear a word it is, and whether a response
-    /// that is none accepts the token, is still read from the response.
+    /// The predicate only decides whether the response is a rejection. The strength of the
+    /// evidence, and whether any other response accepts the token, is still read from the response.
     #[test]
     fn a_users_test_decides_no_more_than_it_is_asked() {
         use Verdict::{Accepted, Neutral};

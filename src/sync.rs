@@ -1,4 +1,4 @@
-//! Locks and atomics: the standard library's, or loom's when the interleavings are model-checked.
+//! Locks and atomics: from the standard library, or from loom when interleavings are model-checked.
 
 use std::sync::TryLockError;
 #[cfg(not(oauth2_loom))]
@@ -7,8 +7,8 @@ pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 #[cfg(oauth2_loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard, atomic};
 
-/// Locks, also after a panic under the lock: what the locks of this crate guard is whole after
-/// every statement.
+/// Locks the mutex and ignores poisoning: the data guarded by this crate's locks is consistent
+/// after every statement.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     match mutex.lock() {
         Ok(guard) => guard,
@@ -16,7 +16,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     }
 }
 
-/// Locks if nobody else has, without waiting.
+/// Locks the mutex if it is free, without waiting.
 pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     match mutex.try_lock() {
         Ok(guard) => Some(guard),
@@ -25,8 +25,8 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     }
 }
 
-/// A value that is set once. To read it takes no lock (under loom, which has no such thing, it
-/// does).
+/// A value that is set once and read without a lock (under loom, which has no `OnceLock`, with
+/// one).
 #[derive(Debug)]
 pub(crate) struct Once<T> {
     #[cfg(not(oauth2_loom))]
@@ -45,7 +45,7 @@ impl<T: Clone> Once<T> {
         self.value.get().cloned()
     }
 
-    /// The first value stands.
+    /// Sets the value, unless one is set already.
     pub(crate) fn set(&self, value: T) {
         let _the_first_stands = self.value.set(value);
     }

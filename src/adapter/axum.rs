@@ -1,7 +1,7 @@
-//! axum backends that call other APIs: failures as responses, readiness, and forwarding.
+//! Support for axum backends that call other APIs: errors as responses, readiness, and forwarding.
 //!
-//! A client with the layer goes into the state; `examples/axum_backend.rs` is a whole program. What
-//! is here is what such programs have in common:
+//! Put a client with the layer into the router's state; `examples/axum_backend.rs` is a complete
+//! program. This module holds the parts that such programs have in common:
 //!
 //! ```
 //! # use tower_oauth2_client_credentials::{BoxError, TokenCache};
@@ -25,28 +25,27 @@
 //! # }
 //! ```
 //!
-//! `axum::body::Body` is a [`ReplayBody`](crate::ReplayBody): a stream that comes in and is sent on
-//! is kept while it passes, up to the layer's limit.
+//! `axum::body::Body` is a [`ReplayBody`](crate::ReplayBody): an incoming stream that is forwarded
+//! is kept as it passes, up to the layer's limit.
 //!
 //! # An upstream's 401
 //!
-//! A 401 that the layer could not cure comes back as a response, with the reason in its extensions
-//! ([`NotReplaced`]). **Do not hand it on**: it is about this backend's token, and a browser
-//! application would log its user out. [`error_for_rejected_token`] makes an error of it, and lets
-//! every other response pass.
+//! If the layer cannot resolve a 401, it returns the 401 with the reason in the response's
+//! extensions ([`NotReplaced`]). **Do not pass it on**: it concerns this backend's token, and a
+//! browser application would log its user out. [`error_for_rejected_token`] turns it into an error,
+//! and returns every other response unchanged.
 //!
-//! A 401 without a reason in its extensions is one that a newer token would not have cured: the
-//! layer put no token on the request, another origin has answered it, the token was understood and
-//! something else is wrong (its scope is too small), or another scheme is asked for. Where no
-//! credentials of the caller's reach the upstream, that is not the caller's to answer either; look at
-//! the status.
+//! A 401 without a reason is one that a new token would not have resolved: the layer added no token
+//! to the request, another origin sent the response, the token was valid but something else is
+//! wrong (such as its scope), or the API requires another scheme. If you forward no credentials of
+//! the caller, such a 401 does not concern the caller either; check the status yourself.
 //!
 //! # Reverse proxies
 //!
-//! [`forward`] makes of an incoming request one to an upstream. Without it, the caller's
-//! `Authorization` would reach the upstream, and the layer, which leaves a request alone that has
-//! one, would put no token on it. Responses go through [`error_for_rejected_token`], and then through
-//! [`strip_response`], which lets any other 401 pass with its challenge.
+//! [`forward`] turns an incoming request into one to an upstream. Without it, the caller's
+//! `Authorization` would reach the upstream, and the layer would add no token, since it leaves
+//! requests with that header alone. Pass responses through [`error_for_rejected_token`] first and
+//! [`strip_response`] second; the latter lets any other 401 pass with its challenge.
 
 use std::{
     error::Error as StdError,
@@ -70,10 +69,11 @@ use crate::{
     replay::replay_by_tee,
 };
 
-/// 503 with `Retry-After` if it may pass, 502 if somebody has to do something about it.
+/// Converts the error into a 503 with `Retry-After` if it is temporary, and into a 502 if someone
+/// has to intervene.
 ///
-/// The body says nothing of the reason. The error is in the response's extensions, for a layer that
-/// logs it.
+/// The body does not reveal the reason. The error is stored in the response's extensions, where a
+/// logging layer can find it.
 impl IntoResponse for TokenError {
     fn into_response(self) -> Response {
         let passes = match self.class() {
@@ -94,7 +94,8 @@ impl IntoResponse for TokenError {
     }
 }
 
-/// `Retry-After` is in whole seconds, rounded up: whoever comes back as told must not be early.
+/// Returns a 503. `Retry-After` is rounded up to whole seconds, so that clients do not return too
+/// early.
 fn unavailable(retry_at: Option<SystemTime>) -> Response {
     let now = Clock::default().now().system_time();
     let wait = retry_at.and_then(|at| at.duration_since(now).ok()).unwrap_or_default();
@@ -108,21 +109,20 @@ fn plain(status: StatusCode) -> Response {
     (status, status.canonical_reason().unwrap_or_default()).into_response()
 }
 
-/// What a call of an upstream has failed with: for handlers that use `?`.
+/// The error of a call to an upstream, for handlers that use `?`.
 ///
-/// As a response, a [`TokenError`] is what it is by itself, also behind the errors of other layers and
-/// clients (it is looked for along [`source`](StdError::source)). A rejected token is a 502 or a 503
-/// as well (see [`error_for_rejected_token`]); anything else is a bare 502. The error is in the
+/// Converts into the response of the [`TokenError`] in its [`source`](StdError::source) chain, if
+/// there is one. A rejected token becomes a 502 or a 503 as well (see
+/// [`error_for_rejected_token`]), and any other error a plain 502. The error is stored in the
 /// response's extensions as an `Arc<UpstreamError>`.
 ///
-/// Not found is what hides itself from `source`: a [`TokenError`] inside `io::Error::other`, or inside
-/// an `anyhow::Error` without context.
+/// A [`TokenError`] that does not appear in the chain is not found, for example one inside
+/// `io::Error::other` or inside an `anyhow::Error` without context.
 #[derive(Debug)]
 pub struct UpstreamError(BoxError);
 
 impl UpstreamError {
-    /// Why there is no token, or no newer one, if it is that: the error itself, or one of its
-    /// sources.
+    /// Returns the [`TokenError`] in the error's source chain, if there is one.
     #[must_use]
     pub fn token_error(&self) -> Option<&TokenError> {
         self.chain().find_map(|error| match error.downcast_ref::<NotReplaced>() {
@@ -131,19 +131,20 @@ impl UpstreamError {
         })
     }
 
-    /// Why a rejected token was not replaced, if it is that: see [`error_for_rejected_token`].
+    /// Returns why a rejected token was not replaced, if that is the error: see
+    /// [`error_for_rejected_token`].
     #[must_use]
     pub fn not_replaced(&self) -> Option<&NotReplaced> {
         self.chain().find_map(|error| error.downcast_ref())
     }
 
-    /// The error and its sources, from the outermost on.
+    /// Returns the error and its sources, outermost first.
     fn chain(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
         let outermost: &(dyn StdError + 'static) = &*self.0;
         iter::successors(Some(outermost), |&error| error.source())
     }
 
-    /// The error as it was.
+    /// Returns the original error.
     #[must_use]
     pub fn into_inner(self) -> BoxError {
         self.0
@@ -168,25 +169,26 @@ impl IntoResponse for UpstreamError {
     }
 }
 
-/// Makes an error of a response that rejects the layer's token, so that it does not reach a caller
-/// who has nothing to do with that token. Every other response passes as it is.
+/// Turns a response that rejects the layer's token into an error, so that it does not reach a
+/// caller that is not concerned. Returns every other response unchanged.
 ///
-/// A response rejects the token if the layer has left in its extensions why there is no newer one
-/// ([`NotReplaced`]): a 401, or what else was declared a rejection on the builder. What becomes of it:
+/// A response rejects the token if the layer stored the reason for not replacing it in the
+/// extensions ([`NotReplaced`]). This can be a 401, or another response that the builder's settings
+/// treat as a rejection. The error converts into these responses:
 ///
 /// | | |
 /// |---|---|
-/// | the renewal failed | as the [`TokenError`] by itself: 503 with `Retry-After` if it may pass, else 502 |
-/// | the request could not be sent again | 503, and the next call has a newer token |
-/// | renewals were of no use lately | 503, with `Retry-After` until the next is tried |
-/// | the request was sent again and rejected again, or there is no other token | 502: the upstream does not want this client |
+/// | the renewal failed | the response of the [`TokenError`]: 503 with `Retry-After` if it is temporary, otherwise 502 |
+/// | the request could not be sent again | 503; the next call uses a newer token |
+/// | recent renewals had no effect | 503, with `Retry-After` set to the next attempt |
+/// | the request was sent again and rejected again, or there is no other token | 502, since the upstream does not accept this client |
 ///
-/// A 401 without a reason passes: see [An upstream's 401](self#an-upstreams-401). A
-/// `reqwest::Response` has the reason as well; `http::Response::from` makes of it what this takes.
+/// A 401 without a reason is returned unchanged: see [An upstream's 401](self#an-upstreams-401). A
+/// `reqwest::Response` carries the reason as well; convert it with `http::Response::from`.
 ///
 /// # Errors
 ///
-/// The reason, as an [`UpstreamError`]. The response is dropped, and with it what is left of its body.
+/// Returns the reason as an [`UpstreamError`]. The response is dropped with the rest of its body.
 pub fn error_for_rejected_token<B>(
     mut response: Response<B>,
 ) -> Result<Response<B>, UpstreamError> {
@@ -196,11 +198,12 @@ pub fn error_for_rejected_token<B>(
     }
 }
 
-/// For `/readyz`: 200 if a token is at hand or nothing has failed yet, else 503.
+/// Returns the status for `/readyz`: 200 if a token is available or nothing has failed yet,
+/// otherwise 503.
 ///
-/// It waits for nothing, and starts a renewal where a call would: a backend that gets no calls
-/// because it is not ready would never become ready otherwise. It is the last failure that counts, and
-/// only while there is no usable token.
+/// This function does not wait. Like a call, it starts a renewal if one is due; otherwise a backend
+/// that gets no calls because it is not ready would never become ready. Only the last failure
+/// counts, and only while there is no usable token.
 #[must_use]
 pub fn readiness(cache: &TokenCache) -> StatusCode {
     match cache.clone().try_token() {
@@ -210,25 +213,26 @@ pub fn readiness(cache: &TokenCache) -> StatusCode {
     }
 }
 
-/// Makes of a request that came in one to `upstream`, of which the scheme and authority are taken.
-/// Path and query are the caller's.
+/// Turns an incoming request into one to the scheme and authority of `upstream`. The caller's path
+/// and query are kept.
 ///
-/// Besides the headers (see [`strip_request`]), what belongs to the caller's connection is dropped:
-/// the version, and the extensions, in which axum keeps its own.
+/// Besides removing headers (see [`strip_request`]), this drops the data of the caller's
+/// connection: the version, and the extensions, which axum uses internally.
 ///
-/// Since nothing that the caller has shown is sent on, a 401 of the upstream's is not about the
-/// caller: put the response through [`error_for_rejected_token`].
+/// None of the caller's credentials are forwarded, so a 401 from the upstream never concerns the
+/// caller: pass the response through [`error_for_rejected_token`].
 ///
 /// # Errors
 ///
-/// If the two make no URI: the request is `OPTIONS *`, or `upstream` has no scheme or authority.
+/// Returns an error if the two do not form a URI: the request is `OPTIONS *`, or `upstream` lacks a
+/// scheme or an authority.
 pub fn forward<B>(request: &mut Request<B>, upstream: &Uri) -> Result<(), InvalidUriParts> {
     let mut parts = upstream.clone().into_parts();
     if parts.authority.is_none() {
-        // A relative URI would be no error, and would be trusted with the token.
+        // A relative URI would be accepted, and trusted with the token.
         parts.scheme = Some(Scheme::HTTPS);
     }
-    // Nor would `*` be an error, but a part of the host.
+    // `*` would be accepted as well, as a part of the host.
     parts.path_and_query =
         request.uri().path_and_query().filter(|path| path.as_str() != "*").cloned();
     *request.uri_mut() = Uri::from_parts(parts)?;
@@ -238,12 +242,12 @@ pub fn forward<B>(request: &mut Request<B>, upstream: &Uri) -> Result<(), Invali
     Ok(())
 }
 
-/// Takes out what must not be sent on to an upstream: what is between the caller and this server
-/// ([hop by hop](strip_response), and `Host`), and what the caller has shown to this server and
-/// nobody else: every `Authorization`, `Cookie`, `Proxy-Authorization`.
+/// Removes the headers that must not be forwarded to an upstream: the [hop-by-hop](strip_response)
+/// headers and `Host`, and the credentials that the caller sent to this server only, in
+/// `Authorization`, `Cookie` and `Proxy-Authorization`.
 ///
-/// Headers that tell who the caller is (`Forwarded`, `X-Forwarded-*`) are left as the caller wrote
-/// them. Whether they are believed, extended or dropped is the program's decision.
+/// Headers that describe the caller (`Forwarded`, `X-Forwarded-*`) are left unchanged. Whether to
+/// trust, extend or drop them is up to you.
 pub fn strip_request(headers: &mut HeaderMap) {
     strip_response(headers);
     for name in [header::HOST, header::AUTHORIZATION, header::COOKIE] {
@@ -251,11 +255,12 @@ pub fn strip_request(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes out what is between the upstream and this server only (RFC 9110 section 7.6.1): what
-/// `Connection` names, and what is so by definition.
+/// Removes the hop-by-hop headers of an upstream's response (RFC 9110 section 7.6.1): those that
+/// `Connection` names, and those that are hop-by-hop by definition.
 ///
-/// `Set-Cookie` and `WWW-Authenticate` pass; think about whether the caller is meant. A 401 that
-/// rejects the layer's token is none of this function's: [`error_for_rejected_token`] comes first.
+/// `Set-Cookie` and `WWW-Authenticate` are kept; consider whether they are meant for the caller.
+/// This function does not recognize a 401 that rejects the layer's token, so call
+/// [`error_for_rejected_token`] first.
 pub fn strip_response(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -268,7 +273,7 @@ pub fn strip_response(headers: &mut HeaderMap) {
     }
 }
 
-/// Also what is obsolete, for it is still sent.
+/// Includes obsolete headers that are still in use.
 static HOP_BY_HOP: [HeaderName; 10] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),

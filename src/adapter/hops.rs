@@ -1,10 +1,9 @@
-//! Whether a client has followed a redirect while it was polled: reqwest says where a request has
-//! ended, and after a redirect to the same URL that is where it began.
+//! Detects whether reqwest may have followed a redirect. reqwest reports where a request ended, but
+//! a redirect to the same URL ends where it began.
 //!
-//! reqwest begins the next request of a redirect by waking its own task, by the waker that it is
-//! polled with, and returning `Pending`. A future that does so while it is polled has followed a redirect, or might have: a yield for other
-//! reasons is counted as well, which costs a replay and never repeats a request. What other threads
-//! wake says nothing.
+//! To follow a redirect, reqwest wakes its own task with the waker it is polled with, and returns
+//! `Pending`. A future that does so may have followed a redirect. Yields for other reasons count as
+//! well, which costs a replay but never repeats a request. Wake-ups from other threads are ignored.
 
 use std::{
     future::Future,
@@ -14,14 +13,14 @@ use std::{
     thread::{self, ThreadId},
 };
 
-/// Polls a future, and notes whether it may have followed a redirect.
+/// Records whether a future that it polls may have followed a redirect.
 #[derive(Debug, Default)]
 pub(super) struct Hops {
     watch: Option<(Arc<Watch>, Waker)>,
     followed: bool,
 }
 
-/// A waker that knows whether it is used by the thread that polls with it.
+/// A waker that records whether the polling thread uses it.
 #[derive(Debug)]
 struct Watch(Mutex<State>);
 
@@ -33,7 +32,7 @@ struct State {
 }
 
 impl Hops {
-    /// Polls `future` once.
+    /// Polls `future` once and records its wake-ups.
     pub(super) fn poll<F: Future>(
         &mut self,
         future: Pin<&mut F>,
@@ -51,7 +50,7 @@ impl Hops {
             let changed = !state.outer.will_wake(cx.waker());
             changed.then(|| std::mem::replace(&mut state.outer, cx.waker().clone()))
         });
-        // Not under the lock: the last waker of a task drops the task.
+        // Dropped outside the lock: the last waker of a task drops the task.
         drop(former);
         let polled = future.poll(&mut Context::from_waker(waker));
         let woken = watch.with(|state| {
@@ -62,7 +61,7 @@ impl Hops {
         polled
     }
 
-    /// Whether the future may have followed a redirect.
+    /// Returns `true` if the future may have followed a redirect.
     pub(super) fn followed(&self) -> bool {
         self.followed
     }
@@ -75,8 +74,8 @@ impl Watch {
 }
 
 impl Wake for Watch {
-    /// By a clone that somebody has kept: a connection of HTTP/2 wakes the requests that wait for
-    /// one, the request that has made it included.
+    /// Called through a clone that was stored elsewhere: an HTTP/2 connection wakes the requests
+    /// that wait for it, including the one that opened it.
     fn wake(self: Arc<Self>) {
         let outer = self.with(|state| state.outer.clone());
         outer.wake();
@@ -95,7 +94,7 @@ impl Wake for Watch {
 mod tests {
     use super::*;
 
-    /// One poll of a future that wakes itself, or is woken by another thread, and is then ready.
+    /// Polls a future once that wakes itself, or is woken by another thread, and then may be ready.
     fn followed(wake: impl Fn(&Waker), ready: bool) -> bool {
         let mut hops = Hops::default();
         let future = std::pin::pin!(std::future::poll_fn(|cx| {

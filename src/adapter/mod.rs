@@ -1,8 +1,8 @@
-//! The layer at home with other crates, each behind a feature of its name:
-//! `reqwest`, `reqwest_middleware`, `tonic`, `axum`, `oauth2`.
+//! Adapters for other crates, each behind a feature of the same name: `reqwest`,
+//! `reqwest_middleware`, `tonic`, `axum`, `oauth2`.
 //!
-//! An adapter translates and holds no rule of its own: which request may have the token, what
-//! rejects it, what is sent again is decided where it is decided for every tower service.
+//! Adapters translate types and decide nothing: which requests carry the token, which responses
+//! reject it, and which requests are sent again follows the same rules as for every tower service.
 
 #[cfg(feature = "axum")]
 pub mod axum;

@@ -1,9 +1,10 @@
-//! The oauth2 crate: its client's settings for the layer, its HTTP clients as
-//! transports of ours, ours as one of its.
+//! Interoperability with the oauth2 crate: the layer can take the settings of an `oauth2::Client`,
+//! and each crate can use the other's HTTP transports.
 //!
-//! A program that has an `oauth2::Client` hands over the token request that it would make, and gets
-//! a [`Builder`] with the same settings: token URL, id, secret and where they go, scopes, further
-//! parameters. Its own call of `request_async`, its store for the token and its timer go.
+//! If your program has an `oauth2::Client`, pass its token request to [`builder`]. This returns a
+//! [`Builder`] with the same settings: token URL, id, secret, client authentication, scopes and
+//! further parameters. Your own call to `request_async`, the storage of the token and the renewal
+//! timer become unnecessary.
 //!
 //! ```
 //! # use tower_oauth2_client_credentials::BoxError;
@@ -24,17 +25,18 @@
 //!
 //! # The same on the wire
 //!
-//! A token request of ours then is the one that the oauth2 crate makes, with the same parameters.
-//! With one exception: in HTTP Basic, that crate writes a blank as `+`, we as `%20`, which servers
-//! read as a blank whether they decode percent-encoding or forms; `*` and `~` differ as well, and are
-//! decoded alike by both. (`client_secret_basic_raw` is another way.)
+//! The layer then sends the same token request as the oauth2 crate, with one exception: in HTTP
+//! Basic, that crate encodes a space as `+`, and the layer as `%20`. Servers decode both to a
+//! space, whether they decode percent-encoding or forms. `*` and `~` are also encoded differently,
+//! and decoded alike. (`client_secret_basic_raw` is another encoding.)
 //!
-//! A parameter that is there twice, which that crate sends twice, is an error when the layer is built:
+//! A repeated parameter, which the oauth2 crate sends twice, is an error when the layer is built:
 //! RFC 6749 section 3.2 forbids it. `resource` may be repeated (RFC 8707).
 //!
 //! # Not supported
 //!
-//! A client without a secret, which no client credentials grant is for (RFC 6749 section 4.4).
+//! Clients without a secret, for which RFC 6749 section 4.4 does not allow the client credentials
+//! grant.
 
 use std::{collections::HashSet, fmt, io, sync::Arc};
 
@@ -57,17 +59,18 @@ use crate::{
     token::BoxFuture,
 };
 
-/// A builder with the settings of `request`, which is not sent.
+/// Returns a builder with the settings of `request`, which is not sent.
 ///
-/// What is set on the builder afterwards adds to it or replaces it, as always. What is wrong with
-/// the settings is reported when the client is built: plain http to another machine, for one, or a
-/// parameter that is there twice, which the oauth2 crate has nothing against.
+/// Settings made on the builder afterwards add to these settings or replace them, as usual. Invalid
+/// settings are reported by `build`, including some that the oauth2 crate accepts, such as plain
+/// http to another machine or a repeated parameter.
 pub fn builder<TE, TR>(request: ClientCredentialsTokenRequest<'_, TE, TR>) -> Builder
 where
     TE: ErrorResponse + 'static,
     TR: TokenResponse,
 {
-    // Its settings are private, but it says them all to an HTTP client. This one sends nothing.
+    // The settings are private, but the request passes them to an HTTP client. This one records
+    // them and sends nothing.
     let mut made = None;
     let client = std::cell::RefCell::new(&mut made);
     let _ = request.request(&|request: HttpRequest| -> Result<HttpResponse, io::Error> {
@@ -94,7 +97,7 @@ fn settings(request: HttpRequest) -> Builder {
     };
     let mut names = HashSet::new();
     for (name, value) in form_pairs(&body) {
-        // A second one of a name would replace the first. As a parameter, `build` refuses it.
+        // A second header of a name would replace the first. As a parameter, it makes `build` fail.
         let is_first = names.insert(name.to_string());
         let is_client = is_first && authentication == ClientAuthentication::ClientSecretPost;
         builder = match name.as_str() {
@@ -112,7 +115,7 @@ fn settings(request: HttpRequest) -> Builder {
 
 type Text = Zeroizing<String>;
 
-/// Id and secret of HTTP Basic, which are encoded as in a form (RFC 6749 section 2.3.1).
+/// Returns the id and secret of HTTP Basic, which are form-encoded (RFC 6749 section 2.3.1).
 fn basic_credentials(line: &http::HeaderValue) -> Option<(String, Zeroizing<String>)> {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -140,7 +143,7 @@ fn form_decoded(text: &[u8]) -> Text {
     Zeroizing::new(String::from_utf8_lossy(&decoded).into_owned())
 }
 
-/// An [`AsyncHttpClient`] as [`Transport`] of token requests.
+/// A [`Transport`] that sends token requests with an [`AsyncHttpClient`].
 ///
 /// ```
 /// # use tower_oauth2_client_credentials::BoxError;
@@ -163,15 +166,15 @@ fn form_decoded(text: &[u8]) -> Text {
 /// # Ok::<(), BoxError>(())
 /// ```
 ///
-/// As the oauth2 crate says itself, the client must not follow redirects. It reads the whole answer
-/// before it gives it away, so that its size is the client's to limit.
+/// As the documentation of the oauth2 crate demands, the client must not follow redirects. The
+/// client reads the whole response before it returns, so only the client can limit its size.
 #[derive(Clone)]
 pub struct OAuth2Transport<C> {
     client: C,
 }
 
 impl<C> OAuth2Transport<C> {
-    /// Token requests by way of `client`.
+    /// Creates a transport that sends token requests with `client`.
     pub fn new(client: C) -> Self
     where
         C: for<'c> AsyncHttpClient<'c>,
@@ -204,17 +207,17 @@ impl<C> fmt::Debug for OAuth2Transport<C> {
     }
 }
 
-/// A [`Transport`] as [`AsyncHttpClient`], so that an `oauth2::Client` can do
-/// its other grants with what carries our token requests.
+/// An [`AsyncHttpClient`] that sends requests with a [`Transport`], so that an `oauth2::Client` can
+/// use the layer's transport for its other grants.
 ///
-/// Answers are read up to 256 KiB. There is no timeout.
+/// Responses are limited to 256 KiB. There is no timeout.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
     transport: Arc<dyn Transport>,
 }
 
 impl HttpClient {
-    /// A client that sends requests with `transport`.
+    /// Creates a client that sends requests with `transport`.
     #[must_use]
     pub fn new(transport: Arc<dyn Transport>) -> Self {
         Self { transport }

@@ -1,7 +1,7 @@
-//! [`reqwest::Client`] below the layer, and as [`Transport`] of token requests.
+//! [`reqwest::Client`] as the service below the layer, and as the [`Transport`] of token requests.
 //!
-//! [`ReqwestService`] speaks `http::Request` on its upper side, so that the layer, and any other of
-//! tower's, goes onto a client as it is:
+//! [`ReqwestService`] accepts `http::Request`, so that the layer and any other tower layer can wrap
+//! a client:
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -25,32 +25,35 @@
 //! # Ok::<_, BoxError>(()) }).unwrap();
 //! ```
 //!
-//! Token requests do not go through that client, nor through its proxy: they have a transport of
-//! their own, which is a [`ReqwestTransport`] if the builder is given one.
+//! Token requests do not use that client or its proxy. They have a transport of their own, which
+//! can be a [`ReqwestTransport`].
 //!
 //! # Redirects
 //!
-//! The client follows them itself, below the layer, and takes the token off when one leads to
-//! another origin. What such an origin answers says nothing about the token: its 401 is passed on
-//! and rejects nothing. A 401 at the end of redirects within the origin rejects the token; the
-//! request is sent again if its method is safe (RFC 9110 section 9.2.1), because a redirect often
-//! means that the request has had its effect. That holds also for a redirect to the request's own
-//! URL, as from `POST /orders` to `GET /orders`.
+//! The client follows redirects itself, below the layer, and removes the token when a redirect
+//! leads to another origin. A response from such an origin does not concern the token: its 401 is
+//! passed on and rejects nothing. A 401 at the end of redirects within the origin rejects the
+//! token. In that case the request is sent again only if its method is safe (RFC 9110 section
+//! 9.2.1), because a redirect often means that the request took effect. This includes a redirect to
+//! the request's own URL, as from `POST /orders` to `GET /orders`.
 //!
-//! To reqwest, plain http at the same host and port is another origin, and gets no token.
-//! [`https_only`](ClientBuilder::https_only) keeps redirects off it altogether.
+//! reqwest treats plain http on the same host and port as another origin, which does not receive
+//! the token. [`https_only`](ClientBuilder::https_only) prevents redirects to plain http
+//! altogether.
 //!
-//! A chain that leaves the origin and comes back ends there without the token, which cannot be told
-//! from the outside. An API that does that costs a renewal now and then, within the layer's bounds.
+//! A redirect chain that leaves the origin and returns arrives without the token, which cannot be
+//! detected from outside reqwest. An API that redirects in this way costs an occasional renewal,
+//! within the layer's limits.
 //!
 //! # Bodies
 //!
-//! A body in memory is kept by reference, however large; a stream is kept while it passes, up to
-//! the layer's limit. So that a redirect can be followed, a body in memory stays one.
+//! A body in memory is kept by reference, regardless of its size; a stream is kept as it passes, up
+//! to the layer's limit. A body in memory is never turned into a stream, so redirects can still be
+//! followed.
 //!
-//! # What a deployment can break
+//! # TLS
 //!
-//! reqwest is built without TLS by this feature. Switch on the features you need in your own
+//! This feature enables no TLS backend in reqwest. Enable the features that you need in your own
 //! `Cargo.toml`.
 
 use std::{
@@ -78,15 +81,15 @@ use crate::{
 
 /// A [`reqwest::Client`] as a tower service for `http::Request`s.
 ///
-/// The per-request timeout of a request that was built with reqwest is kept. The final URL is in
-/// the response's extensions: `reqwest::Response::from(response).url()`.
+/// Timeouts that were set on a reqwest request are kept. The response's extensions hold the final
+/// URL: `reqwest::Response::from(response).url()`.
 #[derive(Clone, Debug, Default)]
 pub struct ReqwestService {
     client: Client,
 }
 
 impl ReqwestService {
-    /// A service that sends requests with `client`.
+    /// Creates a service that sends requests with `client`.
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self { client }
@@ -138,8 +141,8 @@ pin_project! {
             response: <Client as Service<reqwest::Request>>::Future,
             target: Target,
         },
-        /// The response has been handed out; or the request is none that reqwest can send: its URI
-        /// is relative, for one.
+        /// Either the response was returned, or reqwest cannot send the request, for example
+        /// because its URI is relative.
         Over { error: Option<reqwest::Error> },
     }
 }
@@ -167,7 +170,8 @@ impl Future for ResponseFuture {
     }
 }
 
-/// The response with its final URL in the extensions, where `reqwest::Response::from` looks for it.
+/// Converts the response and stores its final URL in the extensions, where
+/// `reqwest::Response::from` looks for it.
 fn with_url(response: reqwest::Response) -> Response<Body> {
     let url = response.url().clone();
     let mut response = Response::<Body>::from(response);
@@ -177,8 +181,8 @@ fn with_url(response: reqwest::Response) -> Response<Body> {
     response
 }
 
-/// The error of a future that is polled after its end. Of reqwest's errors, this one can be made:
-/// that a relative URI cannot be sent.
+/// Returns the error for a future that is polled after completion. Of reqwest's errors, only the
+/// one for a relative URI can be constructed.
 fn polled_again() -> Option<reqwest::Error> {
     reqwest::Request::try_from(Request::new(Body::default())).err()
 }
@@ -189,10 +193,10 @@ impl fmt::Debug for ResponseFuture {
     }
 }
 
-/// Where a request was sent, to be compared with where its response comes from.
+/// The target of a request, to be compared with the origin of its response.
 pub(super) struct Target {
     url: Url,
-    /// `None`: the method is safe, and a redirect does not matter.
+    /// `None` if the method is safe, so that redirects do not matter.
     hops: Option<Hops>,
 }
 
@@ -202,7 +206,7 @@ impl Target {
         Self { url: request.url().clone(), hops: (!is_safe).then(Hops::default) }
     }
 
-    /// Polls the future of the response.
+    /// Polls the future of the response and records redirects.
     pub(super) fn poll<F: Future>(
         &mut self,
         response: Pin<&mut F>,
@@ -214,11 +218,11 @@ impl Target {
         }
     }
 
-    /// Tells the layer if `response` is not the target's own.
+    /// Marks `response` for the layer if it does not come from the target.
     pub(super) fn mark(&self, response: &mut reqwest::Response) {
         let end = response.url();
-        // A redirect may lead back to where it began: a POST that creates an order, and a GET of
-        // all orders.
+        // A redirect may return to the same URL: from a POST that creates an order to a GET of all
+        // orders.
         let may_have_had_effect = self
             .hops
             .as_ref()
@@ -240,12 +244,12 @@ fn is_same_origin(one: &Url, other: &Url) -> bool {
         && one.port_or_known_default() == other.port_or_known_default()
 }
 
-/// Of one origin. A fragment is never sent.
+/// Compares two URLs of one origin, ignoring fragments, which are never sent.
 fn is_same_resource(one: &Url, other: &Url) -> bool {
     one.path() == other.path() && one.query() == other.query()
 }
 
-/// Carries token requests with a [`reqwest::Client`] that follows no redirects.
+/// A [`Transport`] that sends token requests with a [`reqwest::Client`] that follows no redirects.
 ///
 /// ```
 /// # use tower_oauth2_client_credentials::BoxError;
@@ -265,25 +269,26 @@ fn is_same_resource(one: &Url, other: &Url) -> bool {
 /// # Ok::<(), BoxError>(())
 /// ```
 ///
-/// Whether certificates are checked is up to the client, which checks them unless it is told
-/// otherwise. So are proxies: as reqwest takes them from the environment, a token URL with plain
-/// `http` goes through `HTTP_PROXY` even if it is this machine's, and the proxy reads the secret.
-/// Set `NO_PROXY`, or call [`no_proxy`](ClientBuilder::no_proxy).
+/// Certificates are verified unless the client is configured otherwise. The client also decides
+/// about proxies: reqwest reads them from the environment, so a token URL with plain `http` goes
+/// through `HTTP_PROXY` even if it points to this machine, and the proxy can read the secret. Set
+/// `NO_PROXY`, or call [`no_proxy`](ClientBuilder::no_proxy).
 ///
-/// `User-Agent` is the token request's (see [`Builder::header`](crate::Builder::header)), not the
-/// client's.
+/// The `User-Agent` is that of the token request (see [`Builder::header`](crate::Builder::header)),
+/// not that of the client.
 #[derive(Clone, Debug)]
 pub struct ReqwestTransport {
     service: ReqwestService,
 }
 
 impl ReqwestTransport {
-    /// Builds the client, whose redirect policy becomes
+    /// Builds the client, with its redirect policy set to
     /// [`Policy::none()`](redirect::Policy::none).
     ///
     /// # Errors
     ///
-    /// If the client cannot be built: reqwest's TLS backend cannot be set up.
+    /// Returns an error if the client cannot be built because reqwest's TLS backend cannot be
+    /// initialized.
     pub fn new(client: ClientBuilder) -> Result<Self, reqwest::Error> {
         let client = client.redirect(redirect::Policy::none()).build()?;
         Ok(Self { service: ReqwestService::new(client) })
@@ -300,7 +305,7 @@ impl Service<Request<TransportRequestBody>> for ReqwestTransport {
     }
 
     fn call(&mut self, request: Request<TransportRequestBody>) -> Self::Future {
-        // In memory, so that reqwest can send it again on a connection that was closed meanwhile.
+        // A body in memory, so that reqwest can send it again if a pooled connection was closed.
         let answer = self.service.call(request.map(|body| body.into_bytes().into()));
         Box::pin(
             // Without the URL, whose query may be secret.
@@ -342,11 +347,11 @@ impl ReplayBody for Body {
     }
 }
 
-/// What is kept of a [`reqwest::Body`].
+/// The kept data of a [`reqwest::Body`].
 pub struct Kept(Keeping);
 
 impl fmt::Debug for Kept {
-    /// Not what is in it: it may be secret.
+    /// Does not show the content, which may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kept").finish_non_exhaustive()
     }
@@ -357,8 +362,8 @@ enum Keeping {
     Stream(TeeHandle<Body>),
 }
 
-/// The bytes of a body that is one frame, ready at once, or empty. By reference: reqwest lets them
-/// be looked at, and only the frame gives them away.
+/// Returns the bytes of a body that is empty or a single frame that is ready. Nothing is copied:
+/// reqwest gives access to a body's bytes only by reference, but its frame owns them.
 fn in_memory<B: http_body::Body<Data = Bytes> + Unpin>(mut body: B) -> Bytes {
     let mut cx = Context::from_waker(Waker::noop());
     match Pin::new(&mut body).poll_frame(&mut cx) {
@@ -395,7 +400,7 @@ mod tests {
         ));
     }
 
-    /// Once teed, it would be a stream to reqwest, which follows no 307 with a stream.
+    /// A teed body would be a stream for reqwest, which does not follow a 307 with a stream.
     #[tokio::test]
     async fn a_body_in_memory_stays_one_and_is_shared() {
         let mut body = Body::from("hello");
@@ -423,7 +428,7 @@ mod tests {
         assert_eq!(Body::restore(kept).unwrap().collect().await.unwrap().to_bytes(), "hello");
     }
 
-    /// A GET can be repeated wherever it ended; anything else only if its own target has answered.
+    /// A GET can be repeated wherever it ended; other requests only if their own target responded.
     #[test]
     fn a_redirected_request_may_have_had_its_effect_unless_its_method_has_none() {
         let mark = |method: &Method, end: &str| {

@@ -1,4 +1,4 @@
-//! The layer as a [`Middleware`] of reqwest-middleware.
+//! The layer as a [`Middleware`] for reqwest-middleware.
 //!
 //! ```
 //! # use tower_oauth2_client_credentials::BoxError;
@@ -22,31 +22,31 @@
 //!
 //! # Order
 //!
-//! What is added first is outermost.
+//! The middleware that is added first is the outermost.
 //!
-//! - **reqwest-retry before this one.** Then every try asks for the token anew, and one that is
-//!   renewed between two tries goes with the second. The other way round, a 401 is cured just the
-//!   same, but all tries of a request carry the token that the first one had. A failure to get a
-//!   token is a middleware's error, which reqwest-retry does not try again: how token requests are
-//!   repeated is the cache's business.
-//! - **reqwest-tracing before this one** has one span for what the caller asked for; after it, one
-//!   for each request on the wire, the replay after a 401 included. The token's header is marked
-//!   sensitive.
+//! - **Add reqwest-retry before this middleware.** Every attempt then fetches the token from the
+//!   cache, so a token that is renewed between two attempts is used by the second. In the reverse
+//!   order, a 401 is resolved as well, but all attempts carry the token of the first. A failure to
+//!   get a token is a middleware error, which reqwest-retry does not retry: the cache decides when
+//!   to repeat token requests.
+//! - **Add reqwest-tracing before this middleware** to get one span per call, or after it to get
+//!   one span per request on the wire, including the replay after a 401. The token's header is
+//!   marked sensitive.
 //!
 //! # Requests that are sent again
 //!
-//! A request that reqwest cannot clone, because its body is a stream, passes and is not sent again;
-//! the token that its 401 rejects is renewed all the same. Others are kept by
-//! [`try_clone`](reqwest::Request::try_clone), which copies no body. As that costs next to nothing,
-//! it is always done: no [`OAuthMiddleware`] can be made from a layer with
-//! [`never_replay()`](OAuthClientCredentialsLayer::never_replay). Redirects are as in
-//! [`adapter::reqwest`](super::reqwest#redirects).
+//! A request that reqwest cannot clone, because its body is a stream, is not replayed; the token
+//! that its 401 rejects is still renewed. Other requests are kept with
+//! [`try_clone`](reqwest::Request::try_clone), which copies no body. Since this is cheap, there is
+//! no way to turn it off: an [`OAuthMiddleware`] cannot be created from a layer with
+//! [`never_replay()`](OAuthClientCredentialsLayer::never_replay). Redirects are handled as
+//! described in [`adapter::reqwest`](super::reqwest#redirects).
 //!
 //! # Errors
 //!
-//! What comes from below is passed on as it is. A failure to get a token is a
-//! [`Middleware`](::reqwest_middleware::Error::Middleware) error, and [`token_error`] finds it also
-//! behind the errors of other middlewares.
+//! Errors from inner middlewares and the client are passed on unchanged. A failure to get a token
+//! is a [`Middleware`](::reqwest_middleware::Error::Middleware) error. [`token_error`] finds it,
+//! also behind the errors of other middlewares.
 
 use std::{
     error::Error as StdError,
@@ -73,9 +73,9 @@ use crate::{
     token::BoxFuture,
 };
 
-/// The layer, for [`ClientBuilder::with`](reqwest_middleware::ClientBuilder::with).
+/// The layer as a middleware, for [`ClientBuilder::with`](reqwest_middleware::ClientBuilder::with).
 ///
-/// Cheap to clone. It shares its token with the layer that it is made from.
+/// The middleware is cheap to clone, and shares its token with the layer that it is created from.
 #[derive(Clone, Debug)]
 pub struct OAuthMiddleware {
     layer: OAuthClientCredentialsLayer,
@@ -95,7 +95,8 @@ impl Middleware for OAuthMiddleware {
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> Result<reqwest::Response, Error> {
-        // What is no URI for reqwest either goes without a token to the error that it makes of it.
+        // If the URL is not a valid URI, the request continues without a token, and reqwest reports
+        // the error.
         let Ok(uri) = request.url().as_str().parse::<Uri>() else {
             return next.run(request, extensions).await;
         };
@@ -120,7 +121,7 @@ impl Middleware for OAuthMiddleware {
     }
 }
 
-/// What is below, as a tower service. It can be called several times, one call after the other.
+/// The inner middlewares and the client as a tower service. Calls must not overlap.
 #[derive(Clone)]
 struct Downstream<'a> {
     next: Next<'a>,
@@ -161,14 +162,14 @@ impl<'a> Service<http::Request<Outgoing>> for Downstream<'a> {
     }
 }
 
-/// A request without its headers, as the body of a request with them: so it keeps all that reqwest
-/// has put into it, and its URL is not parsed again.
+/// A request without its headers, used as the body of a request with them. This keeps everything
+/// that reqwest stores in a request, and avoids parsing its URL again.
 struct Outgoing(reqwest::Request);
 
 impl ReplayBody for Outgoing {
     type Kept = reqwest::Request;
 
-    /// Memory that is shared does not count, and nothing else is cloned.
+    /// Shared memory does not count towards the limit, and nothing else is cloned.
     fn keep(&mut self, _limit: usize) -> Option<reqwest::Request> {
         self.0.try_clone()
     }
@@ -178,9 +179,9 @@ impl ReplayBody for Outgoing {
     }
 }
 
-/// A response without its headers, the other way round.
+/// A response without its headers, used as a body in the same way.
 enum Incoming {
-    /// Taken when its body is asked for: it was rejected, and is read to its end.
+    /// Taken when the body of a rejected response is read to its end.
     Response(Option<reqwest::Response>),
     Body(reqwest::Body),
 }
@@ -221,8 +222,9 @@ impl http_body::Body for Incoming {
     }
 }
 
-/// The caller's extensions while the layer has them: a tower service cannot borrow them, since the
-/// layer clones it. The caller has them back however this ends, also when it is given up.
+/// The caller's extensions while the layer uses them. A tower service cannot borrow them, since the
+/// layer clones it. They are returned to the caller however the call ends, also when it is
+/// cancelled.
 struct Lent<'a> {
     from: &'a mut Extensions,
     extensions: Arc<Mutex<Extensions>>,
@@ -241,7 +243,7 @@ impl Drop for Lent<'_> {
     }
 }
 
-/// The same, for one call of what is below.
+/// The caller's extensions during one call of the inner middlewares.
 struct Borrowed<'a> {
     from: &'a Mutex<Extensions>,
     extensions: Extensions,
@@ -264,7 +266,7 @@ fn lock(extensions: &Mutex<Extensions>) -> MutexGuard<'_, Extensions> {
     extensions.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Why there is no token, if that is what `error` comes from.
+/// Returns the [`TokenError`] that caused `error`, if there is one.
 ///
 /// ```
 /// # let error = reqwest_middleware::Error::middleware(std::io::Error::other("x"));
@@ -287,8 +289,9 @@ pub fn token_error(error: &Error) -> Option<&TokenError> {
     None
 }
 
-/// A [`TokenError`] as the source of another: the errors of reqwest-middleware and reqwest-retry
-/// are transparent, so that what they hold itself cannot be found from the outside.
+/// A wrapper that exposes a [`TokenError`] as the source of another error. The errors of
+/// reqwest-middleware and reqwest-retry are transparent, so the error that they hold directly
+/// cannot be found in their chain.
 #[derive(Debug)]
 struct NoToken(TokenError);
 
@@ -309,7 +312,7 @@ fn middleware_error(error: BoxError) -> Error {
         Ok(error) => *error,
         Err(error) => match error.downcast::<TokenError>() {
             Ok(error) => Error::middleware(NoToken(*error)),
-            // There is no other kind.
+            // No other type of error is possible.
             Err(error) => Error::middleware(io::Error::other(error)),
         },
     }

@@ -1,4 +1,4 @@
-//! gRPC with tonic: the layer goes over a `Channel`, and generated clients take it as it is.
+//! gRPC with tonic: the layer wraps a `Channel`, and generated clients accept the result.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -18,23 +18,23 @@
 //! # });
 //! ```
 //!
-//! - A failure to get a token is a [`TokenError`] to tower, and to tonic an error it does not know
-//!   (code `Unknown`). [`StatusLayer`] makes it a [`Status`] with a code that says something.
-//! - `UNAUTHENTICATED` in the response's headers ("Trailers-Only"), or HTTP 401 from a proxy,
-//!   rejects the token. In trailers behind a body it is not seen.
-//! - **A call of one message is sent again**, up to the layer's limit (64 KiB): unary calls, and
-//!   those with a stream of answers. Its message is kept by reference while it passes; nothing is taken
-//!   from a body before it is polled. **A stream of requests is not**; the token that its rejection
-//!   rejects is renewed all the same.
-//! - The URIs of generated clients are relative, and where they go is the channel's: they are
-//!   trusted. With `with_origin` they are absolute, and the layer's rules about origins apply: plain
-//!   `http` to another machine must be allowed by name.
+//! - A failure to get a token is a [`TokenError`], which tonic does not know and reports with the
+//!   code `Unknown`. [`StatusLayer`] converts it into a [`Status`] with a meaningful code.
+//! - `UNAUTHENTICATED` in the response headers ("Trailers-Only"), or HTTP 401 from a proxy, rejects
+//!   the token. In trailers that follow a body it is not detected.
+//! - **A call with a single message is replayed**, up to the layer's limit (64 KiB). This covers
+//!   unary calls and server streaming. The message is kept by reference as it passes; nothing is
+//!   read from a body before it is polled. **A client stream is not replayed**; the token that is
+//!   rejected is still renewed.
+//! - Generated clients use relative URIs, whose destination is determined by the channel, so they
+//!   are trusted. With `with_origin` the URIs are absolute, and the layer's allowed origins apply:
+//!   plain `http` to another machine must be allowed explicitly.
 //!
 //! # Interceptors
 //!
-//! For clients that are made by `with_interceptor`, [`TokenInterceptor`] reads the cache. An
-//! interceptor cannot wait, sees no response and no URI: there is no replay, nothing is learnt from
-//! a rejection, and the token goes wherever the channel goes. Prefer the layer.
+//! For clients created by `with_interceptor`, [`TokenInterceptor`] reads the token from the cache.
+//! An interceptor cannot wait and sees neither response nor URI: nothing is replayed, rejections
+//! are not noticed, and the token is sent wherever the channel leads. Prefer the layer.
 
 use std::{
     fmt,
@@ -59,12 +59,12 @@ use crate::{
     replay::ReplayBody,
 };
 
-/// `UNAVAILABLE` if it may pass, `UNAUTHENTICATED` if the authorization server refuses, and
-/// `FAILED_PRECONDITION` if the request's target may not have the token, or the request has no room
-/// for it.
+/// Converts the error into `UNAVAILABLE` if it is temporary, into `UNAUTHENTICATED` if the
+/// authorization server refuses the client, and into `FAILED_PRECONDITION` if the request's target
+/// may not receive the token or the request has no room for the header.
 ///
-/// The message says no more than the class: a server that calls another one and hands the status
-/// on would show it to its own caller. The error itself is the [source](std::error::Error::source).
+/// The message names only the class of the error, since a server that passes the status on would
+/// show it to its own caller. The error itself is the [source](std::error::Error::source).
 impl From<TokenError> for Status {
     fn from(error: TokenError) -> Self {
         let code = match error.class() {
@@ -78,13 +78,14 @@ impl From<TokenError> for Status {
     }
 }
 
-/// Makes a [`Status`] of every [`TokenError`] that a service fails with. Outside of the layer.
+/// A layer that converts every [`TokenError`] of the inner service into a [`Status`]. It belongs
+/// outside [`OAuthClientCredentialsLayer`](crate::OAuthClientCredentialsLayer).
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct StatusLayer;
 
 impl StatusLayer {
-    /// The layer.
+    /// Creates the layer.
     #[must_use]
     pub fn new() -> Self {
         Self
@@ -99,7 +100,7 @@ impl<S> Layer<S> for StatusLayer {
     }
 }
 
-/// Made by [`StatusLayer`].
+/// The service created by [`StatusLayer`].
 #[derive(Clone, Debug)]
 pub struct StatusService<S> {
     inner: S,
@@ -152,7 +153,8 @@ fn with_status(error: impl Into<BoxError>) -> BoxError {
     }
 }
 
-/// Puts the token of a [`TokenCache`] on requests that have no `authorization` yet.
+/// An interceptor that adds the token of a [`TokenCache`] to requests without `authorization`
+/// metadata.
 ///
 /// ```
 /// # use tower_oauth2_client_credentials::{TokenCache, TokenResponse, source_fn};
@@ -173,14 +175,14 @@ fn with_status(error: impl Into<BoxError>) -> BoxError {
 /// # });
 /// ```
 ///
-/// Without a token at hand the call fails with `UNAVAILABLE`, and a renewal is started.
+/// If no token is available, the call fails with `UNAVAILABLE`, and a renewal is started.
 #[derive(Clone, Debug)]
 pub struct TokenInterceptor {
     cache: TokenCache,
 }
 
 impl TokenInterceptor {
-    /// An interceptor with the token of `cache`.
+    /// Creates an interceptor that uses the token of `cache`.
     #[must_use]
     pub fn new(cache: TokenCache) -> Self {
         Self { cache }
@@ -199,7 +201,7 @@ impl Interceptor for TokenInterceptor {
     }
 }
 
-/// A call of one message is kept while it passes. Nothing is taken from the body before it is
+/// Keeps calls with a single message as they pass. Nothing is read from the body before it is
 /// polled.
 impl ReplayBody for Body {
     type Kept = Message;
@@ -228,26 +230,26 @@ impl ReplayBody for Body {
     }
 }
 
-/// What is kept of a [`tonic::body::Body`]: one message, as it is on the wire, up to a limit.
+/// The kept data of a [`tonic::body::Body`]: a single message in its wire format, up to a limit.
 pub struct Message {
     /// `None` for a body that was empty from the start.
     slot: Option<Slot>,
     limit: usize,
 }
 
-/// Where the body on its way leaves what was seen of it. Empty while it is still being read, and for
-/// what is no call of one message.
+/// The slot in which the body leaves the frames that have passed. Empty while the body is still
+/// being read, and for calls that do not have a single message.
 type Slot = Arc<Mutex<Option<Passed>>>;
 
 struct Passed {
     message: Option<Bytes>,
-    /// What was left when the body was dropped. `None`: it had come to its end.
+    /// The rest of the body when it was dropped, or `None` if it had ended.
     rest: Option<Body>,
 }
 
 impl Passed {
-    /// The message, if it is the only one. The rest of tonic's own body of a unary call is there
-    /// whenever it is asked for; what is not is a stream.
+    /// Returns the message, if it is the only one. The rest of a unary call in tonic's own body is
+    /// always ready; a rest that is not ready is a stream.
     fn one_message(self, limit: usize) -> Option<Bytes> {
         let Self { mut message, rest } = self;
         let Some(mut rest) = rest else { return message };
@@ -262,19 +264,19 @@ impl Passed {
     }
 }
 
-/// It may be secret.
+/// Does not show the message, which may be secret.
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message").finish_non_exhaustive()
     }
 }
 
-/// The bytes of a frame that is one message, of at most `limit` bytes.
+/// Returns the bytes of a frame that holds exactly one message of at most `limit` bytes.
 fn message_in(frame: &Frame<Bytes>, limit: usize) -> Option<Bytes> {
     frame.data_ref().filter(|bytes| bytes.len() <= limit && is_one_message(bytes)).cloned()
 }
 
-/// A flag and four bytes of length go before every message.
+/// Returns `true` if `bytes` is one message: a flag, a length of four bytes, and the content.
 fn is_one_message(bytes: &[u8]) -> bool {
     let [_, a, b, c, d, message @ ..] = bytes else {
         return false;
@@ -282,20 +284,20 @@ fn is_one_message(bytes: &[u8]) -> bool {
     u32::from_be_bytes([*a, *b, *c, *d]) as usize == message.len()
 }
 
-/// A body on its way, of which the only message is kept by reference.
+/// A body that keeps its only message by reference as it passes.
 struct Passing {
-    /// Taken only when it is handed over.
+    /// `None` once the body was handed over.
     body: Option<Body>,
     seen: Seen,
     limit: usize,
     slot: Slot,
 }
 
-/// What has passed so far.
+/// The frames that have passed so far.
 enum Seen {
     Nothing,
     Message(Bytes),
-    /// All of it was handed over, or it is no call of one message.
+    /// The message was handed over, or the call does not have a single message.
     Enough,
 }
 
@@ -318,7 +320,7 @@ impl http_body::Body for Passing {
         let Some(body) = &mut this.body else {
             return Poll::Ready(None);
         };
-        // Out of reach while the body is polled: if it panics, nothing is handed over.
+        // Taken out while the body is polled, so that nothing is handed over if it panics.
         let seen = mem::replace(&mut this.seen, Seen::Enough);
         let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
             this.seen = seen;
@@ -346,7 +348,7 @@ impl http_body::Body for Passing {
     }
 }
 
-/// Dropped before its end: the server has answered without reading all of it.
+/// If the body is dropped before its end, the server responded without reading all of it.
 impl Drop for Passing {
     fn drop(&mut self) {
         let message = match mem::replace(&mut self.seen, Seen::Enough) {
@@ -359,7 +361,7 @@ impl Drop for Passing {
     }
 }
 
-/// A message once more. Like tonic's own body it does not announce its size.
+/// The replay of a message. Like tonic's own body, it does not announce its size.
 struct Again(Option<Bytes>);
 
 impl http_body::Body for Again {
@@ -418,7 +420,7 @@ mod tests {
             (vec![], 64, false),
         ] {
             let whole = frames.concat();
-            // Read to its end, or dropped with some of it left.
+            // Either read to its end, or dropped before.
             for polls in 0..=frames.len() + 1 {
                 let mut first = body(frames.clone());
                 let message = first.keep(limit).unwrap();
@@ -443,8 +445,8 @@ mod tests {
         }
     }
 
-    /// Pins a message that is taken from the caller's stream in `call`, and lost with the call's
-    /// future.
+    /// Fails if a message is taken from the caller's stream in `call`, and lost if the call's
+    /// future is dropped.
     #[test]
     fn nothing_is_taken_from_a_body_before_it_is_polled() {
         struct Counted(Arc<AtomicUsize>);
@@ -490,7 +492,7 @@ mod tests {
         assert_eq!(read(body).await, framed("two"));
         assert!(Body::restore(kept).is_none());
 
-        // Dropped while it is open.
+        // Dropped while the stream is open.
         let (mut sender, stream) = http_body_util::channel::Channel::<Bytes, Status>::new(4);
         sender.send_data(framed("one")).await.unwrap();
         let mut body = Body::new(stream);

@@ -1,4 +1,4 @@
-//! [`Builder`] itself: the settings that all kinds share, and the first problem found.
+//! The [`Builder`] type: the settings shared by all targets, and the first error found.
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
@@ -12,13 +12,15 @@ use crate::{
     token::TokenSource,
 };
 
-/// Configures a client: where its tokens come from, how they are kept, and where they go.
+/// Configures a client: where its tokens come from, how they are cached, and which requests carry
+/// them.
 ///
-/// Needed are [`token_url`](Self::token_url) and credentials:
+/// A client needs a [`token_url`](Self::token_url) and credentials: either
 /// [`client_id`](Self::client_id) with [`client_secret`](Self::client_secret) or
-/// [`client_secret_file`](Self::client_secret_file), or a provider of
-/// [`credentials`](Self::credentials). A setting that is given twice has its last value, unless it
-/// says that it adds. A bad setting is reported when the client is built, the first one first.
+/// [`client_secret_file`](Self::client_secret_file), or a provider passed to
+/// [`credentials`](Self::credentials). If a setting is given twice, the last value counts, unless
+/// its documentation says that it adds. An invalid setting is reported by `build`; if there are
+/// several, the first one is.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -54,8 +56,8 @@ use crate::{
 /// # Ok::<(), BoxError>(()) }).unwrap();
 /// ```
 ///
-/// The parameters say what is built ([`ForLayer`] unless it is another) and where the tokens come
-/// from ([`FromEndpoint`] unless it is elsewhere): see [`builder`](crate::builder).
+/// The type parameters select what is built ([`ForLayer`] by default) and where its tokens come
+/// from ([`FromEndpoint`] by default): see [`builder`](crate::builder).
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct Builder<T = ForLayer, S = FromEndpoint> {
     pub(super) target: T,
@@ -63,35 +65,35 @@ pub struct Builder<T = ForLayer, S = FromEndpoint> {
     pub(super) shared: Shared,
 }
 
-/// The settings that are not those of one target or source alone.
+/// The settings that do not belong to a single target or source.
 #[derive(Debug, Default)]
 pub struct Shared {
     pub(super) settings: Settings,
-    /// Whether it is set: the default gives way to a shorter `renewal_timeout`.
+    /// Whether the attempt timeout was set. If not, a shorter `renewal_timeout` caps the default.
     pub(super) attempt_timeout: Option<Duration>,
     pub(super) name: Option<Arc<str>>,
     pub(super) env_prefix: Option<String>,
-    /// Variables that are set and look like those of a setting.
+    /// Environment variables that are set and resemble the variable of a setting.
     pub(super) near_misses: Vec<(&'static str, String)>,
     error: Option<ConfigError>,
 }
 
 impl Builder {
-    /// Starts to configure a layer with a token endpoint. Nothing is set yet.
+    /// Creates a builder for a layer whose tokens come from a token endpoint.
     pub fn new() -> Self {
         Self::default()
     }
 }
 
 impl<T: Default, S> Builder<T, S> {
-    /// Starts with `source`. Nothing else is set yet.
+    /// Creates a builder with the given source.
     pub(super) fn with(source: S) -> Self {
         Self { target: T::default(), source, shared: Shared::default() }
     }
 }
 
 impl<T, S> Builder<T, S> {
-    /// Keeps the first problem, for `build` to report.
+    /// Records the first problem, which `build` reports.
     pub(super) fn fail(&mut self, setting: &'static str, problem: impl Into<Cow<'static, str>>) {
         let error = self.shared.error_in(setting, problem);
         self.shared.error.get_or_insert(error);
@@ -107,8 +109,7 @@ impl<T, S> Builder<T, S> {
 }
 
 impl Shared {
-    /// Makes an error in `setting`, which is also called by its variable if the environment was
-    /// read.
+    /// Creates an error about `setting`, which also names its variable if the environment was read.
     pub(super) fn error_in(
         &self,
         setting: &'static str,
@@ -121,7 +122,7 @@ impl Shared {
         }
     }
 
-    /// Makes the error of a setting that there must be.
+    /// Creates the error for a required setting that is missing.
     pub(super) fn missing(&self, setting: &'static str) -> ConfigError {
         let also = match setting {
             "client_secret" => ", and neither is client_secret_file",
@@ -134,8 +135,8 @@ impl Shared {
         self.error_in(setting, format!("is not set{also}{near}"))
     }
 
-    /// Fails if a setting that need not be there is not, and a variable looks like it: it would be
-    /// without effect.
+    /// Fails if an optional setting is absent while a variable resembles it, since that variable
+    /// would have no effect.
     pub(super) fn near_miss(&self, setting: &'static str) -> Result<(), ConfigError> {
         match self.near_misses.iter().any(|(of, _)| *of == setting) {
             true => Err(self.missing(setting)),
@@ -147,7 +148,7 @@ impl Shared {
         self.error.take().map_or(Ok(()), Err)
     }
 
-    /// Makes the cache of what `source` fetches.
+    /// Creates the cache for the tokens that `source` fetches.
     pub(super) fn cache(
         self,
         source: Arc<dyn TokenSource>,

@@ -1,4 +1,4 @@
-//! The ways to start a [`Builder`], and `build` for each target.
+//! The constructors of [`Builder`], and `build` for each target.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl<S: sealed::Source> Builder<ForLayer, S> {
-    /// Checks the settings and makes the layer. No I/O.
+    /// Checks the settings and builds the layer. Performs no I/O.
     ///
     /// # Errors
     ///
@@ -32,8 +32,8 @@ impl<S: sealed::Source> Builder<ForLayer, S> {
 }
 
 impl<S: sealed::Source> Builder<ForCache, S> {
-    /// Checks the settings and makes the cache of a token, to be used without the layer or by
-    /// several layers. No I/O.
+    /// Checks the settings and builds the cache, for use without a layer or by several layers.
+    /// Performs no I/O.
     ///
     /// # Errors
     ///
@@ -45,8 +45,8 @@ impl<S: sealed::Source> Builder<ForCache, S> {
 }
 
 impl Builder<ForEndpoint> {
-    /// Checks the settings and makes the source of tokens. No I/O: a file is not opened before
-    /// the first token request.
+    /// Checks the settings and builds the token endpoint. Performs no I/O: files are first opened
+    /// by a token request.
     ///
     /// # Errors
     ///
@@ -58,24 +58,24 @@ impl Builder<ForEndpoint> {
 }
 
 impl Builder<ForLayer, FromSource> {
-    /// Starts to configure a layer whose tokens come from `source`.
+    /// Creates a builder for a layer whose tokens come from `source`.
     pub fn from_source(source: impl TokenSource) -> Self {
         Self::with(FromSource(Arc::new(source)))
     }
 }
 
 impl Builder<ForLayer, FromCache> {
-    /// Starts to configure a layer that shares the token of `cache`.
+    /// Creates a builder for a layer that shares the token of `cache`.
     ///
-    /// Settings of a layer do not come with a cache, the allowed origins among them: without
-    /// [`allowed_origin`](Self::allowed_origin), every `https` origin may have the token, whatever
-    /// was set where the cache was made.
+    /// A cache carries no layer settings, so the allowed origins must be set again: without
+    /// [`allowed_origin`](Self::allowed_origin), every `https` origin may receive the token, even
+    /// if the layer that the cache came from was more restrictive.
     pub fn from_cache(cache: TokenCache) -> Self {
         Self::with(FromCache(cache))
     }
 
-    /// Starts to configure a layer that puts a static id and secret on every request by HTTP Basic
-    /// (RFC 7617), in place of a token: see [`OAuthClientCredentialsLayer::basic`].
+    /// Creates a builder for a layer that authenticates every request with a static id and secret
+    /// by HTTP Basic (RFC 7617) instead of a token: see [`OAuthClientCredentialsLayer::basic`].
     pub fn basic(id: impl AsRef<str>, secret: impl AsRef<str>) -> Self {
         let checked = TokenResponse::checked_basic(id.as_ref(), secret.as_ref());
         let problem = checked.as_ref().err().copied();
@@ -90,26 +90,26 @@ impl Builder<ForLayer, FromCache> {
 }
 
 impl OAuthClientCredentialsLayer {
-    /// Starts to configure a layer: see [`Builder`].
+    /// Creates a builder for a layer: see [`Builder`].
     pub fn builder() -> Builder {
         Builder::new()
     }
 
-    /// Makes a layer that puts a static id and secret on every request by HTTP Basic (RFC 7617),
-    /// for APIs that take them in place of a token. There is no token endpoint.
+    /// Creates a layer that authenticates every request with a static id and secret by HTTP Basic
+    /// (RFC 7617), for APIs that accept them instead of a token. No token endpoint is involved.
     ///
     /// # Errors
     ///
-    /// Returns a [`ConfigError`] if both are empty or either is blank, or if RFC 7617 forbids it: a
-    /// colon in the id, a control character in either.
+    /// Returns a [`ConfigError`] if both are empty or either is blank, or if RFC 7617 forbids them:
+    /// the id must not contain a colon, and neither may contain a control character.
     pub fn basic(id: impl AsRef<str>, secret: impl AsRef<str>) -> Result<Self, ConfigError> {
         Builder::basic(id, secret).build()
     }
 }
 
 impl TokenCache {
-    /// Starts to configure a cache with a token endpoint, to be used without the layer or by
-    /// several layers.
+    /// Creates a builder for a cache whose tokens come from a token endpoint, for use without a
+    /// layer or by several layers.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -133,15 +133,15 @@ impl TokenCache {
         Builder::with(FromEndpoint::default())
     }
 
-    /// Starts to configure a cache whose tokens come from `source`.
+    /// Creates a builder for a cache whose tokens come from `source`.
     pub fn builder_from(source: impl TokenSource) -> Builder<ForCache, FromSource> {
         Builder::with(FromSource(Arc::new(source)))
     }
 }
 
 impl TokenEndpoint {
-    /// Starts to configure a token endpoint, a [`TokenSource`] that may be wrapped in one of your
-    /// own.
+    /// Creates a builder for a token endpoint. A `TokenEndpoint` is a [`TokenSource`], and can be
+    /// wrapped in a source of your own.
     pub fn builder() -> Builder<ForEndpoint> {
         Builder::with(FromEndpoint::default())
     }

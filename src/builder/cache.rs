@@ -1,4 +1,4 @@
-//! The settings of a token's cache.
+//! The settings of a token cache.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use super::{
 };
 use crate::error::server_text;
 
-/// # How a token is kept
+/// # Cache settings
 impl<T: HasCache, S: MakesCache> Builder<T, S> {
-    /// Sets how long one attempt to get a token may take. Default: 10 s. At most
+    /// Sets the timeout of one attempt to fetch a token. Default: 10 s. It must not exceed
     /// [`renewal_timeout`](Self::renewal_timeout).
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.check_duration("attempt_timeout", timeout);
@@ -18,27 +18,28 @@ impl<T: HasCache, S: MakesCache> Builder<T, S> {
         self
     }
 
-    /// Sets how long a renewal may take in all, with up to three attempts. Default: 30 s.
+    /// Sets the timeout of a whole renewal, which makes up to three attempts. Default: 30 s.
     pub fn renewal_timeout(mut self, timeout: Duration) -> Self {
         self.check_duration("renewal_timeout", timeout);
         self.shared.settings.renewal_timeout = timeout;
         self
     }
 
-    /// Sets the lifetime that is assumed if the server does not name one, and the token is no JWT that
-    /// does. Default: 5 minutes.
+    /// Sets the lifetime to assume if the server does not announce one and the token is not a JWT
+    /// with an `exp` claim. Default: 5 minutes.
     pub fn default_lifetime(mut self, lifetime: Duration) -> Self {
         self.check_duration("default_lifetime", lifetime);
         self.shared.settings.default_lifetime = lifetime;
         self
     }
 
-    /// Asks for at most `tokens` tokens in any `period`, for providers that limit or bill them.
+    /// Limits token requests to `tokens` in any `period`, for providers that limit or bill them.
     /// Default: no limit.
     ///
-    /// Renewals in the background and after a 401 give way first: a fifth of the budget, rounded
-    /// up, is kept for calls that have no usable token at all. Past the budget such calls fail with
-    /// [`ErrorClass::Budget`](crate::ErrorClass::Budget) and the time of the next token.
+    /// Background renewals and renewals after a 401 yield first: a fifth of the budget, rounded up,
+    /// is reserved for calls that have no usable token. Once the budget is used up, such calls fail
+    /// with [`ErrorClass::Budget`](crate::ErrorClass::Budget), which gives the time of the next
+    /// possible request.
     pub fn issuance_budget(mut self, tokens: u32, period: Duration) -> Self {
         if period.is_zero() {
             self.fail("issuance_budget", "has a period of zero");
@@ -50,14 +51,14 @@ impl<T: HasCache, S: MakesCache> Builder<T, S> {
         self
     }
 
-    /// Renews the token by a timer, too, once there has been one. Without this, renewals are set
-    /// off by requests, and an idle client uses up no quota.
+    /// Renews the token on a timer as well, once a first token has been fetched. By default, only
+    /// requests trigger renewals, so that an idle client uses no quota.
     pub fn keep_warm(mut self) -> Self {
         self.shared.settings.keep_warm = true;
         self
     }
 
-    /// Sets where the jitter starts, for tests that must run alike each time.
+    /// Sets the seed of the jitter, for reproducible tests.
     #[cfg(feature = "testing")]
     pub fn jitter_seed(mut self, seed: u64) -> Self {
         self.shared.settings.seed = Some(seed);
@@ -71,10 +72,10 @@ impl<T: HasCache, S: MakesCache> Builder<T, S> {
     }
 }
 
-/// # Its name
+/// # Name and clock
 impl<T, S: MakesCache> Builder<T, S> {
-    /// Names the client in errors, for programs that have several. Without a name, an error says the
-    /// client's id and the host of the token URL, or nothing for a source of your own.
+    /// Sets the client's name in errors, for programs with several clients. Without a name, errors
+    /// show the client id and the host of the token URL, or nothing if the source is your own.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -99,7 +100,7 @@ impl<T, S: MakesCache> Builder<T, S> {
 
 #[cfg(feature = "testing")]
 impl<T, S: MakesCache> Builder<T, S> {
-    /// Sets the clock by which tokens expire, for tests.
+    /// Sets the clock that decides when tokens expire, for tests.
     pub fn clock(mut self, clock: crate::testing::ManualClock) -> Self {
         self.shared.settings.clock = clock.to_clock();
         self

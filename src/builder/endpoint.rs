@@ -1,5 +1,5 @@
-//! The settings of a token endpoint, and the [`TokenEndpoint`] that comes of them: what must be
-//! there, and what does not go together.
+//! The settings of a token endpoint and the [`TokenEndpoint`] built from them: which are required,
+//! and which exclude each other.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -25,7 +25,7 @@ use crate::{
     origin,
 };
 
-/// Headers that follow from other settings or from the connection.
+/// Headers that are determined by other settings or by the connection.
 const RESERVED_HEADERS: [HeaderName; 6] = [
     header::AUTHORIZATION,
     header::CONNECTION,
@@ -35,18 +35,18 @@ const RESERVED_HEADERS: [HeaderName; 6] = [
     header::TRANSFER_ENCODING,
 ];
 
-/// # Where tokens come from
+/// # Token endpoint settings
 impl<T: sealed::Target> Builder<T, FromEndpoint> {
     /// Sets the URL of the token endpoint (RFC 6749 section 3.2).
     ///
-    /// It must be `https`, or plain `http` to this machine (`localhost`, `127.0.0.0/8`, `[::1]`),
-    /// without user, password or fragment. A slash at its end counts.
+    /// The URL must be `https`, or plain `http` to this machine (`localhost`, `127.0.0.0/8`,
+    /// `[::1]`), without user info or a fragment. A trailing slash is significant.
     pub fn token_url(mut self, url: impl Into<String>) -> Self {
         self.source.token_url = Some(url.into());
         self
     }
 
-    /// Sets the client's id. It must not be empty or have control characters.
+    /// Sets the client id. It must not be empty or contain control characters.
     pub fn client_id(mut self, id: impl Into<String>) -> Self {
         let id = id.into();
         if let Some(problem) = id_problem(&id) {
@@ -57,8 +57,8 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self
     }
 
-    /// Sets the client's secret, if it does not change while the program runs. It must not be empty or
-    /// have control characters, in particular no newline at its end.
+    /// Sets a client secret that does not change while the program runs. It must not be empty or
+    /// contain control characters; in particular, it must not end with a newline.
     pub fn client_secret(mut self, secret: impl Into<String>) -> Self {
         let secret = Zeroizing::new(secret.into());
         if let Some(problem) = secret_problem(&secret) {
@@ -68,26 +68,26 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self
     }
 
-    /// Sets a file with the client's secret, which is read again for every token request: see
-    /// [`SecretFile`](crate::credentials::SecretFile).
+    /// Sets the path of a file that holds the client secret. The file is read again for every token
+    /// request: see [`SecretFile`](crate::credentials::SecretFile).
     pub fn client_secret_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.source.client_secret_file = Some(path.into());
         self
     }
 
-    /// Sets the provider of the client's id and secret. Replaces `client_id` and `client_secret`: see
+    /// Sets the provider of the client id and secret. Replaces `client_id` and `client_secret`: see
     /// [`credentials`](crate::credentials).
     pub fn credentials(mut self, provider: impl CredentialsProvider) -> Self {
         self.source.credentials = Some(Arc::new(provider));
         self
     }
 
-    /// Adds a scope, or several with spaces between them (RFC 6749 section 3.3).
+    /// Adds one or more scopes, separated by spaces (RFC 6749 section 3.3).
     pub fn scope(self, scope: impl AsRef<str>) -> Self {
         self.scopes([scope])
     }
 
-    /// Adds scopes; each may be several with spaces between them.
+    /// Adds several scopes. Each item may itself hold scopes separated by spaces.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -111,7 +111,8 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self
     }
 
-    /// Sets the API that the token is for, as Auth0 wants it (`audience`).
+    /// Sets the `audience` parameter, which Auth0 and others use to name the API that the token is
+    /// for.
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         let audience = audience.into();
         self.check_text("audience", &audience);
@@ -119,7 +120,7 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self
     }
 
-    /// Adds a resource that the token is for (RFC 8707).
+    /// Adds a `resource` parameter, the URI of an API that the token is for (RFC 8707).
     pub fn resource(mut self, resource: impl Into<String>) -> Self {
         let resource = resource.into();
         self.check_text("resource", &resource);
@@ -127,9 +128,9 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self
     }
 
-    /// Adds a parameter to the body of token requests, behind the others. It must not be one that
-    /// another setting makes. Its value is not shown, but unlike the client's secret it is not
-    /// taken out of what the server says.
+    /// Adds a parameter to the body of token requests, after the others. Parameters that another
+    /// setting produces are rejected. The value is never logged or shown, but unlike the client
+    /// secret it is not redacted from the server's error messages.
     pub fn param(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         let name = name.into();
         if name.is_empty() {
@@ -139,8 +140,8 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self
     }
 
-    /// Adds a header to token requests. Its value is marked sensitive. `Accept` and `User-Agent`
-    /// (this crate's name and version) are there already, and are replaced.
+    /// Adds a header to token requests. Its value is marked sensitive. Replaces the default
+    /// `Accept` and `User-Agent` (this crate's name and version).
     pub fn header(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
         let name = name.as_ref();
         match (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value.as_ref())) {
@@ -156,15 +157,14 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self
     }
 
-    /// Sets where the client's id and secret go in a token request, whatever the
-    /// [`dialect`](Self::dialect) says. Unless set, the dialect decides: the default one has
-    /// [`ClientSecretBasic`](ClientAuthentication::ClientSecretBasic).
+    /// Sets how the client id and secret are sent, overriding the [`dialect`](Self::dialect). The
+    /// default dialect uses [`ClientSecretBasic`](ClientAuthentication::ClientSecretBasic).
     pub fn client_authentication(mut self, method: ClientAuthentication) -> Self {
         self.source.client_authentication = Some(method);
         self
     }
 
-    /// Sets how the provider's token endpoint is asked and answers; [`Dialect::rfc6749`] unless set.
+    /// Sets the format of token requests and responses. Default: [`Dialect::rfc6749`].
     pub fn dialect(mut self, dialect: Dialect) -> Self {
         self.source.dialect = dialect;
         self
@@ -172,10 +172,10 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
 
     /// Sets the tower service that carries token requests.
     ///
-    /// It is cloned for each request. It must not follow redirects, must check certificates, and
-    /// must not be the service that the layer wraps.
+    /// The service is cloned for each request. It must not follow redirects, must verify
+    /// certificates, and must not be the service that the layer wraps.
     ///
-    /// A client whose requests have bodies of another type takes them with one line:
+    /// A client with another request body type needs one more line:
     ///
     /// ```
     /// # use tower_oauth2_client_credentials::BoxError;
@@ -208,27 +208,29 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
         self.shared_transport(Arc::new(TowerTransport::new(service)))
     }
 
-    /// Sets the [`Transport`] of token requests, for one that is shared among clients or is no tower service.
+    /// Sets the [`Transport`] of token requests. Use this for a transport that several clients
+    /// share, or that is not a tower service.
     pub fn shared_transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.source.transport = Some(transport);
         self
     }
 
-    /// Lets the token URL be plain `http` to another machine. Every machine on the way can read the
-    /// client's secret and the token, and replace the token.
+    /// Allows a token URL with plain `http` to another machine. Every machine on the path can then
+    /// read the client secret and the token, and replace the token.
     pub fn dangerously_allow_insecure_token_url(mut self) -> Self {
         self.source.insecure = Insecure::Anywhere;
         self
     }
 
-    /// Adds a file of certificates in PEM form that the default transport trusts.
+    /// Adds a PEM file of certificates that the default transport trusts. It is read by the first
+    /// token request.
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.source.ca_files.push(path.into());
         self
     }
 
-    /// Adds certificates in PEM form that the default transport trusts. A text with none in it, or
-    /// with one that cannot be used, is reported when the client is built.
+    /// Adds PEM certificates that the default transport trusts. `build` returns an error if the
+    /// text contains no certificate or an invalid one.
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.source.ca_pem.push(pem.into());
         self
@@ -236,7 +238,7 @@ impl<T: sealed::Target> Builder<T, FromEndpoint> {
 }
 
 impl FromEndpoint {
-    /// Makes the endpoint. No I/O: a file is not opened before the first token request.
+    /// Builds the endpoint. Performs no I/O: files are first opened by a token request.
     pub(super) fn into_endpoint(mut self, shared: &Shared) -> Result<TokenEndpoint, ConfigError> {
         if self.scope.is_empty() {
             shared.near_miss("scope")?;
@@ -263,7 +265,7 @@ impl FromEndpoint {
         let Some(text) = &self.token_url else {
             return Err(shared.missing("token_url"));
         };
-        // A space or a newline around it, of an environment file, is in nobody's URL.
+        // No URL starts or ends with a space or a newline, but values in environment files do.
         let url = url::parse(text.trim_ascii(), self.insecure)
             .map_err(|problem| shared.error_in("token_url", problem))?;
 
@@ -361,10 +363,10 @@ impl FromEndpoint {
     }
 }
 
-/// The one place where the default transport is plugged in: `endpoint::rustls`, with feature
-/// `rustls`.
+/// Creates the default transport: `endpoint::rustls`, with feature `rustls`. It is selected only
+/// here.
 ///
-/// A file is read when the first token is asked for; a text in memory can be judged now.
+/// PEM text in memory is checked now; a file is read by the first token request.
 #[cfg(feature = "rustls")]
 fn default_transport(
     ca_files: Vec<PathBuf>,

@@ -1,6 +1,6 @@
 //! Settings from environment variables.
 //!
-//! What a value may be is decided by the setting that it becomes.
+//! Values are checked by the setters that they are passed to.
 
 use std::ffi::OsString;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::cache::TokenCache;
 
-/// The settings that have a variable, and the end of its name.
+/// The settings that have a variable, with the suffix of its name.
 const VARIABLES: [(&str, &str); 9] = [
     ("token_url", "TOKEN_URL"),
     ("client_id", "CLIENT_ID"),
@@ -23,7 +23,7 @@ const VARIABLES: [(&str, &str); 9] = [
     ("allowed_origin", "ALLOWED_ORIGINS"),
 ];
 
-/// Ends of names that are taken for those above, from other programs and libraries.
+/// Suffixes used by other programs and libraries, which are easily mistaken for those above.
 const NEAR_MISSES: [(&str, &str); 14] = [
     ("token_url", "TOKEN_ENDPOINT"),
     ("token_url", "TOKEN_URI"),
@@ -41,47 +41,48 @@ const NEAR_MISSES: [(&str, &str); 14] = [
     ("allowed_origin", "ALLOWED_ORIGIN"),
 ];
 
-/// # From the environment
+/// # Environment variables
 impl Builder {
-    /// Reads settings from the environment, to which others may be added.
+    /// Reads settings from environment variables. More settings can be added to the returned
+    /// builder.
     ///
     /// | variable | setting |
     /// |---|---|
     /// | `OAUTH_TOKEN_URL` | [`token_url`](Self::token_url) |
     /// | `OAUTH_CLIENT_ID` | [`client_id`](Self::client_id) |
     /// | `OAUTH_CLIENT_SECRET` | [`client_secret`](Self::client_secret) |
-    /// | `OAUTH_CLIENT_SECRET_FILE` | [`client_secret_file`](Self::client_secret_file), in its place |
-    /// | `OAUTH_SCOPE` | [`scope`](Self::scope), several with blanks between them |
+    /// | `OAUTH_CLIENT_SECRET_FILE` | [`client_secret_file`](Self::client_secret_file), instead of the secret itself |
+    /// | `OAUTH_SCOPE` | [`scope`](Self::scope); several are separated by spaces |
     /// | `OAUTH_AUDIENCE` | [`audience`](Self::audience) |
     /// | `OAUTH_DIALECT` | [`dialect`](Self::dialect): `rfc6749`, `auth0`, `podero` or `dadi` |
     /// | `OAUTH_CA_FILE` | [`ca_file`](Self::ca_file) |
-    /// | `OAUTH_ALLOWED_ORIGINS` | [`allowed_origin`](Self::allowed_origin), several with blanks or commas between them |
+    /// | `OAUTH_ALLOWED_ORIGINS` | [`allowed_origin`](Self::allowed_origin); several are separated by spaces or commas |
     ///
-    /// Without `OAUTH_ALLOWED_ORIGINS`, every `https` origin may have the token, unless the program
-    /// names the allowed ones.
+    /// Without `OAUTH_ALLOWED_ORIGINS`, every `https` origin may receive the token, unless the
+    /// program sets the allowed origins.
     ///
-    /// A variable that is empty counts as not set. Not so `OAUTH_ALLOWED_ORIGINS`: empty, it is an
-    /// error, because the rule that it was to set would be gone. A problem is reported when the
-    /// client is built, by the names of the setting and the variable.
+    /// An empty variable counts as unset, with one exception: an empty `OAUTH_ALLOWED_ORIGINS` is
+    /// an error, because ignoring it would lift the restriction. Problems are reported by `build`,
+    /// with the names of the setting and the variable.
     pub fn from_env() -> Self {
         Self::from_env_with_prefix("OAUTH")
     }
 
-    /// Reads the same variables with another word in place of `OAUTH`, for a second client:
-    /// `from_env_with_prefix("BILLING")` reads `BILLING_TOKEN_URL` and so on. The underscore may
-    /// be part of the prefix: `"BILLING_"` is the same.
+    /// Reads the same variables with another prefix than `OAUTH`, for example for a second client:
+    /// `from_env_with_prefix("BILLING")` reads `BILLING_TOKEN_URL` and so on. A trailing underscore
+    /// in the prefix is optional.
     pub fn from_env_with_prefix(prefix: impl AsRef<str>) -> Self {
         from_lookup(prefix.as_ref(), |name| std::env::var_os(name))
     }
 }
 
 impl TokenCache {
-    /// Starts to configure a cache by the variables of [`Builder::from_env_with_prefix`], for use
-    /// without a layer.
+    /// Creates a builder for a cache from the variables of [`Builder::from_env_with_prefix`], for
+    /// use without a layer.
     ///
-    /// Allowed origins are a setting of the layer, so `OAUTH_ALLOWED_ORIGINS` is an error here
-    /// rather than silently without effect: see [`OAuthClientCredentialsLayer::cache`] for the
-    /// cache of a layer.
+    /// Allowed origins are a layer setting, so `OAUTH_ALLOWED_ORIGINS` is an error here instead of
+    /// being ignored. To restrict origins, build a layer and use
+    /// [`OAuthClientCredentialsLayer::cache`].
     ///
     /// [`OAuthClientCredentialsLayer::cache`]: crate::OAuthClientCredentialsLayer::cache
     pub fn builder_from_env_with_prefix(prefix: impl AsRef<str>) -> Builder<ForCache> {
@@ -98,7 +99,7 @@ fn from_lookup<T: AllowedOrigins>(
     builder.shared.env_prefix = Some(prefix.to_owned());
     for (setting, end) in NEAR_MISSES {
         let name = name(prefix, end);
-        // Without a prefix, `URL` or `ID` may be anybody's.
+        // Without a prefix, `URL` or `ID` may belong to any program.
         if !prefix.is_empty() && lookup(&name).is_some_and(|value| !value.is_empty()) {
             builder.shared.near_misses.push((setting, name));
         }
@@ -148,7 +149,8 @@ fn with_text<T: AllowedOrigins>(
         _ => builder,
     }
 }
-/// The list of allowed origins, by target: to drop one in silence could send the token anywhere.
+/// Applies the list of allowed origins to a target. Silently dropping the list could send the token
+/// to any origin.
 trait AllowedOrigins: Target + Default + Sized {
     fn allowed_origins(builder: Builder<Self>, list: &str) -> Builder<Self>;
 }
@@ -169,7 +171,7 @@ impl AllowedOrigins for ForCache {
     }
 }
 
-/// The name of the variable for `setting`, if it has one.
+/// Returns the name of the variable for `setting`, if it has one.
 pub(super) fn variable(prefix: &str, setting: &str) -> Option<String> {
     let (_, end) = VARIABLES.iter().find(|(known, _)| *known == setting)?;
     Some(name(prefix, end))
@@ -267,7 +269,7 @@ mod tests {
         }
     }
 
-    // Whoever was configured by the environment alone gave the token to every https origin.
+    // A client configured by the environment alone gave the token to every https origin.
     #[test]
     fn allowed_origins_come_from_a_variable() {
         for list in [
@@ -284,7 +286,7 @@ mod tests {
         assert!(debug.contains("allowed: []"), "{debug}");
     }
 
-    // A template whose value was missing lifted the rule that it was to set.
+    // A template with a missing value lifted the restriction that it was meant to set.
     #[test]
     fn allowed_origins_that_are_blank_or_wrong_are_an_error_that_names_the_variable() {
         for (list, said) in [
@@ -318,7 +320,7 @@ mod tests {
             let problem = problem(&variables);
             assert!(problem.starts_with(said), "{problem}");
         }
-        // The right one is there as well, by variable or in the program.
+        // The correct setting is also present, from a variable or from the program.
         let both = [and(("OAUTH_SCOPES", "x")), vec![("OAUTH_SCOPE", "read")]].concat();
         assert!(from("OAUTH", &both).build().is_ok());
         assert!(from("OAUTH", &and(("OAUTH_SCOPES", "x"))).scope("read").build().is_ok());
@@ -326,7 +328,10 @@ mod tests {
         assert!(origins.allowed_origin("https://a.example").build().is_ok());
         let bare: Vec<_> =
             ENOUGH.map(|(name, value)| (name.trim_start_matches("OAUTH_"), value)).to_vec();
-        assert!(from("", &[bare, vec![("SCOPES", "x")]].concat()).build().is_ok(), "not ours");
+        assert!(
+            from("", &[bare, vec![("SCOPES", "x")]].concat()).build().is_ok(),
+            "an unrelated variable"
+        );
     }
 
     // A cache from the environment was shared by layers that sent the token everywhere.

@@ -1,9 +1,9 @@
-//! The parts of [`Builder`]: what it makes, and where the token comes from.
+//! The type parameters of [`Builder`]: what it builds, and where the tokens come from.
 //!
-//! A [`Builder`] knows by type what it makes and from what, so it has the settings that have an
-//! effect, and no others:
+//! A [`Builder`] encodes both in its type, so that it only has methods for settings that have an
+//! effect:
 //!
-//! | made by | settings of the layer | settings of the cache | settings of the endpoint |
+//! | created by | layer settings | cache settings | endpoint settings |
 //! |---|---|---|---|
 //! | [`OAuthClientCredentialsLayer::builder`], [`Builder::new`] | yes | yes | yes |
 //! | [`Builder::from_source`] | yes | yes | |
@@ -12,10 +12,12 @@
 //! | [`TokenCache::builder_from`] | | yes | |
 //! | [`TokenEndpoint::builder`] | | | yes |
 //!
-//! [`Builder`] without parameters, as in a function's signature, is that of a layer with a token
-//! endpoint. A function that takes any of them is generic: see [`HasCache`] and [`MakesCache`].
+//! In a signature, [`Builder`] without parameters means a builder for a layer with a token
+//! endpoint. To accept any builder that has a cache, write a function that is generic over
+//! [`HasCache`] and [`MakesCache`].
 //!
-//! A setting that has no effect does not compile. A token endpoint sends no requests to an API:
+//! A setting that would have no effect does not compile. For example, a token endpoint sends no
+//! requests to an API:
 //!
 //! ```compile_fail,E0599
 //! use tower_oauth2_client_credentials::endpoint::TokenEndpoint;
@@ -23,7 +25,7 @@
 //! TokenEndpoint::builder().allowed_origin("https://api.example.com");
 //! ```
 //!
-//! A cache that exists has its timeouts:
+//! The timeouts of an existing cache are fixed:
 //!
 //! ```compile_fail,E0599
 //! # use tower_oauth2_client_credentials::{Builder, TokenCache};
@@ -50,10 +52,10 @@
 //! [`TokenCache::builder_from`]: crate::TokenCache::builder_from
 //! [`TokenEndpoint::builder`]: crate::endpoint::TokenEndpoint::builder
 
-// A setting is checked where it is given if it can be judged alone; how settings go together, and
-// what is missing, is checked in `build`.
+// Each setting is checked in its setter if it can be judged alone; combinations and missing
+// settings are checked in `build`.
 
-// In the order that the page of `Builder` has its methods in: rustdoc keeps it.
+// rustdoc keeps this order of modules for the methods on the page of `Builder`.
 pub(crate) mod base;
 
 mod endpoint;

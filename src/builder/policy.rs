@@ -10,15 +10,15 @@ use super::{
 };
 use crate::rules::{Existing, Test};
 
-/// # Where the token goes, and what a rejection is
+/// # Layer settings
 impl<S: sealed::Source> Builder<ForLayer, S> {
-    /// Adds an origin that may have the token: an [`Origin`](crate::Origin), or its text,
-    /// `scheme://host` or `scheme://host:port`. With at least one, a request for any other is an
-    /// error before anything is sent.
+    /// Adds an origin that may receive the token: an [`Origin`](crate::Origin), or a string of the
+    /// form `scheme://host` or `scheme://host:port`. Once an origin has been added, a request to
+    /// any other origin fails before anything is sent.
     ///
-    /// Without: every `https` origin may, and plain `http` to this machine. Name the origins where
-    /// the targets of requests are not all written down in your program, and where a redirect is
-    /// followed outside of the layer.
+    /// By default, every `https` origin may receive the token, and so may plain `http` to this
+    /// machine. Set the allowed origins if your program takes request URLs from elsewhere, or if a
+    /// redirect layer wraps this one.
     pub fn allowed_origin(mut self, origin: impl AsRef<str>) -> Self {
         match origin.as_ref().parse() {
             Ok(origin) => self.target.rules.origins.allow(origin),
@@ -27,8 +27,8 @@ impl<S: sealed::Source> Builder<ForLayer, S> {
         self
     }
 
-    /// Adds several origins: see [`allowed_origin`](Self::allowed_origin). A list that turns out empty
-    /// is an error: every `https` origin would have the token.
+    /// Adds several origins: see [`allowed_origin`](Self::allowed_origin). An empty list is an
+    /// error, since it would let every `https` origin receive the token.
     pub fn allowed_origins<I>(mut self, origins: I) -> Self
     where
         I: IntoIterator,
@@ -43,46 +43,48 @@ impl<S: sealed::Source> Builder<ForLayer, S> {
         origins.fold(self, Self::allowed_origin)
     }
 
-    /// Sends requests for other than the allowed origins without the token, in place of an error.
+    /// Sends requests to origins that are not allowed without the token, instead of failing.
     pub fn pass_other_origins_without_token(mut self) -> Self {
         self.target.rules.origins.pass_others_without_token();
         self
     }
 
-    /// Lets plain `http` to other machines have the token, where no allowed origins are named. Every
-    /// machine on the way can read it and use it.
+    /// Lets plain `http` requests to other machines carry the token if no allowed origins are set.
+    /// Every machine on the path can then read and use the token.
     pub fn dangerously_allow_plain_http(mut self) -> Self {
         self.target.rules.origins.allow_plain_http();
         self
     }
 
-    /// Replaces an `Authorization` header that a request already has. Without this, such a request
-    /// is sent as it is, and its response is none of the layer's business.
+    /// Replaces an `Authorization` header that is already present. By default, such a request is
+    /// sent unchanged, and its response is not examined.
     pub fn replace_authorization(mut self) -> Self {
         self.target.rules.existing = Existing::Replace;
         self
     }
 
-    /// Reads 403 as it does 401. Some APIs answer so to an expired token (the views of Django OAuth
-    /// Toolkit do); at most, 403 means that a valid token is not enough.
+    /// Treats a 403 like a 401. Some APIs respond to an expired token with 403 (the views of Django
+    /// OAuth Toolkit do). In most APIs a 403 means that a valid token lacks permission, so this is
+    /// off by default.
     pub fn forbidden_means_rejected(mut self) -> Self {
         self.target.rules.challenges = self.target.rules.challenges.forbidden_is_stale();
         self
     }
 
-    /// Sets the test of whether a response rejects the token that its request carried.
+    /// Sets the predicate that decides whether a response rejects the token of its request.
     ///
-    /// The default: every 401, unless its `WWW-Authenticate` has the code `insufficient_scope`,
-    /// `insufficient_user_authentication` or one of DPoP's, or offers only DPoP or another
-    /// proof-of-possession scheme; and gRPC's `UNAUTHENTICATED` in the headers of a response.
+    /// By default, every 401 is a rejection, unless its `WWW-Authenticate` has the code
+    /// `insufficient_scope`, `insufficient_user_authentication` or one of DPoP's, or offers only
+    /// DPoP or another proof-of-possession scheme. gRPC's `UNAUTHENTICATED` in the response headers
+    /// is a rejection as well.
     pub fn rejected_when(mut self, test: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.target.rules.test = Some(Test(Arc::new(test)));
         self
     }
 
-    /// Sets how many bytes of a streaming body are kept while they pass, so that the request can be
-    /// sent again. Default: 65,536. A longer body streams on, and is not sent again. Bodies that are
-    /// cheap to clone are kept whatever their size.
+    /// Sets how many bytes of a streaming body are copied as they are sent, so that the request can
+    /// be replayed. Default: 65,536. A longer body is sent as usual, but not replayed. Bodies that
+    /// are cheap to clone are kept regardless of their size.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.target.rules.replay_limit = bytes;
         self

@@ -1,7 +1,8 @@
-//! The types that tell builders apart: the target that a [`Builder`](crate::Builder) makes, and the
-//! source that its token comes from.
+//! The type parameters of [`Builder`](crate::Builder): the target that it builds and the source of
+//! its tokens.
 //!
-//! Each holds the settings that only it has, so a setting without effect does not compile.
+//! Each type holds the settings that apply to it alone, so that a setting without effect does not
+//! compile.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -15,25 +16,25 @@ use crate::{
     token::TokenSource,
 };
 
-/// The target of a [`Builder`](crate::Builder) that makes an
-/// [`OAuthClientCredentialsLayer`](crate::OAuthClientCredentialsLayer): the default.
+/// The default target of a [`Builder`](crate::Builder): it builds an
+/// [`OAuthClientCredentialsLayer`](crate::OAuthClientCredentialsLayer).
 #[derive(Debug, Default)]
 pub struct ForLayer {
     pub(super) rules: Rules,
 }
 
-/// The target of a [`Builder`](crate::Builder) that makes a [`TokenCache`](crate::TokenCache): see
+/// The target of a [`Builder`](crate::Builder) that builds a [`TokenCache`](crate::TokenCache): see
 /// [`TokenCache::builder`](crate::TokenCache::builder).
 #[derive(Debug, Default)]
 pub struct ForCache(());
 
-/// The target of a [`Builder`](crate::Builder) that makes a
+/// The target of a [`Builder`](crate::Builder) that builds a
 /// [`TokenEndpoint`](crate::endpoint::TokenEndpoint): see
 /// [`TokenEndpoint::builder`](crate::endpoint::TokenEndpoint::builder).
 #[derive(Debug, Default)]
 pub struct ForEndpoint(());
 
-/// Tokens from an OAuth2 token endpoint: the default.
+/// The default source of a [`Builder`](crate::Builder): an OAuth2 token endpoint.
 #[derive(Default)]
 pub struct FromEndpoint {
     pub(super) token_url: Option<String>,
@@ -54,23 +55,22 @@ pub struct FromEndpoint {
     pub(super) ca_pem: Vec<Vec<u8>>,
 }
 
-/// Tokens from a [`TokenSource`](crate::TokenSource): see
-/// [`Builder::from_source`](crate::Builder::from_source).
+/// The source of a [`Builder`](crate::Builder) whose tokens come from a
+/// [`TokenSource`](crate::TokenSource): see [`Builder::from_source`](crate::Builder::from_source).
 pub struct FromSource(pub(super) Arc<dyn TokenSource>);
 
-/// The token of a [`TokenCache`](crate::TokenCache) that exists already: see
-/// [`Builder::from_cache`](crate::Builder::from_cache).
+/// The source of a [`Builder`](crate::Builder) that shares an existing
+/// [`TokenCache`](crate::TokenCache): see [`Builder::from_cache`](crate::Builder::from_cache).
 #[derive(Debug)]
 pub struct FromCache(pub(super) TokenCache);
 
-/// A target that has a cache, so that the settings of one have an effect: [`ForLayer`] and
-/// [`ForCache`].
+/// A target that has a cache, and therefore cache settings: [`ForLayer`] and [`ForCache`].
 pub trait HasCache: sealed::Target {}
 
 impl HasCache for ForLayer {}
 impl HasCache for ForCache {}
 
-/// A source that a cache is made for: [`FromEndpoint`] and [`FromSource`].
+/// A source that a new cache is created for: [`FromEndpoint`] and [`FromSource`].
 pub trait MakesCache: sealed::Source {}
 
 impl MakesCache for FromEndpoint {}
@@ -89,7 +89,7 @@ pub(crate) mod sealed {
     impl Target for ForEndpoint {}
 
     pub trait Source: Sized {
-        /// Makes the cache, or hands over the one that is there.
+        /// Returns the cache of the source, or creates one.
         fn into_cache(self, shared: Shared) -> Result<TokenCache, ConfigError>;
     }
 
@@ -117,7 +117,7 @@ pub(crate) mod sealed {
 
 impl fmt::Debug for FromEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Values of parameters may be secrets, and so may parts of a bad URL be.
+        // Parameter values and parts of an invalid URL may be secrets.
         let params: Vec<_> = self.params.iter().map(|(name, _)| name).collect();
         f.debug_struct("FromEndpoint")
             .field("token_url", &self.token_url.as_deref().map(url::presentable))

@@ -1,4 +1,4 @@
-//! Tests of the settings, whatever is built of them.
+//! Tests of the settings, for all targets.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
     token::{BoxFuture, TokenResponse, source_fn},
 };
 
-/// A transport that nothing gets through.
+/// A transport that must not be called.
 pub(super) fn unreachable() -> Arc<dyn Transport> {
     struct Unreachable;
 
@@ -80,7 +80,7 @@ fn good_settings_make_a_source() {
     assert!(!debug.contains("c4n4ry"), "{debug}");
 }
 
-// It was found by the first token request, or not at all: a template leaves a newline behind.
+// This was found by the first token request or not at all: templates leave trailing newlines.
 #[test]
 fn space_around_a_token_url_is_not_part_of_it() {
     for url in [" https://a.example/t", "https://a.example/t\n", "\thttps://a.example/t "] {
@@ -164,7 +164,8 @@ fn what_is_wrong_is_named_and_no_secret_is_shown() {
     }
 }
 
-// The default was seen as not given, and a builder for something else took it in silence.
+// A setting equal to its default counted as unset, and a builder for something else accepted it
+// silently.
 #[test]
 fn every_kind_of_client_takes_the_settings_that_it_has() {
     fn of_layer<S: sealed::Source>(builder: Builder<ForLayer, S>) -> Builder<ForLayer, S> {
@@ -194,7 +195,7 @@ fn every_kind_of_client_takes_the_settings_that_it_has() {
     assert!(of_cache(TokenCache::builder_from(source())).build().is_ok());
 }
 
-// An attempt that may take longer than its renewal was cut off by the renewal's own deadline.
+// An attempt with a longer timeout than its renewal was cut off by the renewal's deadline.
 #[test]
 fn an_attempt_may_not_take_longer_than_its_renewal() {
     let secs = Duration::from_secs;
@@ -250,7 +251,7 @@ fn a_static_id_and_secret_that_basic_cannot_carry_are_named() {
     assert!(Builder::basic("a id", "b é ").build().is_ok());
 }
 
-/// The endpoint reads a clock itself.
+/// The endpoint reads the clock as well.
 #[cfg(feature = "testing")]
 #[test]
 fn a_clock_is_for_the_source_too() {

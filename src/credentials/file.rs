@@ -1,4 +1,4 @@
-//! [`SecretFile`]: a secret in a file that somebody else replaces.
+//! [`SecretFile`]: a secret in a file that another process replaces.
 
 use std::{
     fmt,
@@ -21,41 +21,43 @@ use crate::{error::BoxError, token::BoxFuture};
 /// The longest secret that is read from a file, in bytes.
 const MAX_LEN: usize = 64 * 1024;
 
-/// Credentials whose secret is in a file, which is read again for every attempt.
+/// Credentials whose secret is stored in a file that is read again for every attempt.
 ///
-/// The file's content is the secret, in UTF-8, at most 64 KiB, without control characters; one
-/// newline at its end (`\n` or `\r\n`) is not part of it. Replace it whole (write beside it and
-/// rename, as Kubernetes does with mounted secrets).
+/// The file contains the secret in UTF-8, at most 64 KiB, without control characters. One trailing
+/// newline (`\n` or `\r\n`) is ignored. Replace the file atomically: write a new file next to it
+/// and rename it, as Kubernetes does for mounted secrets.
 ///
-/// A change is noticed by the file's time of modification and length. While a refusal of the
-/// credentials is remembered, each call sets off a look at the file on the blocking pool of its
-/// runtime, at most one at a time, and learns what the former look has found. So the call after the
-/// first one that follows a change asks with the new secret. Clones share what was found.
+/// Changes are detected by modification time and length. While a refusal of the credentials is
+/// remembered, each call starts a check of the file on the blocking pool of its runtime, at most
+/// one at a time, and uses the result of the previous check. After a change, therefore, the first
+/// call triggers the check, and the next one requests a token with the new secret. Clones share the
+/// result.
 ///
-/// Needs a Tokio runtime, since the file is read on its blocking pool. The file's permissions are
-/// not looked at.
+/// A Tokio runtime is required, since the file is read on its blocking pool. The file's permissions
+/// are not checked.
 #[derive(Clone)]
 pub struct SecretFile {
     id: Box<str>,
     file: Arc<Watched>,
 }
 
-/// The file, and what was last seen of it.
+/// The file and its last observed state.
 struct Watched {
     path: PathBuf,
-    /// How often it has changed.
+    /// The number of changes observed so far.
     version: AtomicU64,
-    /// `None`: nobody has looked yet.
+    /// `None` if the file has not been checked yet.
     seen: Mutex<Option<Traits>>,
-    /// A look is under way.
+    /// Whether a check is in progress.
     looking: AtomicBool,
 }
 
-/// What tells one content of the file from the next. `None` for a file that is not there.
+/// The traits that distinguish one version of the file from the next. `None` if the file does not
+/// exist.
 type Traits = Option<(Option<SystemTime>, u64)>;
 
 impl Watched {
-    /// Looks whether the file has changed. Blocks.
+    /// Checks whether the file has changed. Blocks the thread.
     fn look(&self) {
         let metadata = fs::metadata(&self.path);
         let traits = metadata.map(|meta| (meta.modified().ok(), meta.len())).ok();
@@ -66,11 +68,12 @@ impl Watched {
     }
 }
 
-/// The look that is under way. It is over when this is dropped, also by a runtime that ends first.
+/// Guard of the check in progress. Dropping it ends the check, also if the runtime shuts down
+/// first.
 struct Look(Arc<Watched>);
 
 impl Look {
-    /// `None`: one is under way.
+    /// Begins a check. Returns `None` if one is in progress.
     fn begin(file: &Arc<Watched>) -> Option<Self> {
         (!file.looking.swap(true, Ordering::Acquire)).then(|| Self(Arc::clone(file)))
     }
@@ -83,7 +86,8 @@ impl Drop for Look {
 }
 
 impl SecretFile {
-    /// Credentials of the client `id`, with the secret in the file at `path`. Nothing is read yet.
+    /// Creates the credentials of the client `id`, with the secret in the file at `path`. The file
+    /// is not read yet.
     pub fn new(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
         let file = Watched {
             path: path.into(),
@@ -99,10 +103,11 @@ impl CredentialsProvider for SecretFile {
     fn credentials(&self) -> BoxFuture<'_, Result<ClientCredentials, BoxError>> {
         Box::pin(async move {
             let file = Arc::clone(&self.file);
-            // `spawn_blocking` panics without a runtime; this says so instead.
+            // `spawn_blocking` panics without a runtime; this returns an error instead.
             let runtime = Handle::try_current()?;
             let reading = runtime.spawn_blocking(move || {
-                // Before it is read: a change in between is found later, and none is missed.
+                // Checked before reading: a change in between is then found by the next check, and
+                // none is missed.
                 file.look();
                 read(&file.path)
             });
@@ -111,7 +116,8 @@ impl CredentialsProvider for SecretFile {
         })
     }
 
-    /// As of the last look. Does not block; without a runtime it looks at once.
+    /// Returns the version found by the last check. Does not block; without a runtime, checks
+    /// immediately.
     fn version(&self) -> u64 {
         if let Some(look) = Look::begin(&self.file) {
             match Handle::try_current() {
@@ -133,13 +139,14 @@ fn read(path: &Path) -> Result<Zeroizing<String>, BoxError> {
     let fail = |problem: &str| format!("the client secret file {} {problem}", path.display());
     let unreadable = |error| fail(&format!("cannot be read: {error}"));
 
-    // Opening a pipe would block until somebody writes to it, and it could be read but once.
+    // Opening a pipe would block until another process writes to it, and its content could be read
+    // only once.
     if !fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(fail("is not a regular file").into());
     }
 
-    // All the room at once: growing would leave copies of the secret behind. One byte more than
-    // may come, and one more to see that it is the end.
+    // Allocated once, since growing the buffer would leave copies of the secret behind. One extra
+    // byte for a longer newline, and one to detect that the file is too long.
     let mut content = Zeroizing::new(vec![0; MAX_LEN + 2]);
     let mut file = File::open(path).map_err(unreadable)?;
     let mut len = 0;
@@ -153,7 +160,7 @@ fn read(path: &Path) -> Result<Zeroizing<String>, BoxError> {
     }
 
     let text = std::str::from_utf8(content.get(..len).unwrap_or_default());
-    // A character that was cut in two at the cap is not bad UTF-8 but a file that is too long.
+    // If the cap splits a character, the file is too long rather than invalid UTF-8.
     let secret = match text {
         Ok(text) => {
             text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line))
@@ -256,8 +263,8 @@ mod tests {
         assert_ne!(provider.version(), after);
     }
 
-    /// Pins the thread of a runtime that waits for a file system: a `stat` on a network share may
-    /// take as long as it likes.
+    /// Fails if a runtime thread waits for a file system: a `stat` on a network share may block
+    /// indefinitely.
     #[test]
     fn the_version_is_found_on_the_blocking_pool_one_look_at_a_time() {
         let file = TempFile::with("one");
@@ -269,7 +276,7 @@ mod tests {
             let before = provider.version();
             tokio::task::spawn_blocking(|| ()).await.unwrap();
 
-            // The only thread of the pool stands for a file system that does not answer.
+            // The pool's only thread simulates a file system that does not respond.
             let (answer, hanging) = std::sync::mpsc::channel::<()>();
             let hangs = tokio::task::spawn_blocking(move || hanging.recv());
             fs::write(&file.0, "another").unwrap();
@@ -305,7 +312,7 @@ mod tests {
         fs::write(&file.0, "two").unwrap();
         let written = File::options().write(true).open(&file.0).unwrap();
         let modified = written.metadata().unwrap().modified().unwrap();
-        // File systems may be as coarse as that.
+        // Some file systems have a resolution of 2 s.
         written.set_modified(modified + std::time::Duration::from_secs(2)).unwrap();
         assert_ne!(provider.version(), before);
     }

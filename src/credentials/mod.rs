@@ -1,18 +1,19 @@
-//! Where the client's id and secret come from: the [`CredentialsProvider`] trait and the kinds
-//! that are built in.
+//! Providers of the client id and secret: the [`CredentialsProvider`] trait and its built-in
+//! implementations.
 //!
-//! How the two are put into a token request is decided in `endpoint::request`, what a refusal of
-//! them means for the next attempt in the renewal.
+//! `endpoint::request` decides how they are sent, and the renewal decides how a refusal affects the
+//! next attempt.
 //!
-//! | the secret | use |
+//! | the secret | type |
 //! |---|---|
 //! | never changes | [`ClientCredentials`] itself (`Builder::client_secret`) |
-//! | is in a file that somebody else replaces, such as a mounted Kubernetes secret | [`SecretFile`] (`Builder::client_secret_file`) |
+//! | is in a file that another process replaces, such as a mounted Kubernetes secret | [`SecretFile`] (`Builder::client_secret_file`) |
 //! | is replaced by this program | [`RotatingSecret`] |
 //! | comes from a vault or a secret manager | a [`CredentialsProvider`] of your own |
 //!
-//! The provider is asked again for every attempt, so a new secret needs no restart. When the server
-//! refuses the credentials, the attempt is repeated at once if the provider now gives other ones.
+//! The provider is called for every attempt, so a new secret takes effect without a restart. If the
+//! server refuses the credentials, the attempt is repeated immediately if the provider now returns
+//! different ones.
 //!
 //! ```
 //! use tower_oauth2_client_credentials::{
@@ -47,24 +48,24 @@ use zeroize::Zeroizing;
 pub use self::{file::SecretFile, rotating::RotatingSecret};
 use crate::{error::BoxError, token::BoxFuture};
 
-/// Gives the client's id and secret, again for every attempt to get a token.
+/// A provider of the client id and secret, which is called for every attempt to fetch a token.
 ///
 /// See the [module](self) for an example.
 pub trait CredentialsProvider: Send + Sync + 'static {
-    /// Returns the credentials as they are now.
+    /// Returns the current credentials.
     ///
-    /// It runs inside a renewal, at most once per attempt and under the attempt's deadline; it
-    /// must not block the thread.
+    /// It is called at most once per attempt, and the attempt's deadline applies to it. It must not
+    /// block the thread.
     ///
     /// # Errors
     ///
-    /// Returns an error if the credentials are unavailable. It is treated as transient: the attempt is
-    /// repeated as if the token endpoint had not been reached. Keep secrets out of its text.
+    /// Returns an error if the credentials are unavailable. The error is treated as transient, like
+    /// an unreachable token endpoint. Its message must not contain secrets.
     fn credentials(&self) -> BoxFuture<'_, Result<ClientCredentials, BoxError>>;
 
     /// Returns a number that changes when the credentials change, so that a remembered refusal is
-    /// forgotten at once. Cheap: no I/O beyond a `stat`. Leave it at 0 if it cannot be known; the
-    /// new credentials are then found when the refusal has run out.
+    /// forgotten immediately. It must be cheap: no I/O beyond a `stat`. Keep the default of 0 if
+    /// changes cannot be detected; new credentials are then used once the refusal has expired.
     fn version(&self) -> u64 {
         0
     }
@@ -82,8 +83,8 @@ impl<T: CredentialsProvider + ?Sized> CredentialsProvider for Arc<T> {
 
 /// The id and secret of a client (RFC 6749 section 2.3.1).
 ///
-/// Nothing is checked here: what cannot be sent is refused when the request is made. As a
-/// [`CredentialsProvider`] it gives itself, forever.
+/// Nothing is validated here; values that cannot be sent are refused when the request is built. As
+/// a [`CredentialsProvider`], this type always returns itself.
 #[derive(Clone)]
 pub struct ClientCredentials {
     id: Box<str>,
@@ -91,18 +92,18 @@ pub struct ClientCredentials {
 }
 
 impl ClientCredentials {
-    /// Makes the credentials of the client `id`. The secret's bytes are zeroized on drop.
+    /// Creates the credentials of the client `id`. The secret is zeroized on drop.
     pub fn new(id: impl Into<String>, secret: impl Into<String>) -> Self {
         Self { id: id.into().into_boxed_str(), secret: Zeroizing::new(secret.into()) }
     }
 
-    /// Returns the client's id (`client_id`), which is no secret.
+    /// Returns the client id (`client_id`), which is not secret.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Returns the client's secret (`client_secret`). Keep it out of logs and errors.
+    /// Returns the client secret (`client_secret`). Keep it out of logs and errors.
     #[must_use]
     pub fn expose_secret(&self) -> &str {
         &self.secret
@@ -121,15 +122,16 @@ impl CredentialsProvider for ClientCredentials {
     }
 }
 
-/// A hash of the credentials, by which to tell later whether they have changed. Keyed by a random
-/// key of this process, so it reveals nothing about the secret.
+/// Returns a hash of the credentials, which is compared later to detect a change. The hash is keyed
+/// with a random per-process key, so it reveals nothing about the secret.
 pub(crate) fn fingerprint(credentials: &ClientCredentials) -> u64 {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     KEY.hash_one((credentials.id(), credentials.expose_secret()))
 }
 
-/// What is wrong with a client's id, if anything; reads on from its name. RFC 6749 appendix A.1
-/// allows printable ASCII; other printable characters are let pass, since servers have them.
+/// Returns what is wrong with a client id, if anything, as a predicate to follow its name. RFC 6749
+/// appendix A.1 allows printable ASCII; other printable characters are accepted because some
+/// servers issue them.
 pub(crate) fn id_problem(id: &str) -> Option<&'static str> {
     if let Some(problem) = emptiness(id) {
         Some(problem)
@@ -140,7 +142,7 @@ pub(crate) fn id_problem(id: &str) -> Option<&'static str> {
     }
 }
 
-/// The same for a client's secret (RFC 6749 appendix A.2).
+/// Returns what is wrong with a client secret, like [`id_problem`] (RFC 6749 appendix A.2).
 pub(crate) fn secret_problem(secret: &str) -> Option<&'static str> {
     if let Some(problem) = emptiness(secret) {
         Some(problem)
@@ -153,7 +155,8 @@ pub(crate) fn secret_problem(secret: &str) -> Option<&'static str> {
     }
 }
 
-/// What cannot be seen: nothing, blanks, or what some editors begin a file with.
+/// Returns which kind of invisible text this is: empty, only spaces, or a byte order mark, which
+/// some editors insert.
 fn emptiness(text: &str) -> Option<&'static str> {
     if text.is_empty() {
         Some("is empty")

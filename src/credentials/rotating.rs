@@ -1,4 +1,4 @@
-//! [`RotatingSecret`]: a secret that this program replaces while clients use it.
+//! [`RotatingSecret`]: a secret that the program replaces at run time.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use crate::{error::BoxError, token::BoxFuture};
 /// A handle to credentials whose secret can be replaced at any time.
 ///
 /// Clones share one secret. A token that was issued for the old secret stays in use; the new secret
-/// goes out with the next token request, and a remembered refusal of the old one is forgotten.
+/// is sent with the next token request, and a remembered refusal of the old one is forgotten.
 ///
 /// ```
 /// use tower_oauth2_client_credentials::{Builder, credentials::RotatingSecret};
@@ -35,13 +35,13 @@ struct State {
 }
 
 impl RotatingSecret {
-    /// Makes the credentials of the client `id`, with `secret` to begin with.
+    /// Creates the credentials of the client `id`, with `secret` as the initial secret.
     pub fn new(id: impl Into<String>, secret: impl Into<String>) -> Self {
         let credentials = ClientCredentials::new(id, secret);
         Self { state: Arc::new(Mutex::new(State { credentials, version: 0 })) }
     }
 
-    /// Replaces the secret, for all clones of this handle.
+    /// Replaces the secret for all clones of this handle.
     pub fn set(&self, secret: impl Into<String>) {
         let secret = Zeroizing::new(secret.into());
         let mut state = self.lock();
@@ -49,7 +49,8 @@ impl RotatingSecret {
         state.version = state.version.wrapping_add(1);
     }
 
-    /// Nothing can panic while the lock is held, so a poisoned one is whole all the same.
+    /// Locks the state. Nothing can panic while the lock is held, so a poisoned state is still
+    /// consistent.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -57,7 +58,7 @@ impl RotatingSecret {
 
 impl CredentialsProvider for RotatingSecret {
     fn credentials(&self) -> BoxFuture<'_, Result<ClientCredentials, BoxError>> {
-        // Read when it is polled, not when it is made.
+        // Read when the future is polled, not when it is created.
         Box::pin(async move { Ok(self.lock().credentials.clone()) })
     }
 

@@ -1,10 +1,11 @@
-//! May this URI have the token?
+//! The allowed origins: decides whether a request may carry the token.
 //!
-//! This file compares a request's origin (scheme, host, port) with the rules; the layer acts on
-//! the [`Admission`]. Paths and queries play no part, and no error shows one: they may be secret.
+//! This module compares the origin of a request (scheme, host, port) with the allowed ones; the
+//! layer acts on the [`Admission`]. Paths and queries play no part and appear in no error, since
+//! they may be secret.
 //!
-//! Host names are compared as text. They are never resolved, so a name that points at a loopback
-//! address is not loopback, and a name with a dot at its end is another name, as in browsers.
+//! Host names are compared as text and never resolved. A name that points to a loopback address is
+//! therefore not loopback, and a name with a trailing dot is a different name, as in browsers.
 
 mod value;
 
@@ -17,59 +18,60 @@ use crate::error::{ErrorClass, TokenError, server_text};
 
 pub use self::value::{Origin, OriginError};
 
-/// Which origins may have the token.
+/// The origins that may receive the token.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OriginRules {
     allowed: Vec<Origin>,
-    /// The authorities of those that are https, as they are usually written.
+    /// The authorities of the https origins, in their usual spelling.
     usual: Vec<Box<str>>,
     plain_http: bool,
     pass_without: bool,
 }
 
-/// What is to be done with a request, by its target.
+/// The decision on a request, by its target.
 #[derive(Debug)]
 pub(crate) enum Admission {
-    /// It may have the token.
+    /// Send it with the token.
     Attach,
-    /// Send it, but without the token.
+    /// Send it without the token.
     Without,
-    /// Do not send it.
+    /// Fail without sending it.
     Refuse(TokenError),
 }
 
 impl OriginRules {
-    /// Adds an origin that may have the token. With at least one, no other origin may. Listing an
-    /// `http` origin is asking for plain HTTP by name.
+    /// Adds an allowed origin. Once there is one, no other origin receives the token. Adding an
+    /// `http` origin allows plain HTTP to it.
     pub(crate) fn allow(&mut self, origin: Origin) {
         self.usual.extend(origin.https_authority());
         self.allowed.push(origin);
     }
 
-    /// Returns `true` if there is a list of origins.
+    /// Returns `true` if at least one allowed origin was added.
     pub(crate) fn names_any(&self) -> bool {
         !self.allowed.is_empty()
     }
 
-    /// Lets every plain HTTP origin have the token, as long as there is no list of origins.
+    /// Lets every plain HTTP origin receive the token, as long as no allowed origin is added.
     pub(crate) fn allow_plain_http(&mut self) {
         self.plain_http = true;
     }
 
-    /// Sends requests to other origins without the token, in place of an error.
+    /// Sends requests to other origins without the token, instead of failing.
     pub(crate) fn pass_others_without_token(&mut self) {
         self.pass_without = true;
     }
 
-    /// May a request for `uri` have the token?
+    /// Returns whether a request for `uri` may carry the token.
     ///
-    /// A URI without an authority is trusted: where it goes is fixed by what is below.
+    /// A URI without an authority is trusted: its destination is fixed by the inner service.
     pub(crate) fn admit(&self, uri: &Uri) -> Admission {
         if self.may_have_token(uri) { Admission::Attach } else { self.keep_from(uri) }
     }
 
-    /// The same at a glance, for what nearly all requests are: https, and an allowed origin as
-    /// it is usually written. `false` says nothing.
+    /// Returns `true` if `uri` is surely admitted. This is the fast path for almost all requests:
+    /// https, to an allowed origin in its usual spelling. `false` means that [`admit`](Self::admit)
+    /// must decide.
     #[inline]
     pub(crate) fn surely_admit(&self, uri: &Uri) -> bool {
         uri.scheme_str() == Some("https")
@@ -113,8 +115,8 @@ impl OriginRules {
     }
 }
 
-/// Whether nobody on the way can read along: https, or http that stays on this host. Also what
-/// the URL of a token endpoint is held to.
+/// Returns `true` if the connection cannot be eavesdropped on: https, or http that stays on this
+/// host. The URL of a token endpoint must be secure, too.
 pub(crate) fn is_secure(uri: &Uri) -> bool {
     match Scheme::of(uri) {
         Some(Scheme::Https) => true,
@@ -123,12 +125,13 @@ pub(crate) fn is_secure(uri: &Uri) -> bool {
     }
 }
 
-/// Whether `host`, as in a URI, is this host and nothing else: `localhost`, 127.0.0.0/8, `[::1]`.
+/// Returns `true` if `host`, as written in a URI, is certainly this host: `localhost`, 127.0.0.0/8
+/// or `[::1]`.
 ///
-/// Only what is surely so. Not `[::ffff:127.0.0.1]`, which not every system keeps on the host;
-/// not `127.1` or `0x7f.1`, which resolvers read differently; not `localhost.`, which a hosts file
-/// may not have; not `api.localhost`, which RFC 6761 section 6.3 keeps on the host but many
-/// resolvers look up in DNS all the same.
+/// Excluded are `[::ffff:127.0.0.1]`, which some systems route off the host; `127.1` and `0x7f.1`,
+/// which resolvers interpret differently; `localhost.`, which may be missing from the hosts file;
+/// and `api.localhost`, which RFC 6761 section 6.3 keeps on the host but many resolvers look up in
+/// DNS.
 pub(crate) fn is_loopback(host: &str) -> bool {
     if let Some(address) = ipv6(host) {
         return address.is_loopback();
@@ -139,7 +142,7 @@ pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
 }
 
-/// The origin of `uri` as an error may show it: no user info, path or query.
+/// Returns the origin of `uri` in a form that errors may show: without user info, path and query.
 pub(crate) fn shown(uri: &Uri) -> Box<str> {
     let mut text = String::new();
     if let Some(scheme) = uri.scheme_str() {
@@ -222,7 +225,7 @@ mod tests {
         rules.allow_plain_http();
         assert!(attaches(&rules, "http://reports.internal/"));
         assert!(!attaches(&rules, "ftp://reports.internal/"));
-        // With a list, only what it names.
+        // With a list, only its entries.
         rules.allow("https://api.example.com".parse().unwrap());
         assert!(!attaches(&rules, "http://reports.internal/"));
         rules.allow("http://reports.internal".parse().unwrap());

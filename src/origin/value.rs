@@ -1,4 +1,4 @@
-//! [`Origin`]: scheme, host and port, as they are written, shown and compared.
+//! [`Origin`]: parsing, printing and comparing a scheme, host and port.
 
 use std::{fmt, net::Ipv6Addr, str::FromStr};
 
@@ -8,13 +8,14 @@ use crate::error::server_text;
 
 /// An origin: scheme, host and port (RFC 6454), as in `https://api.example.com`.
 ///
-/// Written without a path, a query or user info; one slash at the end is let pass, as URL types
-/// print it. The port may be left out where it is the scheme's own (443, 80). Host names are
-/// compared without regard to case, IPv6 addresses by value; `api.example.com.`, with a dot at the
-/// end, is not `api.example.com`.
+/// The text has no path, query or user info; one trailing slash is accepted, since URL types print
+/// it. The port may be omitted if it is the scheme's default (443, 80). Host names are compared
+/// case-insensitively, IPv6 addresses by value. `api.example.com.`, with a trailing dot, differs
+/// from `api.example.com`.
 ///
-/// [`Builder::allowed_origin`](crate::Builder::allowed_origin) takes one, or its text. Whoever reads
-/// origins from a configuration can parse them there, and has the error where the text is.
+/// [`Builder::allowed_origin`](crate::Builder::allowed_origin) accepts an `Origin` or its text.
+/// Parse origins yourself if you read them from a configuration file and want to report errors
+/// there.
 ///
 /// ```
 /// use tower_oauth2_client_credentials::Origin;
@@ -32,11 +33,11 @@ pub struct Origin {
     scheme: Scheme,
     host: Host,
     port: u16,
-    /// As it is shown: what the others come to, and nothing more.
+    /// The canonical text, derived from the fields above.
     text: Box<str>,
 }
 
-/// The text is not an [`Origin`]. The message shows it, without user info and query.
+/// The error of parsing an [`Origin`]. Its message shows the text, without user info and query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginError {
     text: Box<str>,
@@ -51,14 +52,14 @@ pub(super) enum Scheme {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Host {
-    /// A name or an IPv4 address, in lower case.
+    /// A lowercase name or an IPv4 address.
     Name(Box<str>),
-    /// By value: one address has many spellings.
+    /// An IPv6 address, compared by value since it has many spellings.
     V6(Ipv6Addr),
 }
 
 impl Origin {
-    /// Whether `uri` is of this origin. User info is ignored; nothing is allocated.
+    /// Returns `true` if `uri` has this origin. Ignores user info and does not allocate.
     #[inline]
     pub(super) fn is_of(&self, uri: &Uri) -> bool {
         Scheme::of(uri) == Some(self.scheme)
@@ -66,7 +67,8 @@ impl Origin {
             && uri.host().is_some_and(|host| self.host.is(host))
     }
 
-    /// If it is https: what stands in its URIs between `https://` and the path.
+    /// Returns the authority of an https origin: the text between `https://` and the path of its
+    /// URIs.
     pub(super) fn https_authority(&self) -> Option<Box<str>> {
         self.text.strip_prefix("https://").map(Into::into)
     }
@@ -88,7 +90,7 @@ impl TryFrom<&str> for Origin {
     }
 }
 
-/// As it is shown, which reads as the same origin.
+/// The canonical text, which parses to the same origin.
 impl AsRef<str> for Origin {
     fn as_ref(&self) -> &str {
         &self.text
@@ -163,7 +165,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// An IPv6 address in brackets, as in a URI.
+/// Parses an IPv6 address in brackets, as in a URI.
 pub(super) fn ipv6(host: &str) -> Option<Ipv6Addr> {
     host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
@@ -172,7 +174,7 @@ fn parse(text: &str) -> Result<Origin, &'static str> {
     const SHAPE: &str = "write it as `scheme://host` or `scheme://host:port`";
 
     if !text.is_ascii() {
-        return Err("write an internationalised host name in punycode (`xn--...`)");
+        return Err("write an internationalized host name in punycode (`xn--...`)");
     }
     let (scheme, rest) = text.split_once("://").ok_or(SHAPE)?;
     let scheme = if scheme.eq_ignore_ascii_case("https") {
@@ -182,7 +184,7 @@ fn parse(text: &str) -> Result<Origin, &'static str> {
     } else {
         return Err("the scheme must be https or http");
     };
-    // `http::Uri` and `url::Url` print an origin with one.
+    // `http::Uri` and `url::Url` print an origin with a trailing slash.
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     if rest.contains(['/', '?', '#', '\\']) {
         return Err("it must end after the host or the port, without a path, query or fragment");
@@ -191,9 +193,9 @@ fn parse(text: &str) -> Result<Origin, &'static str> {
         return Err("it must not have user info");
     }
     let (host, port) = if rest.starts_with('[') {
-        let end = rest.find(']').ok_or("a bracket is open")? + 1;
+        let end = rest.find(']').ok_or("a bracket is not closed")? + 1;
         let (host, port) = rest.split_at(end);
-        let address = ipv6(host).ok_or("there is no IPv6 address in the brackets")?;
+        let address = ipv6(host).ok_or("the brackets contain no IPv6 address")?;
         (Host::V6(address), port)
     } else {
         let (name, port) = rest.split_at(rest.find(':').unwrap_or(rest.len()));
@@ -207,7 +209,7 @@ fn parse(text: &str) -> Result<Origin, &'static str> {
             return Err(SHAPE);
         }
         if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
-            return Err("the host has a character that no host name has");
+            return Err("the host contains a character that host names cannot have");
         }
         (Host::Name(name.to_ascii_lowercase().into_boxed_str()), port)
     };
@@ -226,9 +228,9 @@ fn parse(text: &str) -> Result<Origin, &'static str> {
     Ok(Origin { scheme, host, port, text: text.into_boxed_str() })
 }
 
-/// What was given for an origin, without what may be a secret in it.
+/// Returns the text that was given for an origin, without the parts that may be secret.
 fn without_secrets(text: &str) -> Box<str> {
-    // Only behind a scheme: a password may have the same characters.
+    // Only after a scheme, since a password may contain the same characters.
     let is_scheme = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b' ');
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, _)) if is_scheme(scheme) => text.split_at(scheme.len() + 3),
@@ -255,7 +257,7 @@ mod tests {
             ("https://[2001:DB8::1]", "https://[2001:db8::1]"),
             ("https://xn--bcher-kva.example", "https://xn--bcher-kva.example"),
             ("https://example.com.", "https://example.com."),
-            // As `http::Uri` and `url::Url` print one.
+            // The form that `http::Uri` and `url::Url` print.
             ("https://api.example.com/", "https://api.example.com"),
             ("http://[::1]:8080/", "http://[::1]:8080"),
         ] {
@@ -292,7 +294,7 @@ mod tests {
             ("https://a:+80", "`https://a:+80`", "a number"),
             ("https://a:8o", "`https://a:8o`", "a number"),
             ("https://::1", "`https://::1`", "brackets"),
-            ("https://[::1", "`https://[::1`", "bracket is open"),
+            ("https://[::1", "`https://[::1`", "bracket is not closed"),
             ("https://[::g]", "`https://[::g]`", "no IPv6 address"),
             ("https://[::1]x", "`https://[::1]x`", "a number"),
             ("https://*.example.com", "`https://*.example.com`", "wildcards"),

@@ -1,7 +1,6 @@
-//! A body that is sent a second time: what was kept of it, then what is left of the original.
+//! [`Replay`]: a body that is sent a second time.
 //!
-//! This file only reads it out. Whether there may be one is decided in `tee`, where its behaviour
-//! is tested as well.
+//! `tee` decides whether there is a replay, and tests this file's behavior as well.
 
 use std::{
     mem,
@@ -13,18 +12,18 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-/// A body once more: what was kept of it, then the rest of the original.
+/// The second copy of a body: the bytes kept from the original, followed by the unread rest of it.
 pub(crate) struct Replay<B> {
     pub(super) kept: Bytes,
     pub(super) rest: Option<B>,
     pub(super) trailers: Option<HeaderMap>,
-    /// What the original announced, less what has been read of this one: the replay is framed as
-    /// the original was.
+    /// The size that the original announced, less the bytes read from this body: the replay is
+    /// framed like the original.
     pub(super) announced: SizeHint,
 }
 
 impl<B> Replay<B> {
-    /// A body that was empty from the start.
+    /// Creates the replay of an empty body.
     pub(super) fn empty() -> Self {
         let announced = SizeHint::with_exact(0);
         Self { kept: Bytes::new(), rest: None, trailers: None, announced }
@@ -80,8 +79,8 @@ pub(super) fn less(hint_before: &SizeHint, read: u64) -> SizeHint {
     )
 }
 
-/// A size hint of two bounds that may contradict each other: a body can announce too little, and
-/// `SizeHint` panics at that.
+/// Creates a size hint from bounds that may contradict each other: a body may announce too little,
+/// and `SizeHint` panics in that case.
 pub(super) fn hint(lower: u64, upper: Option<u64>) -> SizeHint {
     let mut hint = SizeHint::new();
     if let Some(upper) = upper {

@@ -1,13 +1,12 @@
 //! [`Head`]: the head of a request, kept as bytes.
 //!
-//! A head is kept for each request and thrown away for almost all of them. Copying its bytes into
-//! one buffer costs less than sharing them: the values of most requests are made for the request,
-//! and the first clone of a `HeaderValue` or a `Uri` that is not shared yet costs an allocation, and
-//! each use after it atomic operations, in the inner service's own drop too. A head is parsed again
-//! only for a replay.
+//! A head is kept for every request and discarded for almost all of them. Copying its bytes into
+//! one buffer is cheaper than sharing them: most header values are created for a single request, so
+//! the first clone of such a `HeaderValue` or `Uri` allocates, and every later use costs atomic
+//! operations, including the drop in the inner service. The head is parsed again only for a replay.
 //!
-//! Two kinds of values are shared all the same: those that are marked sensitive, so that no second
-//! copy of a secret lies in memory, and those that are longer than [`LONGEST_COPY`].
+//! Two kinds of values are shared: those marked sensitive, so that memory holds no second copy of a
+//! secret, and those longer than [`LONGEST_COPY`].
 
 use bytes::{Buf, Bytes};
 use http::{
@@ -15,28 +14,28 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 
-/// The longest header value that is copied, in bytes. Copying a value takes 8 ns, and another 8 ns
-/// for each 1,000 bytes up to here, more above; sharing one takes about 40 ns.
+/// The longest header value that is copied, in bytes. Copying takes 8 ns plus 8 ns per 1,000 bytes,
+/// and more above this length; sharing takes about 40 ns.
 const LONGEST_COPY: usize = 2 * 1024;
 
-/// The length of the numbers that stand first.
+/// The length of the leading numbers.
 const PREFIX: usize = 16;
 
-/// In place of a value's length: the value is in [`Head::shared`].
+/// Marks a value that is stored in [`Head::shared`], instead of its length.
 const SHARED: u32 = u32::MAX;
 
-/// The path of most URIs that show this one. See [`parts`].
+/// The path of most URIs that print a single slash. See [`parts`].
 static SLASH: PathAndQuery = PathAndQuery::from_static("/");
 
-/// The head of a request: everything but its extensions and its body.
+/// The head of a request, without its extensions.
 pub(super) struct Head {
     method: Method,
     version: Version,
-    /// The values that are not copied, in the map's order.
+    /// The values that are not copied, in map order.
     shared: Vec<HeaderValue>,
-    /// The lengths of the URI's three parts, the number of headers, and the three parts; then the
-    /// headers in the map's order, each as the lengths of its name and its value, the name, and the
-    /// value. A number takes four bytes.
+    /// The lengths of the three URI parts, the number of headers, and the three parts, followed by
+    /// the headers in map order, each as the length of its name, the length of its value, the name,
+    /// and the value. Each number takes four bytes.
     packed: Vec<u8>,
 }
 
@@ -44,22 +43,23 @@ pub(super) struct Head {
 type UriParts<'a> = [&'a str; 3];
 
 impl Head {
-    /// Returns how many bytes [`pack`](Self::pack) adds to its buffer. `None`: too many to be kept.
+    /// Returns how many bytes [`pack`](Self::pack) appends to its buffer, or `None` if the head is
+    /// too large to keep.
     #[inline]
     pub(super) fn packed_len<B>(request: &Request<B>) -> Option<usize> {
         packed_len(request.uri(), request.headers())
     }
 
-    /// Keeps the head of `request`. What it copies is added to `packed`, which the head keeps;
-    /// there should be room for [`packed_len`](Self::packed_len) bytes.
+    /// Keeps the head of `request`. The copied bytes are appended to `packed`, which becomes part
+    /// of the head and should have room for [`packed_len`](Self::packed_len) more bytes.
     #[inline]
     pub(super) fn pack<B>(request: &Request<B>, mut packed: Vec<u8>) -> Self {
         let shared = pack(request.uri(), request.headers(), &mut packed);
         Self { method: request.method().clone(), version: request.version(), shared, packed }
     }
 
-    /// Makes the head again, as that of a request without a body. With it comes the first part of
-    /// the buffer, of `len` bytes, which was there before the head was packed.
+    /// Rebuilds the head, as a request without a body. Also returns the first `len` bytes of the
+    /// buffer, which preceded the head.
     pub(super) fn unpack(self, len: usize) -> Option<(Request<()>, Bytes)> {
         let mut packed = Bytes::from(self.packed);
         let before = take(&mut packed, len)?;
@@ -69,7 +69,7 @@ impl Head {
         let lens = [take_len(&mut packed)?, take_len(&mut packed)?, take_len(&mut packed)?];
         let count = take_len(&mut packed)?;
         *request.uri_mut() = take_uri(&mut packed, lens)?;
-        // One more, for the token.
+        // One more for the token.
         let mut headers = HeaderMap::try_with_capacity(count + 1).ok()?;
         let mut shared = self.shared.into_iter();
         for _ in 0..count {
@@ -95,7 +95,7 @@ fn packed_len(uri: &Uri, headers: &HeaderMap) -> Option<usize> {
     for (name, value) in headers {
         len += 8 + name.as_str().len() + if is_copied(value) { value.len() } else { 0 };
     }
-    // So each single length has room in its four bytes, too.
+    // This also bounds each single length to four bytes.
     (len < SHARED as usize).then_some(len)
 }
 
@@ -136,8 +136,8 @@ fn is_copied(value: &HeaderValue) -> bool {
 
 fn parts(uri: &Uri) -> UriParts<'_> {
     let path = uri.path_and_query().map(|path| match path.as_str() {
-        // A URI without a path, but with a fragment, has an empty one, which shows as a slash and is
-        // not equal to it. A fragment alone is parsed to the same.
+        // A URI with a fragment but no path has an empty path, which prints as a slash but is not
+        // equal to one. Parsing a lone fragment yields the same.
         "/" if *path != SLASH => "#",
         path => path,
     });
@@ -164,7 +164,7 @@ fn take_uri(packed: &mut Bytes, lens: [usize; 3]) -> Option<Uri> {
     if !scheme.is_empty() {
         parts.scheme = Some(Scheme::try_from(&scheme[..]).ok()?);
     }
-    // A URI that is an authority alone has no path; all others have one.
+    // Only a URI that is just an authority has no path.
     if authority.is_empty() || !scheme.is_empty() {
         parts.path_and_query = Some(PathAndQuery::from_maybe_shared(path).ok()?);
     }

@@ -1,8 +1,8 @@
-//! Keeping a request, and its body, so that it can be sent again.
+//! Keeps requests and their bodies, so that they can be sent again.
 //!
-//! This file holds the [`ReplayBody`] trait and says what is kept of which body; `request` puts it
-//! beside the request's `head`, `tee` keeps a stream while it passes, and `again` is the stream that
-//! is sent the second time. Whether a request is sent again is decided in the layer.
+//! This module defines the [`ReplayBody`] trait and implements it. `request` combines the body with
+//! the request's `head`, `tee` copies a stream as it is sent, and `again` is the stream that is
+//! sent the second time. The layer decides whether a request is replayed.
 
 mod again;
 mod head;
@@ -23,28 +23,29 @@ pub(crate) use self::{
     tee::{TeeHandle, keep_stream},
 };
 
-/// A request body of which enough can be kept to send it a second time.
+/// A request body that can be kept and sent a second time.
 ///
-/// It is implemented for
+/// The trait is implemented for
 ///
 /// - bodies that are cheap to clone (`Bytes`, [`Full`] of `Bytes` or `&[u8]`, [`Empty`], `()`,
-///   `&'static str`): they are cloned, whatever their size, or copied where that costs less;
+///   `&'static str`): they are cloned, regardless of their size, or copied if that is cheaper;
 /// - bodies that own their bytes (`String`, `Vec<u8>`, [`Full`] of `BytesMut`, `Cursor<Vec<u8>>` or
 ///   `VecDeque<u8>`): they are copied, up to the limit;
 /// - boxed bodies ([`BoxBody`] and [`UnsyncBoxBody`] of `Bytes`), which may be streams: their bytes
-///   are copied while they pass, up to the limit. Past the limit the stream goes on untouched and
-///   the request is not sent again;
-/// - with their features: the bodies of axum (as boxed ones), of reqwest (in memory: by reference; as
-///   streams: as boxed ones) and of tonic (calls of one message, up to the limit).
+///   are copied as they are sent, up to the limit. Beyond the limit the stream continues unchanged,
+///   and the request is not replayed;
+/// - with the features of the same names, the body types of axum (like boxed bodies), reqwest (kept
+///   by reference if in memory, otherwise like boxed bodies) and tonic (calls with a single
+///   message, up to the limit).
 ///
-/// The implementations for http-body-util's types are for its version 0.1.
+/// The implementations for the types of http-body-util apply to its version 0.1.
 ///
-/// A body of none of these types shows in the compiler's error where the service is passed on, boxed
-/// or returned. Where a method of it is called, the compiler only says that there is no `call`, or
-/// that the bounds of `ready` or `oneshot` are not met.
+/// If a body type does not implement this trait, the compiler names it where the service is passed
+/// on, boxed or returned. Where a method of the service is called, the error only says that there
+/// is no `call`, or that the bounds of `ready` or `oneshot` are not satisfied.
 ///
-/// A body of another type can be boxed (`http_body_util::BodyExt::boxed_unsync`), or implement the
-/// trait. For one that can be cloned:
+/// Box a body of another type (`http_body_util::BodyExt::boxed_unsync`), or implement the trait for
+/// it. For a type that can be cloned:
 ///
 /// ```
 /// use tower_oauth2_client_credentials::ReplayBody;
@@ -74,24 +75,24 @@ pub(crate) use self::{
     note = "or do without: `.never_replay()` on the layer takes every body"
 )]
 pub trait ReplayBody: Sized {
-    /// What is kept while the request is on its way.
+    /// The data kept while the request is in flight.
     type Kept;
 
-    /// Keeps what is needed to make this body again; called before anything of it was read. `None`:
-    /// it cannot be sent again.
+    /// Keeps the data needed to rebuild this body. Called before any of it is read. Returns `None`
+    /// if the body cannot be sent again.
     ///
-    /// At most `limit` bytes may be copied for this; memory that is shared with the body does not
-    /// count. The body itself may be replaced by one with the same frames that keeps them while
+    /// The implementation may copy at most `limit` bytes; memory that is shared with the body does
+    /// not count. It may replace the body with one that yields the same frames and keeps them as
     /// they pass.
     fn keep(&mut self, limit: usize) -> Option<Self::Kept>;
 
-    /// Makes the body again, with the same bytes and trailers. `None`: it has turned out that this
-    /// is not possible, or not yet, because the first one is still being read.
+    /// Rebuilds the body, with the same bytes and trailers. Returns `None` if that turned out to be
+    /// impossible, or is not possible yet because the original is still being read.
     fn restore(kept: Self::Kept) -> Option<Self>;
 
-    /// Appends the whole body to `packed` if copying it costs less than [`keep`](Self::keep), and it
-    /// has at most `limit` bytes. There must be room for `spare` bytes more afterwards. Returns
-    /// whether it did, in which case [`unpack`](Self::unpack) makes the body again.
+    /// Appends the whole body to `packed` if copying is cheaper than [`keep`](Self::keep) and the
+    /// body has at most `limit` bytes. Reserves room for `spare` more bytes. Returns `true` if the
+    /// body was appended; [`unpack`](Self::unpack) then rebuilds it.
     #[doc(hidden)]
     #[inline]
     fn pack(&mut self, limit: usize, packed: &mut Vec<u8>, spare: usize) -> bool {
@@ -99,7 +100,7 @@ pub trait ReplayBody: Sized {
         false
     }
 
-    /// Makes a body that was packed again.
+    /// Rebuilds a packed body.
     #[doc(hidden)]
     fn unpack(packed: Bytes) -> Option<Self> {
         drop(packed);
@@ -108,12 +109,11 @@ pub trait ReplayBody: Sized {
 }
 
 /// The longest body that is copied although it could be shared, in bytes. The first clone of a
-/// `Bytes` takes about 70 ns with everything that follows from it, as long as a copy of about 6,000
-/// bytes.
+/// `Bytes` takes about 70 ns including its consequences, as long as copying about 6,000 bytes.
 const LONGEST_COPY: usize = 4 * 1024;
 
-/// Appends `data` to `packed` if that costs less than to clone it. Only the first clone is
-/// expensive: `Bytes` that are shared already, or static, are not copied.
+/// Appends `data` to `packed` if that is cheaper than cloning. Only the first clone is expensive:
+/// `Bytes` that are already shared, or static, are not copied.
 #[inline]
 fn pack_unshared(data: &Bytes, limit: usize, packed: &mut Vec<u8>, spare: usize) -> bool {
     let is_copied = data.len() <= LONGEST_COPY.min(limit) && data.is_unique();
@@ -162,7 +162,7 @@ impl ReplayBody for Full<Bytes> {
 
     #[inline]
     fn pack(&mut self, limit: usize, packed: &mut Vec<u8>, spare: usize) -> bool {
-        // `Full` shows its data only to those who take it.
+        // `Full` gives access to its data only by value.
         let Some(data) = mem::take(self).into_inner() else { return false };
         let is_packed = pack_unshared(&data, limit, packed, spare);
         *self = Self::new(data);
@@ -226,7 +226,7 @@ replay_by_copy! {
     Full<VecDeque<u8>>, length;
 }
 
-/// Of a body in one piece.
+/// Returns the length of a body that is in one piece.
 fn length<D: Buf>(body: &Full<D>) -> usize {
     body.size_hint().exact().and_then(|len| len.try_into().ok()).unwrap_or(usize::MAX)
 }
@@ -249,8 +249,8 @@ impl<L: ReplayBody, R: ReplayBody> ReplayBody for Either<L, R> {
     }
 }
 
-/// Implements [`ReplayBody`] for a type that can wrap any body of `Bytes`: `$new` does it. Also for
-/// the adapters: one line for each body of theirs.
+/// Implements [`ReplayBody`] for a type that can wrap any body of `Bytes` with `$new`. The adapters
+/// use it for their body types.
 macro_rules! replay_by_tee {
     ($(($($generics:tt)*) $body:ty, $new:path);* $(;)?) => {$(
         impl<$($generics)*> $crate::replay::ReplayBody for $body {
@@ -316,7 +316,7 @@ mod tests {
         assert!(vec![1_u8, 2].keep(1).is_none());
     }
 
-    /// Pins the copy of a body of any size, for each request.
+    /// Fails if a body of any size is copied for every request.
     #[test]
     fn what_is_in_one_piece_is_copied_up_to_the_limit_unless_it_is_shared() {
         fn is_kept<D: Buf>(data: D, limit: usize) -> bool
@@ -351,7 +351,7 @@ mod tests {
         assert_eq!(read(again).await, "hello");
     }
 
-    /// Two layers on top of each other: the replay of the one is kept by the other.
+    /// Two stacked layers: the replay of the outer one is kept by the inner one.
     #[tokio::test]
     async fn a_replay_can_be_kept_again() {
         let mut body: UnsyncBoxBody<Bytes, Infallible> =
@@ -376,7 +376,7 @@ mod tests {
         }
     }
 
-    /// Nothing comes between such a body and the transport, not even a box.
+    /// The transport receives such a body directly, without even a box.
     #[tokio::test]
     async fn a_body_that_will_exceed_the_limit_is_left_alone() {
         let full = || -> Boxed { Full::new(Bytes::from_static(b"hello")).boxed() };

@@ -1,4 +1,4 @@
-//! [`KeptRequest`]: what is kept of a request while it is in flight, so that it can be sent again.
+//! [`KeptRequest`]: the data kept of a request while it is in flight, so that it can be sent again.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use http::{Extensions, Request};
 
 use super::{ReplayBody, head::Head};
 
-/// A request that can be sent again.
+/// A kept request that can be sent again.
 pub struct KeptRequest<K> {
     head: Head,
     extensions: Extensions,
@@ -14,17 +14,17 @@ pub struct KeptRequest<K> {
 }
 
 enum KeptBody<K> {
-    /// The first bytes of the head's buffer, so many of them.
+    /// The length of the body, which is stored at the start of the head's buffer.
     Packed(usize),
     Kept(K),
 }
 
 impl<K> KeptRequest<K> {
-    /// Keeps `request`, with at most `limit` bytes of its body copied. Called before anything is
-    /// added to the request, since the replay gets an `Authorization` of its own.
+    /// Keeps `request`, copying at most `limit` bytes of its body. Called before the layer adds its
+    /// header, since the replay gets an `Authorization` header of its own.
     ///
-    /// The request keeps its own header map, which has room to spare. Returns `None`, and clones
-    /// nothing, if the request cannot be sent again.
+    /// The request keeps its header map, which has spare capacity. Returns `None`, without cloning
+    /// anything, if the request cannot be sent again.
     pub(crate) fn keep<B: ReplayBody<Kept = K>>(
         request: &mut Request<B>,
         limit: usize,
@@ -43,8 +43,8 @@ impl<K> KeptRequest<K> {
         Some(Self { head: Head::pack(request, packed), extensions, body })
     }
 
-    /// Returns the request once more. `None`: its body is not available, or not yet, because the
-    /// first one is still being read. So this is called before the response is given up.
+    /// Rebuilds the request. Returns `None` if its body is not available, or not yet, because the
+    /// original is still being read. For this reason it is called before the response is discarded.
     pub(crate) fn rebuild<B: ReplayBody<Kept = K>>(self) -> Option<Request<B>> {
         let (head, body) = match self.body {
             KeptBody::Packed(len) => {
@@ -59,7 +59,7 @@ impl<K> KeptRequest<K> {
     }
 }
 
-/// Its headers may be secret.
+/// Shows no headers, which may be secret.
 impl<K> fmt::Debug for KeptRequest<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeptRequest").finish_non_exhaustive()
@@ -96,7 +96,7 @@ mod tests {
     fn a_rebuilt_request_is_the_one_that_was_kept() {
         let mut first = request();
         let kept = KeptRequest::keep(&mut first, 64).unwrap();
-        // What the layer does to the first one is not in the second.
+        // Changes to the original do not affect the replay.
         first.headers_mut().insert("authorization", HeaderValue::from_static("Bearer old"));
         let again: Request<Full<Bytes>> = kept.rebuild().unwrap();
 
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(many, ["a", "b", "a"]);
     }
 
-    /// A generator of numbers below a bound.
+    /// A generator of pseudorandom numbers below a bound.
     struct Random(u64);
 
     impl Random {
@@ -183,7 +183,7 @@ mod tests {
                 "a-name-of-more-than-sixty-four-bytes-which-http-takes-another-way-to-parse",
             ]);
             let len = *random.pick(&[&0, &1, &20, &2_048, &2_049, &5_000]);
-            // All that a value may consist of.
+            // All bytes that a value may contain.
             let bytes = (0..len).map(|_| match 32 + random.below(224) as u8 {
                 127 => b'\t',
                 byte => byte,
@@ -203,7 +203,7 @@ mod tests {
         request
     }
 
-    /// Everything that can be told of a request.
+    /// Returns everything observable about a request.
     fn facts(request: &Request<Full<Bytes>>) -> impl PartialEq + fmt::Debug + use<> {
         let uri = request.uri();
         let headers = request.headers().iter();
@@ -240,7 +240,7 @@ mod tests {
         }
     }
 
-    /// Pins a second copy of a secret in memory, and megabytes that are copied for each request.
+    /// Fails if a secret is copied in memory, or if megabytes are copied for every request.
     #[test]
     fn sensitive_and_long_values_are_shared() {
         let value = |len| HeaderValue::from_maybe_shared(Bytes::from(vec![b'v'; len])).unwrap();
@@ -258,8 +258,8 @@ mod tests {
         }
     }
 
-    /// Pins an allocation and atomic operations for each value that is made for the request, in
-    /// place of one buffer.
+    /// Fails if each value of a request costs an allocation and atomic operations, instead of one
+    /// shared buffer.
     #[test]
     fn a_request_made_of_fresh_parts_is_not_shared() {
         let body = Bytes::from(vec![b'b'; 100]);

@@ -1,15 +1,16 @@
-//! A streaming body that is kept, up to a limit, while it passes, and its second life.
+//! Keeps a streaming body, up to a limit, as it is sent.
 //!
-//! [`Tee`] is what is sent first, [`TeeHandle`] what stays behind, [`Replay`] what is sent again.
-//! A replay is only offered when it is sure to be the same body: the first one has come to its
-//! end, or was dropped before it (the server answered without reading all of it), in which case
-//! the replay is what was kept followed by the rest of the original. Never while it is still being
-//! read, nor after it failed, nor past the limit.
+//! [`Tee`] is the body that is sent first, [`TeeHandle`] is the handle that stays with the layer,
+//! and [`Replay`] is the body that is sent again. A replay is offered only if it is certain to be
+//! the same body: the original was read to its end, or was dropped before that (the server
+//! responded without reading all of it), in which case the replay is the kept part followed by the
+//! rest of the original. There is no replay while the original is still being read, after it
+//! failed, or beyond the limit.
 //!
-//! What is kept is a copy, not the frames themselves: a frame of a few bytes can be a slice of
-//! megabytes, which it would keep alive. So the limit is a bound on memory. The exception is a
-//! body that is one frame, which is kept by reference, as a clone of `Full<Bytes>` would be: it
-//! costs nothing, and what it holds is what the caller held a moment before.
+//! The kept bytes are copies. A frame of a few bytes can be a slice of several megabytes, which
+//! keeping the frame would keep alive; copying makes the limit a bound on memory. The exception is
+//! a body of a single frame, which is kept by reference, like a clone of a `Full<Bytes>`: this
+//! costs nothing, and it holds only memory that the caller held a moment before.
 
 use std::{
     fmt, mem,
@@ -24,30 +25,31 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::again::Replay;
 
-/// The most memory that is taken for what is only announced, in bytes.
+/// The maximum allocation for bytes that are announced but not received yet.
 const FIRST_PIECE: usize = 16 * 1024;
 
-/// A body that passes its frames on and keeps them. Made by [`tee`].
+/// A body that forwards its frames and keeps a copy of them. Created by [`tee`].
 pub(crate) struct Tee<B> {
-    /// Taken only when it is handed over.
+    /// `None` once the body was handed over.
     body: Option<B>,
-    /// `None` once nothing more is kept: all of it was handed over, or there can be no replay.
+    /// `None` once nothing more is kept: the replay was handed over, or is impossible.
     buffer: Option<Buffer>,
     shared: Shared<B>,
 }
 
-/// What is left behind of a body that is on its way.
+/// The layer's handle to a body that is being sent.
 pub struct TeeHandle<B> {
     /// `None` for a body that was empty from the start.
     shared: Option<Shared<B>>,
 }
 
-/// Where the tee leaves the replay for the handle. Empty: there is none, or not yet.
+/// The slot in which the tee leaves the replay for the handle. Empty if there is no replay, or not
+/// yet.
 type Shared<B> = Arc<Mutex<Option<Replay<B>>>>;
 
-/// What has passed so far.
+/// The bytes that have passed so far.
 struct Buffer {
-    /// A body of one frame.
+    /// The only frame, if there was just one.
     whole: Bytes,
     copied: Vec<u8>,
     trailers: Option<HeaderMap>,
@@ -55,18 +57,18 @@ struct Buffer {
     limit: usize,
 }
 
-/// What a frame means for the buffer.
+/// The effect of a frame on the buffer.
 enum Progress {
     More,
     Complete,
     Lost,
 }
 
-/// Puts a [`Tee`] in the place of `body`, unless it is known what will come of it: an empty body
-/// stays as it is and can always be replayed, one that will exceed the limit stays as it is and
-/// cannot. `boxed` makes a `B` of what it can wrap.
+/// Replaces `body` with a [`Tee`], unless the outcome is known in advance: an empty body can always
+/// be replayed and a body larger than the limit never, so both are left unchanged. `boxed` converts
+/// the tee into a `B`.
 ///
-/// This and [`TeeHandle::replay`] are all that an adapter needs.
+/// Adapters need only this and [`TeeHandle::replay`].
 pub(crate) fn keep_stream<B>(
     body: &mut B,
     limit: usize,
@@ -81,13 +83,14 @@ where
     if limit == 0 || body.size_hint().lower() > limit as u64 {
         return None;
     }
-    // The default of a body that can wrap others is an empty one, which costs no allocation.
+    // The default of such a body type is an empty body, which does not allocate.
     let (tee, handle) = tee(mem::take(body), limit);
     *body = boxed(tee);
     Some(handle)
 }
 
-/// Splits `body` into one that keeps up to `limit` bytes of what passes, and a handle on them.
+/// Splits `body` into a body that keeps up to `limit` of its bytes as they pass, and a handle to
+/// them.
 pub(crate) fn tee<B: Body<Data = Bytes>>(body: B, limit: usize) -> (Tee<B>, TeeHandle<B>) {
     let shared = Shared::default();
     let buffer = Buffer {
@@ -123,7 +126,7 @@ where
         let Some(body) = &mut this.body else {
             return Poll::Ready(None);
         };
-        // Out of reach while the body is polled: if it panics, nothing is handed over.
+        // Taken out while the body is polled, so that nothing is handed over if it panics.
         let Some(mut buffer) = this.buffer.take() else {
             return Pin::new(body).poll_frame(cx);
         };
@@ -134,13 +137,14 @@ where
         let progress = match &frame {
             None => Progress::Complete,
             Some(Err(_)) => Progress::Lost,
-            // The handle is gone: the request was answered, and nobody will ask.
+            // The handle was dropped: the request was answered, and no replay will be needed.
             Some(Ok(_)) if Arc::strong_count(&this.shared) == 1 => Progress::Lost,
             Some(Ok(frame)) => buffer.keep(frame, body.is_end_stream()),
         };
         match progress {
             Progress::More => this.buffer = Some(buffer),
-            // Now, and not when this is dropped: some transports hold on to a body that is read.
+            // Hand over now rather than on drop, since some transports hold on to a body after
+            // reading it.
             Progress::Complete => this.hand_over(buffer.followed_by(None)),
             Progress::Lost => {}
         }
@@ -156,7 +160,7 @@ where
     }
 }
 
-/// Dropped before its end: the rest of the body is handed over with what was kept.
+/// If the body is dropped before its end, its rest is handed over with the kept part.
 impl<B> Drop for Tee<B> {
     fn drop(&mut self) {
         if let (Some(buffer), Some(body)) = (self.buffer.take(), self.body.take()) {
@@ -166,8 +170,9 @@ impl<B> Drop for Tee<B> {
 }
 
 impl<B> TeeHandle<B> {
-    /// The body once more, if it can be had: the first one was read to its end within the limit,
-    /// or was dropped. While it is still being read there is none, so ask when it is needed.
+    /// Returns the body for a second request, if the original was read to its end within the limit,
+    /// or was dropped. Returns `None` while the original is still being read, so call this as late
+    /// as possible.
     pub(crate) fn replay(self) -> Option<Replay<B>> {
         match self.shared {
             None => Some(Replay::empty()),
@@ -203,14 +208,14 @@ impl Buffer {
             self.trailers = Some(trailers.clone());
             Progress::Complete
         } else {
-            // A kind of frame that this crate does not know how to repeat.
+            // An unknown kind of frame, which this crate cannot replay.
             Progress::Lost
         }
     }
 
-    /// Copies `data`, for which there is room, and never allocates more than the limit. A size that
-    /// was announced and has not come yet counts up to [`FIRST_PIECE`]: the caller of a proxy may
-    /// announce more than there is memory.
+    /// Copies `data`, which fits into the limit, and never allocates more than the limit. Bytes
+    /// that are announced but not received yet count up to [`FIRST_PIECE`]: the caller of a proxy
+    /// may announce more bytes than fit into memory.
     fn copy(&mut self, data: &[u8]) {
         let (len, capacity) = (self.copied.len(), self.copied.capacity());
         let needed = len + data.len();
@@ -247,8 +252,8 @@ mod tests {
         *,
     };
 
-    /// A body that does what its script says. By default its size is unknown, and it knows its end
-    /// only when it is asked for one frame more.
+    /// A scripted body. By default its size is unknown, and it reports its end only when polled for
+    /// another frame.
     #[derive(Default)]
     struct Script {
         steps: VecDeque<Step>,
@@ -302,7 +307,7 @@ mod tests {
     }
 
     impl<B> Tee<B> {
-        /// The bytes that are held for a replay.
+        /// Returns the number of bytes that are held for a replay.
         fn held(&self) -> usize {
             self.buffer.as_ref().map_or(0, |b| b.whole.len() + b.copied.capacity())
         }
@@ -323,7 +328,7 @@ mod tests {
             .collect()
     }
 
-    /// One poll; `None` is `Pending`.
+    /// Polls once. Returns `None` if the body is pending.
     fn poll<B: Body<Data = Bytes> + Unpin>(
         body: &mut B,
     ) -> Option<Option<Result<Frame<Bytes>, B::Error>>> {
@@ -333,7 +338,7 @@ mod tests {
         }
     }
 
-    /// The next frame that is data, as text.
+    /// Returns the next data frame as text.
     fn chunk<B: Body<Data = Bytes, Error = &'static str> + Unpin>(body: &mut B) -> String {
         loop {
             if let Some(frame) = poll(body) {
@@ -343,7 +348,7 @@ mod tests {
         }
     }
 
-    /// Reads to the end, and checks on the way what every body must keep to.
+    /// Reads to the end, and checks the invariants of every body on the way.
     fn read<B>(mut body: B) -> (String, Option<HeaderMap>)
     where
         B: Body<Data = Bytes, Error = &'static str> + Unpin,
@@ -407,7 +412,7 @@ mod tests {
         assert_eq!(read(replay), (String::new(), Some(some_trailers())));
     }
 
-    /// The server answers before it has read everything: the replay goes on with the original.
+    /// The server responds before it has read everything: the replay continues with the original.
     #[test]
     fn a_body_that_is_dropped_with_some_of_it_left_is_replayed_in_full() {
         let steps =
@@ -432,7 +437,7 @@ mod tests {
         assert_eq!(read(first).0, " world");
     }
 
-    /// Some transports keep a body that they have read until the connection is free.
+    /// Some transports keep a body that was read until the connection is free.
     #[test]
     fn a_body_that_came_to_its_end_need_not_be_dropped() {
         let (mut first, handle) = tee(script([data("hello")]), 64);
@@ -492,7 +497,8 @@ mod tests {
         assert_eq!(read(first).0, "c");
         assert!(handle.replay().is_none());
 
-        // Also when it is dropped before its end, and when a single frame is too much.
+        // This holds also if the body is dropped before its end, and if a single frame exceeds the
+        // limit.
         for steps in [[data("aaaaaaaa"), data("b"), data("c")], [data("aaaaaaaaa"), Wait, Wait]] {
             let (mut first, handle) = tee(script(steps), 8);
             let _ = poll(&mut first);
@@ -540,7 +546,7 @@ mod tests {
         drop(first);
         assert!(handle.replay().is_none());
 
-        // The rest of it may fail in the replay: the error is passed on.
+        // The rest may fail in the replay: the error is passed on.
         let (mut first, handle) = tee(script([data("hello"), Fail]), 64);
         assert_eq!(chunk(&mut first), "hello");
         drop(first);
@@ -580,7 +586,7 @@ mod tests {
                 let replay = again(frames);
                 assert_eq!(replay.size_hint().exact(), announced.exact());
                 assert_eq!(replay.size_hint().upper(), announced.upper());
-                assert!(replay.size_hint().lower() >= [0, 5, 11, 11][frames], "what is at hand");
+                assert!(replay.size_hint().lower() >= [0, 5, 11, 11][frames], "the kept bytes");
                 assert_eq!(read(replay).0, "hello world");
             }
         }
@@ -607,7 +613,7 @@ mod tests {
         const LIMIT: usize = 64 * 1024;
         for size in [1, 1000, 16 * 1024, LIMIT, 10 * 1024 * 1024] {
             let total: usize = if size == 1 { 2 * LIMIT } else { 10 * 1024 * 1024 };
-            // Every frame is a slice of one big block, which none of what is kept may hold on to.
+            // Every frame is a slice of one large block, which the kept bytes must not hold on to.
             let block = Bytes::from(vec![7; 10 * 1024 * 1024]);
             let frames = (0..total.div_ceil(size)).map(|_| Data(block.slice(..size)));
             let (mut first, handle) = tee(script(frames), LIMIT);
@@ -632,8 +638,8 @@ mod tests {
         assert_eq!(first.held(), 11);
     }
 
-    /// Pins the process that one request with a great `Content-Length` ends, where the limit is above
-    /// the memory.
+    /// Fails if a single request with a huge `Content-Length` ends the process because the limit
+    /// exceeds the memory.
     #[test]
     fn no_memory_is_taken_for_a_size_that_is_only_announced() {
         for announced in [1 << 20, 1 << 46, u64::MAX - 1] {
@@ -659,7 +665,8 @@ mod tests {
         assert_eq!(again.as_ptr(), frame.as_ptr());
     }
 
-    /// The answer was not a 401: what was kept is given back though the body is still on its way.
+    /// The response was not a 401: the kept bytes are freed even though the body is still being
+    /// sent.
     #[test]
     fn nothing_is_kept_once_nobody_can_ask() {
         let (mut first, handle) = tee(script([data("hello"), data(" world"), data("!")]), 64);

@@ -1,4 +1,4 @@
-//! [`Answer`]: what a server of the kit is told to answer, well-formed or not.
+//! [`Answer`]: a scripted response of a test server, well-formed or not.
 
 use std::{
     fmt, io,
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 
-/// One scripted answer, for [`AuthorizationServer`](super::AuthorizationServer) and
+/// A scripted response of an [`AuthorizationServer`](super::AuthorizationServer) or a
 /// [`ProtectedApi`](super::ProtectedApi).
 ///
 /// ```
@@ -27,13 +27,13 @@ pub struct Answer {
 
 #[derive(Clone)]
 pub(crate) enum Kind {
-    /// What the server would have answered without a script.
+    /// The response that the server would send without a script.
     AsUsual,
-    /// The connection is closed without an answer.
+    /// The connection is closed without a response.
     Closed,
-    /// The connection stays open, and nothing comes.
+    /// The connection stays open without a response.
     Never,
-    /// Boxed, because answers are also the `Err` of what checks requests.
+    /// Boxed, because answers are also the `Err` of the functions that check requests.
     Response(Box<Scripted>),
 }
 
@@ -45,18 +45,18 @@ pub(crate) struct Scripted {
     end: End,
 }
 
-/// How the body of an answer ends.
+/// The way the body of a response ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Whole,
     Cut,
-    /// `Cut`, at the point where it breaks.
+    /// The state of `Cut` in which the connection breaks.
     Break,
     Never,
 }
 
 impl Answer {
-    /// An answer with this status, without headers or body.
+    /// Creates a response with this status, without headers or body.
     #[must_use]
     pub fn status(status: StatusCode) -> Self {
         let (headers, body) = (HeaderMap::new(), Bytes::new());
@@ -64,20 +64,20 @@ impl Answer {
         Self { kind: Kind::Response(Box::new(scripted)) }
     }
 
-    /// An answer with a JSON body. `json` is sent as it is and need not be valid.
+    /// Creates a response with a JSON body. `json` is sent unchanged and need not be valid.
     #[must_use]
     pub fn json(status: StatusCode, json: impl Into<Bytes>) -> Self {
         Self::status(status).with_header("content-type", "application/json").with_body(json)
     }
 
-    /// An error response of RFC 6749 section 5.2.
+    /// Creates an error response of RFC 6749 section 5.2.
     #[must_use]
     pub fn oauth_error(status: StatusCode, error: &str, description: &str) -> Self {
         let body = serde_json::json!({ "error": error, "error_description": description });
         Self::json(status, body.to_string()).with_header("cache-control", "no-store")
     }
 
-    /// The client is refused: 401 `invalid_client`.
+    /// Creates the response to a refused client, 401 `invalid_client`.
     #[must_use]
     pub fn invalid_client() -> Self {
         Self::oauth_error(
@@ -87,7 +87,7 @@ impl Answer {
         )
     }
 
-    /// A web page, as proxies and captive portals answer.
+    /// Creates a response with an HTML page, as sent by proxies and captive portals.
     #[must_use]
     pub fn html(status: StatusCode) -> Self {
         Self::status(status)
@@ -95,44 +95,47 @@ impl Answer {
             .with_body("<!doctype html><title>Something</title><p>Not what you asked for.")
     }
 
-    /// 503 Service Unavailable.
+    /// Creates a 503 Service Unavailable response.
     #[must_use]
     pub fn unavailable() -> Self {
         Self::status(StatusCode::SERVICE_UNAVAILABLE)
     }
 
-    /// 429 Too Many Requests with a `Retry-After`: seconds, or an HTTP date.
+    /// Creates a 429 Too Many Requests response with a `Retry-After`, in seconds or as an HTTP
+    /// date.
     #[must_use]
     pub fn too_many_requests(retry_after: &str) -> Self {
         Self::status(StatusCode::TOO_MANY_REQUESTS).with_header("retry-after", retry_after)
     }
 
-    /// 401 with this `WWW-Authenticate`. Without one: `Answer::status(StatusCode::UNAUTHORIZED)`.
+    /// Creates a 401 response with this `WWW-Authenticate`. For one without, use
+    /// `Answer::status(StatusCode::UNAUTHORIZED)`.
     #[must_use]
     pub fn challenge(www_authenticate: &str) -> Self {
         Self::status(StatusCode::UNAUTHORIZED).with_header("www-authenticate", www_authenticate)
     }
 
-    /// What the server answers without a script; to leave a gap in one.
+    /// Returns a placeholder for the response that the server would send without a script, to leave
+    /// a gap in a script.
     #[must_use]
     pub fn as_usual() -> Self {
         Self { kind: Kind::AsUsual }
     }
 
-    /// No answer: the connection is closed. In memory: the service fails.
+    /// Creates an answer that closes the connection. In memory, the service fails.
     #[must_use]
     pub fn connection_closed() -> Self {
         Self { kind: Kind::Closed }
     }
 
-    /// No answer, ever: the connection stays open.
+    /// Creates an answer that never comes: the connection stays open.
     #[must_use]
     pub fn never() -> Self {
         Self { kind: Kind::Never }
     }
 
-    /// Adds a header; earlier ones of the same name stay. A name or value that HTTP does not allow
-    /// is left out, which shows in the test at once.
+    /// Adds a header, and keeps earlier ones of the same name. A name or value that HTTP does not
+    /// allow is ignored, which the test will notice.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
         if let Kind::Response(scripted) = &mut self.kind
@@ -144,7 +147,7 @@ impl Answer {
         self
     }
 
-    /// The body, byte for byte.
+    /// Sets the body to these bytes.
     #[must_use]
     pub fn with_body(mut self, bytes: impl Into<Bytes>) -> Self {
         if let Kind::Response(scripted) = &mut self.kind {
@@ -153,19 +156,19 @@ impl Answer {
         self
     }
 
-    /// A body of `len` bytes.
+    /// Sets the body to `len` bytes.
     #[must_use]
     pub fn with_body_of(self, len: usize) -> Self {
         self.with_body(vec![b'x'; len])
     }
 
-    /// The connection breaks after the body's bytes, with more announced.
+    /// Breaks the connection after the body's bytes, with more announced.
     #[must_use]
     pub fn cut_short(self) -> Self {
         self.ending(End::Cut)
     }
 
-    /// The body's bytes are followed by nothing, and it does not end.
+    /// Sends the body's bytes without ever ending the body.
     #[must_use]
     pub fn never_ending(self) -> Self {
         self.ending(End::Never)
@@ -181,7 +184,7 @@ impl Answer {
 
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Neither headers nor body: a script may hold tokens.
+        // Neither headers nor body, since a script may contain tokens.
         match &self.kind {
             Kind::AsUsual => f.write_str("Answer::AsUsual"),
             Kind::Closed => f.write_str("Answer::ConnectionClosed"),
@@ -196,11 +199,11 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// What comes of an answer on its way out.
+/// Converts an answer into an HTTP response, or into the error that closes the connection.
 pub(crate) async fn send(answer: Answer) -> io::Result<http::Response<ResponseBody>> {
     match answer.kind {
         Kind::Never => std::future::pending().await,
-        // Whoever sends has put the usual answer in its place by now.
+        // The caller has replaced `AsUsual` with the usual response.
         Kind::Closed | Kind::AsUsual => {
             Err(io::Error::new(io::ErrorKind::ConnectionReset, "the server closed the connection"))
         }
@@ -217,7 +220,7 @@ pub(crate) async fn send(answer: Answer) -> io::Result<http::Response<ResponseBo
     }
 }
 
-/// The body of an answer: whole, cut short, or never ending.
+/// The body of a response: complete, cut short, or never ending.
 pub struct ResponseBody {
     data: Option<Bytes>,
     end: End,
@@ -235,7 +238,7 @@ impl Body for ResponseBody {
             Some(data) if !data.is_empty() => Poll::Ready(Some(Ok(Frame::data(data)))),
             _ => match self.end {
                 End::Whole => Poll::Ready(None),
-                // hyper would drop what it has not written yet; a pause lets it out.
+                // hyper would drop bytes that it has not written yet; a pause flushes them.
                 End::Cut => {
                     self.end = End::Break;
                     cx.waker().wake_by_ref();
@@ -245,7 +248,7 @@ impl Body for ResponseBody {
                     self.end = End::Whole;
                     Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())))
                 }
-                // Nobody is woken: that is the point.
+                // Intentionally pending forever, without a waker.
                 End::Never => Poll::Pending,
             },
         }

@@ -1,4 +1,4 @@
-//! [`AuthorizationServerBuilder`]: what is settled about a server before it starts.
+//! [`AuthorizationServerBuilder`]: the settings that are fixed before a server starts.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use super::{
 
 static SERIES: AtomicU64 = AtomicU64::new(1);
 
-/// Makes an [`AuthorizationServer`].
+/// A builder for an [`AuthorizationServer`].
 pub struct AuthorizationServerBuilder {
     flavor: Flavor,
     basic: BasicDecoding,
@@ -28,57 +28,58 @@ pub struct AuthorizationServerBuilder {
 }
 
 impl AuthorizationServerBuilder {
-    /// A client that may have tokens. The first call replaces the client `test-client`.
+    /// Adds a client that may request tokens. The first call replaces the default client
+    /// `test-client`.
     #[must_use]
     pub fn client(mut self, id: impl Into<String>, secret: impl Into<String>) -> Self {
         self.clients.insert(id.into(), secret.into());
         self
     }
 
-    /// Whose token endpoint it behaves like; [`Flavor::Rfc6749`] if not given.
+    /// Sets which provider's token endpoint the server imitates. Default: [`Flavor::Rfc6749`].
     #[must_use]
     pub fn flavor(mut self, flavor: Flavor) -> Self {
         self.flavor = flavor;
         self
     }
 
-    /// How long tokens live, and say so; the flavor's own lifetime if not given.
+    /// Sets the actual and announced lifetime of tokens. Default: that of the flavor.
     #[must_use]
     pub fn token_lifetime(mut self, lifetime: Duration) -> Self {
         self.lifetime = Some(lifetime);
         self
     }
 
-    /// How it reads HTTP Basic (flavor `Rfc6749`).
+    /// Sets how the server decodes HTTP Basic (flavor `Rfc6749` only).
     #[must_use]
     pub fn basic_decoding(mut self, basic: BasicDecoding) -> Self {
         self.basic = basic;
         self
     }
 
-    /// The `token_type` that it tells, in place of `Bearer`.
+    /// Sets the `token_type` in responses. Default: `Bearer`.
     #[must_use]
     pub fn token_type(mut self, token_type: impl Into<String>) -> Self {
         self.token_type = token_type.into();
         self
     }
 
-    /// How many tokens it issues in 24 hours; then it answers 429.
+    /// Limits the tokens issued in 24 hours. Beyond the limit the server responds with 429.
     #[must_use]
     pub fn daily_limit(mut self, tokens: usize) -> Self {
         self.daily_limit = Some(tokens);
         self
     }
 
-    /// The clock by which tokens expire. A suspend of the client's host lets them expire, a step
-    /// of its wall clock does not: the server keeps the right time.
+    /// Sets the clock that decides when tokens expire. Suspending the client's host lets them
+    /// expire; a step of its wall clock does not, since the server keeps the right time.
     #[must_use]
     pub fn clock(mut self, clock: ManualClock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// The server, up and without a script.
+    /// Builds the server, which is up and has no script.
     #[must_use]
     pub fn build(self) -> AuthorizationServer {
         let mut clients = self.clients;

@@ -1,7 +1,7 @@
-//! [`AuthorizationServer`]: issues tokens, on a script, and remembers them.
+//! [`AuthorizationServer`]: a scripted server that issues tokens and remembers them.
 //!
-//! It decides which client gets which token and for how long. How a provider wants to be asked is
-//! [`Flavor`]'s.
+//! It decides which client gets which token, and for how long. The format of requests and responses
+//! is defined by [`Flavor`].
 
 use std::{
     fmt, io,
@@ -22,8 +22,8 @@ use super::{
 
 /// A scripted authorization server. Clones are handles to the same server.
 ///
-/// Every ability can be changed while requests are under way. A request is decided on when it
-/// arrives, tokens included, and answered after the [delay](Self::delay_answers).
+/// Its behavior can be changed while requests are in flight. A request, including its token, is
+/// decided when it arrives, and answered after the [delay](Self::delay_answers).
 #[derive(Clone)]
 pub struct AuthorizationServer {
     shared: Arc<Shared>,
@@ -35,14 +35,14 @@ struct Shared {
 }
 
 impl AuthorizationServer {
-    /// A server as RFC 6749 has it, with the client `test-client`, secret `test-secret`, and
-    /// tokens that live 3600 s.
+    /// Creates a server that follows RFC 6749, with the client `test-client`, the secret
+    /// `test-secret`, and tokens that live 3600 s.
     #[must_use]
     pub fn new() -> Self {
         Self::builder().build()
     }
 
-    /// A server made to measure.
+    /// Returns a builder with more settings.
     #[must_use]
     pub fn builder() -> AuthorizationServerBuilder {
         AuthorizationServerBuilder::default()
@@ -52,58 +52,58 @@ impl AuthorizationServer {
         Self { shared: Arc::new(Shared { rules, state: Mutex::new(state) }) }
     }
 
-    /// The token endpoint as a tower service.
+    /// Returns the token endpoint as a tower service.
     #[must_use]
     pub fn service(&self) -> InMemory {
         InMemory { handler: Arc::new(self.clone()) }
     }
 
-    /// The URL to give to a client whose transport is [`service`](Self::service).
+    /// Returns the token URL for a client whose transport is [`service`](Self::service).
     #[must_use]
     pub fn token_url(&self) -> String {
         format!("http://localhost{}", self.token_path())
     }
 
-    /// The path of the token endpoint.
+    /// Returns the path of the token endpoint.
     #[must_use]
     pub fn token_path(&self) -> &'static str {
         self.shared.rules.flavor.token_path()
     }
 
-    /// Tokens issued from now on live this long and say so. Zero is allowed.
+    /// Sets the actual and announced lifetime of tokens issued from now on. Zero is allowed.
     pub fn issue_for(&self, lifetime: Duration) {
         let mut state = self.state();
         state.lifetime = lifetime;
         state.announced = Announced::Truth;
     }
 
-    /// Tokens issued from now on do not say how long they live (and live as long as before).
+    /// Omits `expires_in` from now on. The tokens' actual lifetime is unchanged.
     pub fn leave_out_expires_in(&self) {
         self.state().announced = Announced::Nothing;
     }
 
-    /// From now on `expires_in` is this JSON text, true or not, such as `"3600"` in quotes, `-1`
-    /// or `null`. Tokens live as long as before.
+    /// Sets the JSON text of `expires_in` from now on, true or not, such as `"3600"` in quotes,
+    /// `-1` or `null`. The tokens' actual lifetime is unchanged.
     pub fn announce_expires_in(&self, json: impl Into<String>) {
         self.state().announced = Announced::Json(json.into());
     }
 
-    /// Every answer from now on comes this much later, by tokio's clock.
+    /// Delays every response from now on, by tokio's clock.
     pub fn delay_answers(&self, delay: Duration) {
         self.state().delay = delay;
     }
 
-    /// The next request gets this answer (after those already scripted).
+    /// Sends this response to the next request, after those already scripted.
     pub fn respond_once(&self, answer: Answer) {
         self.state().script.push_back(answer);
     }
 
-    /// The next requests get these answers, one each (after those already scripted).
+    /// Sends these responses to the next requests, one each, after those already scripted.
     pub fn script(&self, answers: impl IntoIterator<Item = Answer>) {
         self.state().script.extend(answers);
     }
 
-    /// From now on no connection gets an answer.
+    /// Closes every connection without a response from now on.
     pub fn down(&self) {
         self.state().down = true;
     }
@@ -113,8 +113,8 @@ impl AuthorizationServer {
         self.state().down = false;
     }
 
-    /// From now on the last token is handed out again, with what is left of its life; even if it
-    /// is revoked or expired.
+    /// Issues the last token again from now on, with the rest of its lifetime, even if it is
+    /// revoked or expired.
     pub fn repeat_token(&self) {
         self.state().repeating = true;
     }
@@ -124,52 +124,52 @@ impl AuthorizationServer {
         self.state().repeating = false;
     }
 
-    /// The API refuses this token from now on. An unknown token is nothing to revoke.
+    /// Makes the API reject this token from now on. An unknown token is ignored.
     pub fn revoke(&self, token: &str) {
         self.state().revoke(token);
     }
 
-    /// The API refuses all tokens issued so far.
+    /// Makes the API reject all tokens issued so far.
     pub fn revoke_all(&self) {
         self.state().revoke_all();
     }
 
-    /// The client has this secret from now on, and not the old one. A new id is a new client.
+    /// Replaces the client's secret from now on. A new id adds a client.
     pub fn change_secret(&self, client_id: impl Into<String>, secret: impl Into<String>) {
         self.state().clients.insert(client_id.into(), secret.into());
     }
 
-    /// How often a token was handed out, repeated ones included.
+    /// Returns how many tokens were issued, including repeated ones.
     #[must_use]
     pub fn issued(&self) -> u64 {
         self.state().answers_with_token
     }
 
-    /// The token that was issued last, as the client must present it.
+    /// Returns the last token issued, in the form that the client must send.
     #[must_use]
     pub fn last_token(&self) -> Option<String> {
         self.state().last_token().map(str::to_owned)
     }
 
-    /// How many requests have arrived, answered or not.
+    /// Returns how many requests have arrived, answered or not.
     #[must_use]
     pub fn requests(&self) -> usize {
         self.state().journal.len()
     }
 
-    /// How many attempts met a server that was [down](Self::down).
+    /// Returns how many connections were refused while the server was [down](Self::down).
     #[must_use]
     pub fn refused_connections(&self) -> u64 {
         self.state().refused_connections
     }
 
-    /// Every request that has arrived, in order.
+    /// Returns every request that has arrived, in order.
     #[must_use]
     pub fn journal(&self) -> Vec<TokenRequest> {
         self.state().journal.clone()
     }
 
-    /// Which token this is, and whether it is valid now.
+    /// Returns the number of `token`, and whether it is valid now.
     pub(crate) fn look_up(&self, token: &str) -> Option<(u64, bool)> {
         let now = self.shared.rules.clock.elapsed();
         self.state().look_up(token, now)
@@ -179,7 +179,7 @@ impl AuthorizationServer {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The answer, and how long it takes.
+    /// Returns the response, and its delay.
     fn decide(&self, request: TokenRequest) -> (Answer, Duration) {
         let mut state = self.state();
         let scripted = state.script.pop_front();

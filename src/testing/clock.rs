@@ -1,6 +1,6 @@
-//! [`ManualClock`]: the two clocks of a host, moved by a test.
+//! [`ManualClock`]: the two clocks of a host, controlled by a test.
 //!
-//! What the clocks mean for a token is decided where they are read.
+//! The code that reads the clocks decides how they affect a token.
 
 use std::{
     fmt,
@@ -12,14 +12,14 @@ use tokio::time::Instant;
 
 use crate::clock::{Clock, Now, ReadClock};
 
-/// 2025-01-01T00:00:00Z, so that a test's dates are the same every day.
+/// The initial wall time, 2025-01-01T00:00:00Z, so that a test sees the same dates on every run.
 const START: Duration = Duration::from_secs(1_735_689_600);
 
-/// A monotonic and a wall clock that a test moves. Clones show the same time.
+/// A monotonic and a wall clock controlled by a test. Clones show the same time.
 ///
 /// Both follow tokio's clock: with `#[tokio::test(start_paused = true)]` (or `tokio::time::pause`)
-/// they stand still until the runtime has nothing else to do or `tokio::time::advance` is called.
-/// On top of that the wall clock can be stepped, and the host be suspended.
+/// they stand still until the runtime is idle or `tokio::time::advance` is called. In addition, the
+/// wall clock can be stepped, and the host can be suspended.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -44,7 +44,7 @@ struct Inner {
     shifts: Mutex<Shifts>,
 }
 
-/// What separates the wall clock from the monotonic one.
+/// The offsets of the two clocks from tokio's.
 #[derive(Clone, Copy, Default)]
 struct Shifts {
     suspended: Duration,
@@ -53,13 +53,13 @@ struct Shifts {
 }
 
 impl ManualClock {
-    /// A clock whose wall shows 2025-01-01T00:00:00Z.
+    /// Creates a clock whose wall clock starts at 2025-01-01T00:00:00Z.
     #[must_use]
     pub fn new() -> Self {
         Self::with_epoch(START)
     }
 
-    /// A clock whose wall shows `wall`; a time before 1970 counts as 1970.
+    /// Creates a clock whose wall clock starts at `wall`; a time before 1970 counts as 1970.
     #[must_use]
     pub fn starting_at(wall: SystemTime) -> Self {
         Self::with_epoch(wall.duration_since(UNIX_EPOCH).unwrap_or_default())
@@ -70,38 +70,38 @@ impl ManualClock {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Someone sets the wall clock forward. No time passes.
+    /// Steps the wall clock forward. No time passes.
     pub fn step_wall_forward(&self, by: Duration) {
         let mut shifts = self.shifts();
         shifts.forward = shifts.forward.saturating_add(by);
     }
 
-    /// Someone sets the wall clock back, at most to 1970. No time passes.
+    /// Steps the wall clock back, at most to 1970. No time passes.
     pub fn step_wall_back(&self, by: Duration) {
         let mut shifts = self.shifts();
         shifts.back = shifts.back.saturating_add(by);
     }
 
-    /// The host sleeps: time passes, and the wall clock shows it, but the monotonic clock does not.
+    /// Suspends the host: time passes on the wall clock, but not on the monotonic clock.
     pub fn suspend(&self, by: Duration) {
         let mut shifts = self.shifts();
         shifts.suspended = shifts.suspended.saturating_add(by);
     }
 
-    /// What the wall clock shows.
+    /// Returns the time of the wall clock.
     #[must_use]
     pub fn wall(&self) -> SystemTime {
         self.now().system_time()
     }
 
-    /// The time that has really passed since the clock was made: suspends count, steps do not.
-    /// Another host's clock, such as the authorization server's, goes by this.
+    /// Returns the time that has actually passed since the clock was created, counting suspends but
+    /// not steps. Clocks of other hosts, such as the authorization server's, follow this time.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.mono().saturating_add(self.shifts().suspended)
     }
 
-    /// The clock as the crate's own code takes it.
+    /// Converts the clock into the type that the crate uses internally.
     #[allow(dead_code, reason = "called by builders that another feature may leave out")]
     pub(crate) fn to_clock(&self) -> Clock {
         Clock::Test(Arc::new(self.clone()))

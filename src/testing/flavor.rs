@@ -1,8 +1,8 @@
-//! [`Flavor`]: how a provider's token endpoint wants to be asked, and how it answers.
+//! [`Flavor`]: the format of a provider's token requests and responses.
 //!
-//! Written against the providers' documents and recorded answers, and on purpose without the
-//! crate's own code for token requests: a mistake there must not be made here as well. Who the
-//! clients are and which token is issued is decided by the server.
+//! Written from the providers' documentation and recorded responses. It deliberately shares no code
+//! with the crate's own token requests, so that a mistake there is not repeated here. The server
+//! decides which clients exist and which token is issued.
 
 use std::time::Duration;
 
@@ -17,44 +17,45 @@ use super::{
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Whose token endpoint the authorization server behaves like.
+/// The provider whose token endpoint the authorization server imitates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Flavor {
-    /// RFC 6749 to the letter: `POST /token` with a form, the client's id and secret by Basic or
-    /// in the body but not both, percent-encoded in Basic. 3600 s.
+    /// RFC 6749 to the letter: `POST /token` with a form, with the client id and secret either in
+    /// Basic, percent-encoded, or in the body, but not in both. Tokens live 3600 s.
     #[default]
     Rfc6749,
-    /// Auth0 and what is built on it: `POST /oauth/token` with a JSON body `grant_type`,
-    /// `client_id`, `client_secret`, `audience`. The token looks like a JWT. 86,400 s.
+    /// Auth0 and compatible servers: `POST /oauth/token` with a JSON body of `grant_type`,
+    /// `client_id`, `client_secret` and `audience`. Tokens look like JWTs and live 86,400 s.
     ///
-    /// For an API with a daily limit on tokens, add
+    /// To imitate an API with a daily limit on tokens, add
     /// [`daily_limit`](super::AuthorizationServerBuilder::daily_limit).
     Auth0,
     /// Podero, which is Django OAuth Toolkit with its JSON backend: `POST /oauth2/token/` with
-    /// Basic and a JSON body `grant_type`. Without the slash at the end it answers 301 with a
-    /// relative `Location`, to a form 400 `unsupported_grant_type`. 36,000 s, `read write`.
+    /// Basic and a JSON body of `grant_type`. Without the trailing slash, the response is 301 with
+    /// a relative `Location`; for a form, it is 400 `unsupported_grant_type`. Tokens live 36,000 s
+    /// and have the scope `read write`.
     Podero,
-    /// DADI API: `POST /token` with a JSON body `clientId`, `secret`, and no grant type; answers
-    /// `accessToken`, `tokenType`, `expiresIn`. A request that it cannot read is echoed, with the
-    /// secret in it. 1800 s.
+    /// DADI API: `POST /token` with a JSON body of `clientId` and `secret`, without a grant type.
+    /// The response has `accessToken`, `tokenType` and `expiresIn`. A request that cannot be parsed
+    /// is echoed, including the secret. Tokens live 1800 s.
     Dadi,
 }
 
-/// How a server reads the id and secret of HTTP Basic; real ones do each of these.
+/// The way a server decodes the id and secret of HTTP Basic. Real servers use each of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BasicDecoding {
-    /// Percent-encoding is decoded, and `+` is a plus.
+    /// Percent-encoding is decoded, and `+` stays a plus sign.
     #[default]
     Percent,
-    /// Percent-encoding is decoded, and `+` is a blank: RFC 6749 section 2.3.1 read strictly.
+    /// Percent-encoding is decoded, and `+` becomes a space: RFC 6749 section 2.3.1 read strictly.
     Form,
     /// Nothing is decoded.
     Raw,
 }
 
-/// What a token request asks for, once its form is accepted.
+/// The content of a token request in the correct format.
 pub(crate) struct Asked {
     pub(crate) client_id: String,
     pub(crate) client_secret: String,
@@ -62,11 +63,11 @@ pub(crate) struct Asked {
     pub(crate) audience: Option<String>,
 }
 
-/// What a successful answer says.
+/// The content of a successful response.
 pub(crate) struct Granted<'a> {
     pub(crate) token: &'a str,
     pub(crate) token_type: &'a str,
-    /// JSON text; `None` leaves it out.
+    /// JSON text, or `None` to omit the field.
     pub(crate) expires_in: Option<String>,
     pub(crate) scope: Option<&'a str>,
 }
@@ -82,7 +83,7 @@ impl BasicDecoding {
 }
 
 impl Flavor {
-    /// The path of the token endpoint.
+    /// Returns the path of the token endpoint.
     #[must_use]
     pub fn token_path(self) -> &'static str {
         match self {
@@ -101,17 +102,17 @@ impl Flavor {
         }
     }
 
-    /// The scope that is granted when none is asked for.
+    /// Returns the scope that is granted if none is requested.
     pub(crate) fn default_scope(self) -> Option<&'static str> {
         (self == Self::Podero).then_some("read write")
     }
 
-    /// The token is a JWT by its looks (nobody checks its signature).
+    /// Returns `true` if tokens look like JWTs (signatures are not checked).
     pub(crate) fn issues_jwts(self) -> bool {
         self == Self::Auth0
     }
 
-    /// `Err` is the answer to a request of the wrong form.
+    /// Parses a token request. Returns the error response if its format is wrong.
     pub(crate) fn read(self, r: &TokenRequest, basic: BasicDecoding) -> Result<Asked, Answer> {
         let path = r.uri().path();
         if path != self.token_path() {
@@ -119,7 +120,7 @@ impl Flavor {
                 return Err(Answer::html(StatusCode::MOVED_PERMANENTLY)
                     .with_header("location", self.token_path()));
             }
-            // The slash at the end is the others' to overlook, and they do.
+            // The other flavors accept a trailing slash.
             if path.strip_suffix('/') != Some(self.token_path()) {
                 return Err(Answer::html(StatusCode::NOT_FOUND));
             }
@@ -130,16 +131,16 @@ impl Flavor {
         match self {
             Self::Rfc6749 => read_rfc6749(r, basic),
             Self::Auth0 => read_auth0(r),
-            // Django decodes the blanks of a form, here as everywhere.
+            // Django decodes `+` as a space, here as everywhere.
             Self::Podero => read_podero(r, BasicDecoding::Form),
             Self::Dadi => read_dadi(r),
         }
     }
 
-    /// The answer to a client that is unknown or whose secret is wrong.
+    /// Returns the response to an unknown client or a wrong secret.
     pub(crate) fn refuse_client(self, r: &TokenRequest) -> Answer {
         match self {
-            // The challenge is due to those who tried HTTP authentication (section 5.2).
+            // A challenge is required if the client used HTTP authentication (section 5.2).
             Self::Rfc6749 if r.basic().is_some() => Answer::invalid_client()
                 .with_header("www-authenticate", r#"Basic realm="token endpoint""#),
             Self::Rfc6749 => Answer::invalid_client(),
@@ -164,7 +165,7 @@ impl Flavor {
         let mut body = format!("{{{token}:{}", Value::from(granted.token));
         body += &format!(",{token_type}:{}", Value::from(granted.token_type));
         if let Some(value) = &granted.expires_in {
-            // Text, so that it can be a number that no `Value` holds.
+            // Assembled as text, since `expires_in` may be a number that `Value` cannot represent.
             body += &format!(",{expires_in}:{value}");
         }
         if let (Some(scope), false) = (granted.scope, self == Self::Dadi) {
@@ -215,7 +216,7 @@ fn read_auth0(r: &TokenRequest) -> Result<Asked, Answer> {
 }
 
 fn read_podero(r: &TokenRequest, basic: BasicDecoding) -> Result<Asked, Answer> {
-    // The JSON backend finds no grant type in a form, and that is what it complains of.
+    // The JSON backend finds no grant type in a form, and reports just that.
     if r.format() != Format::Json {
         return Err(Answer::json(
             StatusCode::BAD_REQUEST,
@@ -228,7 +229,7 @@ fn read_podero(r: &TokenRequest, basic: BasicDecoding) -> Result<Asked, Answer> 
 }
 
 fn read_dadi(r: &TokenRequest) -> Result<Asked, Answer> {
-    // It compares the whole header: a charset makes it another type.
+    // DADI compares the whole header, so a charset makes it another type.
     let readable = match r.format() {
         Format::Json => r.content_type() == Some("application/json"),
         Format::Form => true,

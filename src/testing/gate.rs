@@ -1,4 +1,4 @@
-//! [`Gate`]: keeps requests in flight for as long as a test wants them there.
+//! [`Gate`]: keeps requests in flight for as long as a test needs.
 
 use tokio::sync::watch;
 
@@ -31,17 +31,17 @@ impl Gate {
             return;
         }
         let _counted = Waiting::new(&self.held);
-        // Fails only if the sender is gone, and it is ours; also below.
+        // This fails only if the sender is dropped, but `self` owns it; the same applies below.
         let _ = self.held.subscribe().wait_for(|held| !held.closed).await;
     }
 
-    /// Waits until at least `count` are waiting in [`pass`](Self::pass).
+    /// Waits until at least `count` requests wait in [`pass`](Self::pass).
     pub(crate) async fn crowd(&self, count: usize) {
         let _ = self.held.subscribe().wait_for(|held| held.waiting >= count).await;
     }
 }
 
-/// One request at the gate, also when its caller gives up.
+/// Counts a request as waiting at the gate until it is dropped.
 struct Waiting<'a>(&'a watch::Sender<Held>);
 
 impl<'a> Waiting<'a> {

@@ -1,5 +1,5 @@
-//! Which request gets which token, and which tokens are valid: the inside of
-//! [`AuthorizationServer`](super::AuthorizationServer).
+//! The state of an [`AuthorizationServer`](super::AuthorizationServer): which request gets which
+//! token, and which tokens are valid.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,18 +19,18 @@ use super::{
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// What does not change while the server runs.
+/// The settings that are fixed while the server runs.
 pub(crate) struct Rules {
     pub(crate) flavor: Flavor,
     pub(crate) basic: BasicDecoding,
     pub(crate) token_type: String,
     pub(crate) daily_limit: Option<usize>,
     pub(crate) clock: ManualClock,
-    /// Tells the tokens of one server from those of another.
+    /// Distinguishes the tokens of this server from those of others.
     pub(crate) series: u64,
 }
 
-/// What does.
+/// The state that changes while the server runs.
 pub(crate) struct State {
     pub(crate) clients: HashMap<String, String>,
     pub(crate) lifetime: Duration,
@@ -53,7 +53,7 @@ struct Token {
     revoked: bool,
 }
 
-/// What stands for `expires_in`.
+/// The value of `expires_in`.
 pub(crate) enum Announced {
     Truth,
     Nothing,
@@ -78,7 +78,7 @@ impl State {
         }
     }
 
-    /// The answer of a server that follows no script.
+    /// Returns the response of a server without a script.
     pub(crate) fn usual_answer(&mut self, rules: &Rules, request: &TokenRequest) -> Answer {
         let asked = match rules.flavor.read(request, rules.basic) {
             Ok(asked) => asked,
@@ -113,7 +113,7 @@ impl State {
         answer
     }
 
-    /// Which token this is, counted from 1, and whether it is valid.
+    /// Returns the number of `token`, counted from 1, and whether it is valid.
     pub(crate) fn look_up(&self, token: &str, now: Duration) -> Option<(u64, bool)> {
         let &index = self.by_text.get(token)?;
         let token = self.tokens.get(index)?;
@@ -143,7 +143,7 @@ impl State {
         self.tokens.push(Token { text, issued_at: now, expires_at, revoked: false });
     }
 
-    /// `Some`: the daily limit is reached, and for how long.
+    /// Returns how long the daily limit remains exhausted, or `None` if it is not.
     fn quota_wait(&self, rules: &Rules, now: Duration) -> Option<Duration> {
         let Some(before_oldest) = rules.daily_limit?.checked_sub(1) else {
             return Some(DAY);
@@ -156,7 +156,7 @@ impl State {
 
 fn over_quota(wait: Duration) -> Answer {
     let description = "the daily limit of tokens is reached";
-    // Rounded up: whoever waits as told must not be early.
+    // Rounded up, so that clients do not return too early.
     let seconds = wait.saturating_add(Duration::from_millis(999)).as_secs().to_string();
     Answer::oauth_error(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", description)
         .with_header("retry-after", &seconds)

@@ -1,6 +1,6 @@
-//! What the servers of the kit have seen: [`TokenRequest`] and [`ApiCall`].
+//! The requests that the test servers have received: [`TokenRequest`] and [`ApiCall`].
 //!
-//! Tests may read secrets and tokens here; `Debug` shows none.
+//! Tests can read secrets and tokens here; `Debug` shows none.
 
 use std::fmt;
 
@@ -33,50 +33,50 @@ impl TokenRequest {
         Self { parts: Head::from(parts), body, format, parameters, basic }
     }
 
-    /// The method; anything but POST is refused.
+    /// Returns the method. Methods other than POST are refused.
     #[must_use]
     pub fn method(&self) -> &Method {
         &self.parts.method
     }
 
-    /// The URI as it was sent: absolute in memory and over HTTP/2, a path over HTTP/1.1.
+    /// Returns the URI as it was sent: absolute in memory and over HTTP/2, a path over HTTP/1.1.
     #[must_use]
     pub fn uri(&self) -> &Uri {
         &self.parts.uri
     }
 
-    /// The headers, `Authorization` included.
+    /// Returns the headers, including `Authorization`.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.parts.headers
     }
 
-    /// The body, byte for byte.
+    /// Returns the body.
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The parameters of the body, form or JSON, in the order of a form, sorted by name for JSON.
-    /// A JSON array counts as a repeated parameter.
+    /// Returns the parameters of the body: those of a form in their order, those of JSON sorted by
+    /// name. A JSON array counts as a repeated parameter.
     #[must_use]
     pub fn parameters(&self) -> &[(String, String)] {
         &self.parameters
     }
 
-    /// The first parameter of this name.
+    /// Returns the first parameter of this name.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// The id and secret of HTTP Basic without base64, but with their percent-encoding.
+    /// Returns the id and secret of HTTP Basic. Base64 is decoded, percent-encoding is not.
     #[must_use]
     pub fn basic(&self) -> Option<(&str, &str)> {
         self.basic.as_ref().map(|(id, secret)| (id.as_str(), secret.as_str()))
     }
 
-    /// `grant_type`.
+    /// Returns the `grant_type`.
     #[must_use]
     pub fn grant_type(&self) -> Option<&str> {
         self.parameter("grant_type")
@@ -90,7 +90,8 @@ impl TokenRequest {
         self.parts.headers.get(header::CONTENT_TYPE)?.to_str().ok()
     }
 
-    /// A parameter is there twice (RFC 6749 section 3.2 forbids it, RFC 8707 allows `resource`).
+    /// Returns `true` if a parameter is repeated (RFC 6749 section 3.2 forbids it, RFC 8707 allows
+    /// it for `resource`).
     pub(crate) fn repeats_a_parameter(&self) -> bool {
         let names = |n: usize| self.parameters.iter().take(n).map(|(name, _)| name);
         self.parameters
@@ -102,8 +103,7 @@ impl TokenRequest {
 
 impl fmt::Debug for TokenRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the parameters' names either: in JSON that was sent as a form, one of them holds
-        // the secret.
+        // No parameter names either: if JSON was sent as a form, one of them contains the secret.
         self.parts
             .debug(f, "TokenRequest")
             .field("format", &self.format)
@@ -114,7 +114,7 @@ impl fmt::Debug for TokenRequest {
     }
 }
 
-/// A request that reached the protected API, and what became of it.
+/// A request that reached the protected API, and its outcome.
 #[derive(Clone)]
 pub struct ApiCall {
     parts: Head,
@@ -129,50 +129,52 @@ impl ApiCall {
         Self { parts: Head::from(parts), body, token_number, authorized: false, status: None }
     }
 
-    /// The method.
+    /// Returns the method.
     #[must_use]
     pub fn method(&self) -> &Method {
         &self.parts.method
     }
 
-    /// The URI as it was sent: absolute in memory and over HTTP/2, a path over HTTP/1.1.
+    /// Returns the URI as it was sent: absolute in memory and over HTTP/2, a path over HTTP/1.1.
     #[must_use]
     pub fn uri(&self) -> &Uri {
         &self.parts.uri
     }
 
-    /// The path of the URI.
+    /// Returns the path of the URI.
     #[must_use]
     pub fn path(&self) -> &str {
         self.parts.uri.path()
     }
 
-    /// The headers, `Authorization` included.
+    /// Returns the headers, including `Authorization`.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.parts.headers
     }
 
-    /// The body, byte for byte.
+    /// Returns the body.
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// Which of the authorization server's tokens it carried, valid or not: 1 is the first that
-    /// was issued. `None`: no token, or one that the server never issued.
+    /// Returns the number of the authorization server's token that the request carried, valid or
+    /// not; 1 is the first one issued. Returns `None` if it carried no token, or one that the
+    /// server never issued.
     #[must_use]
     pub fn token_number(&self) -> Option<u64> {
         self.token_number
     }
 
-    /// The token was valid when the answer was made, whatever the answer was.
+    /// Returns `true` if the token was valid when the response was created, whatever the response
+    /// was.
     #[must_use]
     pub fn is_authorized(&self) -> bool {
         self.authorized
     }
 
-    /// The status of the answer; `None` while there is none.
+    /// Returns the status of the response, or `None` if there is none yet.
     #[must_use]
     pub fn status(&self) -> Option<StatusCode> {
         self.status
@@ -198,7 +200,7 @@ impl Head {
         name: &str,
     ) -> fmt::DebugStruct<'a, 'b> {
         let mut out = f.debug_struct(name);
-        // No query and no header values: clients put secrets into both.
+        // No query and no header values, since clients put secrets into both.
         out.field("method", &self.method).field("path", &self.uri.path());
         out
     }

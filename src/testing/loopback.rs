@@ -1,4 +1,4 @@
-//! [`RunningServer`]: a server of the kit on a real socket, HTTP/1.1 and HTTP/2.
+//! [`RunningServer`]: a test server on a real socket, with HTTP/1.1 and HTTP/2.
 
 use std::{
     fmt, io,
@@ -29,7 +29,7 @@ use super::{
 
 /// A server on a port of 127.0.0.1. Dropping it closes the port and all connections.
 ///
-/// The handle that it was started from stays in command.
+/// The handle that started it still controls its behavior.
 #[must_use = "the server stops when this is dropped"]
 pub struct RunningServer {
     addr: SocketAddr,
@@ -45,26 +45,26 @@ struct Connections {
 }
 
 impl RunningServer {
-    /// The address it listens on.
+    /// Returns the address that the server listens on.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The URL of `path`, which starts with a slash. Over TLS its host is `localhost`, which the
-    /// certificate names.
+    /// Returns the URL of `path`, which must start with a slash. Over TLS the host is `localhost`,
+    /// which the certificate names.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.origin)
     }
 
-    /// How many connections were accepted so far.
+    /// Returns how many connections were accepted so far.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.total.load(Ordering::SeqCst)
     }
 
-    /// How many connections are open.
+    /// Returns how many connections are open.
     #[must_use]
     pub fn open_connections(&self) -> usize {
         self.connections.open.load(Ordering::SeqCst)
@@ -101,7 +101,7 @@ impl AuthorizationServer {
     ///
     /// # Errors
     ///
-    /// If no port can be had.
+    /// Returns an error if no port is free.
     pub async fn serve(&self) -> io::Result<RunningServer> {
         RunningServer::start("http", "127.0.0.1", Serving::plain(self.clone())).await
     }
@@ -110,7 +110,7 @@ impl AuthorizationServer {
     ///
     /// # Errors
     ///
-    /// If no port can be had, or no certificate be made.
+    /// Returns an error if no port is free, or if no certificate can be generated.
     #[cfg(feature = "testing-tls")]
     pub async fn serve_tls(&self, ca: &TestCa) -> io::Result<RunningServer> {
         RunningServer::start("https", "localhost", Serving::tls(self.clone(), ca)?).await
@@ -122,7 +122,7 @@ impl ProtectedApi {
     ///
     /// # Errors
     ///
-    /// If no port can be had.
+    /// Returns an error if no port is free.
     pub async fn serve(&self) -> io::Result<RunningServer> {
         RunningServer::start("http", "127.0.0.1", Serving::plain(self.clone())).await
     }
@@ -131,14 +131,14 @@ impl ProtectedApi {
     ///
     /// # Errors
     ///
-    /// If no port can be had, or no certificate be made.
+    /// Returns an error if no port is free, or if no certificate can be generated.
     #[cfg(feature = "testing-tls")]
     pub async fn serve_tls(&self, ca: &TestCa) -> io::Result<RunningServer> {
         RunningServer::start("https", "localhost", Serving::tls(self.clone(), ca)?).await
     }
 }
 
-/// What every connection gets a copy of.
+/// The data that every connection gets a copy of.
 #[derive(Clone)]
 struct Serving {
     handler: Arc<dyn Handler>,
@@ -164,7 +164,7 @@ impl Serving {
     async fn connection(self, stream: TcpStream) {
         #[cfg(feature = "testing-tls")]
         if let Some(tls) = self.tls.clone() {
-            // A client that does not like the certificate hangs up here, and will say so itself.
+            // A client that rejects the certificate hangs up here, and reports the error itself.
             if let Ok(stream) = tls.accept(stream).await {
                 self.http(stream).await;
             }
@@ -182,15 +182,15 @@ impl Serving {
                 handler.answer(parts, body).await
             }
         });
-        // An error here is a closed connection, which the client sees as well.
+        // An error here is a closed connection, which the client notices as well.
         let mut server = auto::Builder::new(TokioExecutor::new());
-        // hyper's limit of 200 would keep the rest of a crowd that is held from ever arriving.
+        // hyper's limit of 200 streams would block the rest of a crowd of held requests.
         server.http2().max_concurrent_streams(None);
         let _ = server.serve_connection(TokioIo::new(stream), service).await;
     }
 }
 
-/// Counts a connection as open for as long as it lives, however it ends.
+/// Counts a connection as open until it is dropped.
 struct Open(Arc<Connections>);
 
 impl Open {
@@ -207,12 +207,14 @@ impl Drop for Open {
     }
 }
 
-/// Runs until it is aborted, and takes the connections along, since the set is its own.
+/// Accepts connections until it is aborted. The connections end with it, since it owns their task
+/// set.
 async fn accept(listener: TcpListener, serving: Serving, connections: Arc<Connections>) {
     let mut running = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // The client is gone already, or files have run out: let others close some.
+            // Either the client is gone, or the process is out of file descriptors: let others
+            // close some.
             tokio::task::yield_now().await;
             continue;
         };

@@ -1,4 +1,4 @@
-//! The kit on loopback. Real sockets: no paused clock here.
+//! The test servers on loopback. These tests use real sockets, so the clock is not paused.
 
 use bytes::Bytes;
 use http::{Request, Version};
@@ -46,7 +46,7 @@ async fn a_connection_is_kept_and_counted_once() {
     let server = AuthorizationServer::new();
     let api = ProtectedApi::new(&server);
     let running = api.serve().await.unwrap();
-    // By hand: a pool may open a second connection before the first is back.
+    // Without a pool, which might open a second connection before the first is returned.
     let stream = tokio::net::TcpStream::connect(running.addr()).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();

@@ -1,19 +1,19 @@
-//! A scripted authorization server and a protected API, for the tests of whoever uses this crate.
+//! A scripted authorization server and a protected API, for tests of your client.
 //!
-//! - [`AuthorizationServer`] issues tokens: as its [`Flavor`] of token endpoint does, or on a
-//!   script of [`Answer`]s, slow, down, forgetful.
-//! - [`ProtectedApi`] accepts them while they are valid, and rejects whatever it is told to.
-//! - Both are tower services in memory (`service()`), and servers on loopback (`serve()`, with the
-//!   feature `testing-tls` also `serve_tls()`).
-//! - [`ManualClock`] is a clock that a test moves.
+//! - [`AuthorizationServer`] issues tokens in the format of its [`Flavor`], or follows a script of
+//!   [`Answer`]s. It can also be slow or down, or reissue the same token.
+//! - [`ProtectedApi`] accepts these tokens while they are valid, and rejects requests on demand.
+//! - Both are available as tower services in memory (`service()`) and as servers on loopback
+//!   (`serve()`, or `serve_tls()` with the feature `testing-tls`).
+//! - [`ManualClock`] is a clock that a test controls.
 //!
-//! All are cheap handles: keep one, give a clone away, and change the server's mind, or read its
-//! journal, while requests are under way.
+//! All of them are cheap handles: keep one and pass a clone to your code, so that you can change
+//! the server's behavior or read its journal while requests are in flight.
 //!
 //! # A test of your own client
 //!
-//! Let your code take what a test replaces: where tokens come from, and the HTTP client. Here all
-//! is in memory, and hours pass in no time.
+//! Write your code so that a test can replace the source of tokens and the HTTP client. In this
+//! example everything is in memory, and hours pass instantly.
 //!
 //! ```
 //! use std::time::Duration;
@@ -88,16 +88,17 @@
 //!
 //! # Time
 //!
-//! Delays are tokio's, and tokens expire by a [`ManualClock`] that follows tokio's: under
-//! `#[tokio::test(start_paused = true)]` an hour passes in no time. Pause the clock in tests in
-//! memory only: tokio moves a paused clock on whenever all tasks wait, and a task that waits for a
-//! socket waits, so that timeouts strike while an answer is on its way.
+//! Delays use tokio's clock, and tokens expire by a [`ManualClock`] that follows it: under
+//! `#[tokio::test(start_paused = true)]` an hour passes instantly. Pause the clock only in tests
+//! that run in memory. tokio advances a paused clock whenever all tasks are idle, and a task that
+//! waits for a socket is idle, so timeouts would fire while a response is in flight.
 //!
-//! # What it does not do
+//! # Limitations
 //!
-//! No grants but client credentials, no JWT assertions, mutual TLS or DPoP. Its JWTs have no valid
-//! signature, it does not check scopes or audiences, and it keeps its whole journal: it is not
-//! for load tests that run for hours. It is a stand-in for tests and no authorization server.
+//! Only the client credentials grant is supported, without JWT assertions, mutual TLS or DPoP. JWTs
+//! are not validly signed, scopes and audiences are not checked, and the journal grows without
+//! limit, so the servers are not suited to load tests that run for hours. They are test doubles and
+//! must not be used as an authorization server.
 
 mod answer;
 mod authorization_builder;

@@ -1,4 +1,4 @@
-//! The parameters of a token request, read without the crate's own code.
+//! Parsing of token request parameters, without the crate's own code.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use http::{HeaderMap, header};
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
-/// What the body of a token request is, by its `Content-Type` and by whether it parses.
+/// The format of a token request's body, by its `Content-Type` and by whether it parses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Form,
@@ -49,7 +49,7 @@ pub(crate) fn percent_decoded(text: &str) -> Cow<'_, str> {
     percent_decode_str(text).decode_utf8_lossy()
 }
 
-/// `None`: not a JSON object.
+/// Returns `None` if the body is not a JSON object.
 fn json_parameters(body: &[u8]) -> Option<Vec<(String, String)>> {
     let Value::Object(members) = serde_json::from_slice(body).ok()? else {
         return None;

@@ -1,6 +1,6 @@
-//! [`ProtectedApi`]: lets in who has a valid token, and counts.
+//! [`ProtectedApi`]: an API that accepts valid tokens, and counts requests.
 //!
-//! Which tokens are valid it asks of its [`AuthorizationServer`].
+//! Its [`AuthorizationServer`] decides which tokens are valid.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -20,13 +20,13 @@ use super::{
     service::{Answering, Handler, InMemory},
 };
 
-/// An API that takes the bearer tokens of an [`AuthorizationServer`]. Clones are handles to the
+/// An API that accepts the bearer tokens of an [`AuthorizationServer`]. Clones are handles to the
 /// same API.
 ///
-/// A request is judged when its answer is made: after it was [held](Self::hold) and
-/// [delayed](Self::delay_answers), so that a token can be revoked with requests in flight. Accepted
-/// requests get 200 and a small JSON body, others a bare 401, if not told otherwise. Only `Bearer`
-/// is accepted, in this spelling: some APIs refuse `bearer`.
+/// A request is checked when its response is created, after it was [held](Self::hold) and
+/// [delayed](Self::delay_answers), so that a token can be revoked while requests are in flight. By
+/// default, accepted requests get 200 with a small JSON body, and others a 401 without headers or
+/// body. Only the scheme `Bearer` in this spelling is accepted, since some APIs refuse `bearer`.
 #[derive(Clone)]
 pub struct ProtectedApi {
     shared: Arc<Shared>,
@@ -52,7 +52,7 @@ struct State {
 }
 
 impl ProtectedApi {
-    /// An API that accepts the tokens of `server`.
+    /// Creates an API that accepts the tokens of `server`.
     #[must_use]
     pub fn new(server: &AuthorizationServer) -> Self {
         let state = State {
@@ -72,19 +72,19 @@ impl ProtectedApi {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The API as a tower service.
+    /// Returns the API as a tower service.
     #[must_use]
     pub fn service(&self) -> InMemory {
         InMemory { handler: Arc::new(self.clone()) }
     }
 
-    /// The answer to a request without a valid token from now on, such as
+    /// Sets the response to requests without a valid token from now on, such as
     /// [`Answer::challenge`], a 403, or a 401 with a body.
     pub fn reject_with(&self, answer: Answer) {
         self.state().rejection = answer;
     }
 
-    /// From now on every request is rejected, whatever token it carries.
+    /// Rejects every request from now on, whatever token it carries.
     pub fn reject_everything(&self) {
         self.state().rejects_everything = true;
     }
@@ -94,23 +94,23 @@ impl ProtectedApi {
         self.state().rejects_everything = false;
     }
 
-    /// Every request to this path is rejected from now on, whatever token it carries.
+    /// Rejects every request to this path from now on, whatever token it carries.
     pub fn misuse_401(&self, path: impl Into<String>) {
         self.state().rejecting_paths.insert(path.into());
     }
 
-    /// The next request gets this answer, whatever token it carries (after those already
-    /// scripted).
+    /// Sends this response to the next request, whatever token it carries, after those already
+    /// scripted.
     pub fn respond_once(&self, answer: Answer) {
         self.state().script.push_back(answer);
     }
 
-    /// Every answer from now on comes this much later, by tokio's clock.
+    /// Delays every response from now on, by tokio's clock.
     pub fn delay_answers(&self, delay: Duration) {
         self.state().delay = delay;
     }
 
-    /// From now on no connection gets an answer.
+    /// Closes every connection without a response from now on.
     pub fn down(&self) {
         self.state().down = true;
     }
@@ -120,12 +120,12 @@ impl ProtectedApi {
         self.state().down = false;
     }
 
-    /// From now on requests wait, unanswered, for [`release`](Self::release).
+    /// Holds requests from now on, without a response, until [`release`](Self::release).
     pub fn hold(&self) {
         self.shared.gate.close();
     }
 
-    /// Lets all requests on.
+    /// Releases all held requests.
     pub fn release(&self) {
         self.shared.gate.reopen();
     }
@@ -135,32 +135,32 @@ impl ProtectedApi {
         self.shared.gate.crowd(count).await;
     }
 
-    /// How many requests have arrived, answered or not.
+    /// Returns how many requests have arrived, answered or not.
     #[must_use]
     pub fn calls(&self) -> usize {
         self.state().journal.len()
     }
 
-    /// How many were answered as to a valid token. A [scripted](Self::respond_once) answer counts
+    /// Returns how many requests were accepted. A [scripted](Self::respond_once) response counts
     /// neither as accepted nor as rejected.
     #[must_use]
     pub fn accepted(&self) -> u64 {
         self.state().accepted
     }
 
-    /// How many were rejected.
+    /// Returns how many requests were rejected.
     #[must_use]
     pub fn rejected(&self) -> u64 {
         self.state().rejected
     }
 
-    /// How many attempts met an API that was [down](Self::down).
+    /// Returns how many connections were refused while the API was [down](Self::down).
     #[must_use]
     pub fn refused_connections(&self) -> u64 {
         self.state().refused_connections
     }
 
-    /// Every request that has arrived, in order.
+    /// Returns every request that has arrived, in order.
     #[must_use]
     pub fn journal(&self) -> Vec<ApiCall> {
         self.state().journal.clone()
@@ -170,7 +170,7 @@ impl ProtectedApi {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the request down, and says where, and how long its answer takes.
+    /// Records the request, and returns its index in the journal and the delay of its response.
     fn arrive(&self, parts: Parts, body: Bytes) -> (usize, Duration) {
         let token_number =
             bearer(&parts.headers).and_then(|token| self.shared.server.look_up(token)).map(|t| t.0);

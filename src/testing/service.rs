@@ -1,4 +1,4 @@
-//! [`InMemory`]: a server of the kit as a tower service, without a network.
+//! [`InMemory`]: a test server as a tower service, without a network.
 
 use std::{
     fmt, io,
@@ -19,23 +19,23 @@ use crate::error::BoxError;
 pub(crate) type Answering =
     Pin<Box<dyn Future<Output = io::Result<http::Response<ResponseBody>>> + Send>>;
 
-/// What answers requests, in memory and on loopback alike.
+/// A handler of requests, for servers in memory and on loopback.
 pub(crate) trait Handler: Send + Sync + 'static {
-    /// `Err` closes the connection.
+    /// Answers a request. An `Err` closes the connection.
     fn answer(&self, parts: Parts, body: Bytes) -> Answering;
 
-    /// New connections are closed at once.
+    /// Returns `true` if new connections are closed immediately.
     fn is_down(&self) -> bool;
 
-    /// A connection was closed at once.
+    /// Records a connection that was closed immediately.
     fn refuse_connection(&self);
 }
 
 /// An [`AuthorizationServer`](super::AuthorizationServer) or a
-/// [`ProtectedApi`](super::ProtectedApi) as a tower service, whatever the request's body.
+/// [`ProtectedApi`](super::ProtectedApi) as a tower service that accepts any request body.
 ///
-/// It is always ready, reads the request's body to its end before it answers, and fails with an
-/// [`io::Error`] where a server would close the connection.
+/// The service is always ready, reads the request's body to its end before it responds, and fails
+/// with an [`io::Error`] where a server would close the connection.
 #[derive(Clone)]
 pub struct InMemory {
     pub(crate) handler: Arc<dyn Handler>,

@@ -1,4 +1,4 @@
-//! The kit as its users see it, in memory.
+//! The public API of the test servers, in memory.
 
 use std::{io, time::Duration};
 
@@ -367,7 +367,7 @@ async fn secrets_and_tokens_are_in_the_journals_but_in_no_debug() {
         "grant_type=client_credentials&client_id=id&client_secret=canary-secret&scope=a+b",
     );
     assert_eq!(in_body.of(&server).await.1["scope"], "a b");
-    // A form by its type, so that all of it is the name of one parameter.
+    // Declared as a form, so the whole body becomes the name of one parameter.
     let mistyped = Ask::json("/token", r#"{"client_secret":"canary-secret"}"#).typed(FORM_TYPE);
     assert_eq!(mistyped.of(&server).await.0, 401);
     let token = server.last_token().unwrap();

@@ -1,4 +1,4 @@
-//! [`TestCa`]: a throw-away certificate authority for servers on loopback.
+//! [`TestCa`]: a throwaway certificate authority for servers on loopback.
 
 use std::{
     fmt, io,
@@ -14,23 +14,24 @@ use rustls::{
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
 };
 
-/// A certificate authority made for one test. Whoever has [`pem`](Self::pem) trusts its servers.
+/// A certificate authority for one test. A client that trusts [`pem`](Self::pem) trusts its
+/// servers.
 ///
-/// A test of a refused certificate makes a second one, and trusts that.
+/// To test an untrusted certificate, create a second authority and trust only that one.
 pub struct TestCa {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl TestCa {
-    /// Makes a key and a certificate for a new authority.
+    /// Generates a key and a certificate for a new authority.
     ///
     /// # Errors
     ///
-    /// If the system gives no random bytes.
+    /// Returns an error if the system provides no random bytes.
     pub fn new() -> io::Result<Self> {
         let mut params = CertificateParams::default();
-        // Names of their own, as real authorities have: else one would be taken for the other.
+        // Unique names, as real authorities have; otherwise clients would confuse one with another.
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("throw-away CA {number} of a test");
@@ -42,20 +43,22 @@ impl TestCa {
         Ok(Self { issuer: Issuer::new(params, key), pem })
     }
 
-    /// The authority's certificate, to be trusted by the client under test.
+    /// Returns the authority's certificate, which the client under test must trust.
     #[must_use]
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// A new certificate for `localhost`, 127.0.0.1 and ::1, HTTP/2 or HTTP/1.1 by ALPN.
+    /// Creates a certificate for `localhost`, 127.0.0.1 and ::1, and offers HTTP/2 and HTTP/1.1 by
+    /// ALPN.
     pub(crate) fn server_config(&self) -> io::Result<Arc<ServerConfig>> {
         let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
         let params = CertificateParams::new(names).map_err(io::Error::other)?;
         let key = KeyPair::generate().map_err(io::Error::other)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(io::Error::other)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        // Named, because the process may have none, or another one, installed for its client.
+        // Chosen explicitly, because the process may have no default provider, or one installed for
+        // its client.
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_points_are_those_of_the_design() {
+    fn the_soft_and_hard_points_follow_from_the_lifetime() {
         for (lifetime, soft, hard) in [
             (3600.0, 3210.0..=3270.0, 3570.0),
             (300.0, 180.0..=210.0, 270.0),

@@ -47,7 +47,7 @@ async fn proxy(
     Ok(response)
 }
 
-/// A reverse proxy on a socket. Returns its URL.
+/// Starts a reverse proxy on a socket, and returns its URL.
 async fn serve(world: &World) -> String {
     let layer = world.builder().replay_limit(16).build().unwrap();
     let cache = layer.cache();
@@ -101,7 +101,7 @@ async fn an_incoming_request_is_forwarded_without_what_is_the_callers() {
     assert!(call.headers().contains_key("x-end-to-end"));
 }
 
-/// What comes in from a socket is a stream.
+/// A body that arrives from a socket is a stream.
 #[tokio::test]
 async fn a_forwarded_body_is_replayed_up_to_the_limit() {
     let world = World::new().await;
@@ -124,7 +124,7 @@ async fn a_caller_that_breaks_off_is_a_502_and_nothing_is_sent_twice() {
     let url = serve(&world).await;
     http().request(incoming(&url, Body::empty())).await.unwrap();
     world.server.revoke_all();
-    // The caller's connection ends with its body, so that there is nobody to see the 502.
+    // The caller's connection ends with its body, so the caller does not see the 502.
     assert!(http().request(incoming(&url, Body::new(failing_stream()))).await.is_err());
     let layer = world.layer();
     let client = ServiceBuilder::new().layer(layer).service(http());
@@ -154,7 +154,8 @@ async fn a_failure_to_get_a_token_is_502_or_503_without_details() {
     }
 }
 
-/// A backend with one handler, which is `handle`. Returns its answer's status and `Retry-After`.
+/// Calls a backend whose only handler is `handle`. Returns the status and `Retry-After` of its
+/// response.
 #[cfg(any(feature = "reqwest-middleware", feature = "tonic"))]
 async fn answer_of<H, T>(handle: H) -> (u16, Option<String>)
 where
@@ -172,7 +173,7 @@ fn status_and_retry_after(response: &Response) -> (u16, Option<String>) {
     (response.status().as_u16(), retry_after)
 }
 
-/// Pins a 502 for whatever was not the outermost error.
+/// Guards against a 502 for any error that is not the outermost one.
 #[cfg(feature = "reqwest-middleware")]
 #[tokio::test]
 async fn a_token_error_behind_reqwest_middlewares_error_is_the_same_503() {
@@ -196,7 +197,7 @@ async fn a_token_error_behind_reqwest_middlewares_error_is_the_same_503() {
         };
         world.server.respond_once(Answer::too_many_requests("42"));
         assert_eq!(call(world.running.url("/")).await, (503, Some("42".into())));
-        // Something else is wrong with this one.
+        // Another error is inside.
         assert_eq!(call("http://".into()).await, (502, None));
     }
 }
@@ -216,7 +217,7 @@ async fn a_rejection_behind_reqwest_middleware_is_one_of_ours_as_well() {
     assert!(error.not_replaced().unwrap().is_futile());
 }
 
-/// Pins the bare 502 for gRPC, where the error stands in a status.
+/// Guards against a plain 502 for gRPC, where the error is inside a status.
 #[cfg(feature = "tonic")]
 #[tokio::test]
 async fn a_token_error_in_a_grpc_status_is_the_same_503() {
@@ -224,7 +225,8 @@ async fn a_token_error_in_a_grpc_status_is_the_same_503() {
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
     use tower_oauth2_client_credentials::adapter::tonic::StatusLayer;
 
-    // With a token, but nobody there, it is `UNAVAILABLE` as well, and not for want of a token.
+    // With a token but without a server, the status is `UNAVAILABLE` as well, but not because of
+    // the token.
     for (with_status, has_token, answer) in [
         (true, false, (503, Some("42".to_owned()))),
         (false, false, (503, Some("42".to_owned()))),
@@ -250,7 +252,8 @@ async fn a_token_error_in_a_grpc_status_is_the_same_503() {
     }
 }
 
-/// Pins a browser application that logs its user out because a token of ours was rejected.
+/// Guards against a browser application that logs its user out because the backend's token was
+/// rejected.
 #[tokio::test]
 async fn a_rejection_that_was_not_cured_is_not_the_callers_to_answer() {
     let unauthorized = || Answer::status(StatusCode::UNAUTHORIZED);
@@ -312,7 +315,7 @@ async fn while_no_newer_token_is_asked_for_the_caller_is_told_until_when() {
     assert!(retry_after.unwrap().parse::<u64>().unwrap() > 1);
 }
 
-/// What the program has declared a rejection is one, whatever its status.
+/// A response that the settings treat as a rejection is one, whatever its status.
 #[tokio::test]
 async fn a_403_that_means_rejected_is_not_the_callers_to_answer_either() {
     let world = World::new().await;
@@ -371,7 +374,7 @@ async fn readiness_starts_the_renewal_that_it_waits_for() {
     tokio::time::pause();
     tokio::time::advance(std::time::Duration::from_secs(60)).await;
     tokio::time::resume();
-    // Nobody calls it but the probe.
+    // Only the probe calls it.
     assert_eq!(readiness(&cache), StatusCode::SERVICE_UNAVAILABLE);
     while cache.issued() == 0 {
         tokio::task::yield_now().await;

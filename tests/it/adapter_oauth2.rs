@@ -24,7 +24,7 @@ fn transport() -> Arc<dyn Transport> {
     Arc::new(RustlsTransport::new())
 }
 
-/// All of a token request that a server looks at.
+/// Everything in a token request that a server examines.
 fn seen(request: &TokenRequest) -> (String, Vec<(String, String)>, BTreeSet<String>) {
     let names =
         [header::ACCEPT, header::CONTENT_TYPE, header::AUTHORIZATION, header::CONTENT_LENGTH];
@@ -40,14 +40,15 @@ fn seen(request: &TokenRequest) -> (String, Vec<(String, String)>, BTreeSet<Stri
     )
 }
 
-/// What the oauth2 crate sends, and what is sent by the layer that its client was handed to.
+/// Returns the request that the oauth2 crate sends, and the one that the layer sends with the same
+/// client's settings.
 #[tokio::test]
 async fn our_token_request_is_the_oauth2_crates_own() {
     let secrets = ["test-secret", "s/e+c:r&e=t%25ä\u{1f511}", "\"quoted\"", "plus+plus"];
     for (auth_type, secret) in
         [AuthType::BasicAuth, AuthType::RequestBody].iter().flat_map(|a| secrets.map(|s| (a, s)))
     {
-        // This is how the oauth2 crate encodes.
+        // The encoding of the oauth2 crate.
         let server = AuthorizationServer::builder()
             .client("my:client", secret)
             .basic_decoding(BasicDecoding::Form)
@@ -76,9 +77,9 @@ async fn our_token_request_is_the_oauth2_crates_own() {
     }
 }
 
-/// The exception: a blank in HTTP Basic. Servers that read forms understand both.
+/// The exception is a space in HTTP Basic. Servers that decode forms understand both.
 #[tokio::test]
-async fn a_secret_with_blanks_is_understood_as_well() {
+async fn a_secret_with_spaces_is_understood_as_well() {
     let server = AuthorizationServer::builder()
         .client("my client", "a ~*b")
         .basic_decoding(BasicDecoding::Form)
@@ -113,7 +114,8 @@ fn settings_that_the_oauth2_crate_takes_are_checked() {
     assert!(!format!("{:?}", builder(good.exchange_client_credentials())).contains("s3cr3t"));
 }
 
-/// Pins the last of two that won in silence, where the oauth2 crate sends both.
+/// Guards against two headers of a name of which the last silently wins, where the oauth2 crate
+/// sends both.
 #[test]
 fn a_parameter_that_is_there_twice_is_an_error_and_none_is_dropped() {
     for auth_type in [AuthType::BasicAuth, AuthType::RequestBody] {
@@ -136,14 +138,14 @@ fn a_parameter_that_is_there_twice_is_an_error_and_none_is_dropped() {
             assert_eq!(error.setting(), "param", "{name}");
             assert!(error.to_string().contains(&format!("{name:?}")), "{error}");
         }
-        // A request for a token may name several (RFC 8707 section 2).
+        // A token request may name several resources (RFC 8707 section 2).
         let resources =
             audience("a").add_extra_param("resource", "b").add_extra_param("resource", "c");
         builder(resources).build().unwrap();
     }
 }
 
-/// Pins an id in the body that took the place of the one in the header.
+/// Guards against an id in the body that replaces the one in the header.
 #[tokio::test]
 async fn with_basic_an_id_in_the_body_is_one_more_parameter() {
     let server = AuthorizationServer::builder()
@@ -163,7 +165,7 @@ async fn with_basic_an_id_in_the_body_is_one_more_parameter() {
     assert_eq!(seen(&journal[0]), seen(&journal[1]));
 }
 
-/// Any client of the oauth2 crate's; here a function over one of ours.
+/// Any client of the oauth2 crate; here a function that wraps a transport of this crate.
 #[tokio::test]
 async fn an_http_client_of_the_oauth2_crate_carries_our_token_requests() {
     let world = World::new().await;

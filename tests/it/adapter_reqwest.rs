@@ -39,7 +39,7 @@ async fn a_revoked_token_is_replaced_and_shared_with_another_client_of_the_layer
     assert_eq!(call(&client(&layer), post()).await.unwrap().status(), 200);
     world.server.revoke_all();
     assert_eq!(call(&client(&layer), post()).await.unwrap().status(), 200);
-    // In memory, by another service altogether.
+    // In memory, by a different service.
     let other = layer.never_replay();
     let other = ServiceBuilder::new().layer(other).service(world.api.service());
     let request = Request::get("http://localhost/").body(String::new()).unwrap();
@@ -80,8 +80,8 @@ async fn a_stream_is_replayed_up_to_the_limit_and_otherwise_the_next_call_works(
     assert_eq!(call(&client, get(&world.running.url("/"))).await.unwrap().status(), 200);
 }
 
-/// Otherwise every download that an API hands over to an object store that answers 401 would cost
-/// a token.
+/// Otherwise every download would cost a token if the API redirects to an object store that answers
+/// 401.
 #[tokio::test]
 async fn a_401_of_another_origin_after_a_redirect_rejects_no_token() {
     let (world, elsewhere) = (World::new().await, World::new().await);
@@ -101,7 +101,7 @@ async fn a_401_of_another_origin_after_a_redirect_rejects_no_token() {
     assert_eq!(world.server.issued(), 1);
 }
 
-/// The POST has been done, and says where to look for its result.
+/// The POST has taken effect, and its response points to the result.
 #[tokio::test]
 async fn a_post_is_not_repeated_for_a_401_at_the_end_of_its_redirect() {
     let world = World::new().await;
@@ -122,15 +122,15 @@ async fn a_post_is_not_repeated_for_a_401_at_the_end_of_its_redirect() {
         .collect();
     assert_eq!(seen, ["POST /orders", "GET /result"]);
 
-    // A GET is safe. The replay is of the request that was redirected.
+    // A GET is safe. The original request is replayed.
     world.api.respond_once(see_other);
     assert_eq!(call(&client, get(&world.running.url("/"))).await.unwrap().status(), 200);
     let paths: Vec<_> = world.api.journal().iter().map(|call| call.path().to_owned()).collect();
     assert_eq!(paths[2..], ["/", "/result", "/"]);
 }
 
-/// An order was made twice: the redirect led to the list of orders, at the same URL, and the response
-/// looked as if it were the POST's own.
+/// Guards against an order that is placed twice: the redirect led to the list of orders at the same
+/// URL, and the response looked like that of the POST.
 #[tokio::test]
 async fn a_post_is_not_repeated_after_a_redirect_to_its_own_url() {
     for status in [301, 302, 303, 307, 308] {
@@ -155,20 +155,20 @@ async fn a_post_is_not_repeated_after_a_redirect_to_its_own_url() {
     }
 }
 
-/// The other side of it: every way of reaching an API leaves a POST its replay.
+/// The reverse: however the API is reached, a POST can be replayed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_post_that_was_not_redirected_is_repeated_every_time() {
     let builders: [fn() -> reqwest::ClientBuilder; 3] = [
         reqwest::Client::builder,
         || reqwest::Client::builder().http2_prior_knowledge(),
-        // A connection of its own for each request.
+        // A separate connection for each request.
         || reqwest::Client::builder().pool_max_idle_per_host(0),
     ];
     for builder in builders {
         let world = World::new().await;
         let http = ReqwestService::new(builder().build().unwrap());
         for round in 0..200 {
-            // Another cache each time: one alone would not be cured so often in a row.
+            // A new cache each time: a single one would not allow so many forced renewals in a row.
             let client = ServiceBuilder::new().layer(world.layer()).service(http.clone());
             world.api.respond_once(Answer::status(StatusCode::UNAUTHORIZED));
             let body = Body::from(vec![b'x'; 64 << (round % 12)]);
@@ -245,7 +245,7 @@ async fn token_requests_go_over_reqwest_and_follow_no_redirect() {
     assert_eq!(world.server.requests(), 2);
 }
 
-/// Some providers have a key there.
+/// Some providers put a key there.
 #[tokio::test]
 async fn a_token_request_that_fails_does_not_show_the_query_of_its_url() {
     let transport = ReqwestTransport::new(reqwest::Client::builder().no_proxy()).unwrap();
@@ -293,7 +293,8 @@ async fn odd_targets_are_sent_refused_or_named() {
     let send = |uri: &str| call(&client, get(uri));
     let relative = send("/only/a/path").await.unwrap_err();
     assert!(relative.downcast::<reqwest::Error>().unwrap().is_builder());
-    // Loopback without a server: admitted, and refused by the system.
+    // Loopback without a server: the layer admits the request, and the system refuses the
+    // connection.
     for admitted in ["http://[::1]:1/", "http://localhost:1/", "https://[::1]:1/"] {
         let error = send(admitted).await.unwrap_err();
         assert!(error.downcast::<reqwest::Error>().unwrap().is_connect(), "{admitted}");

@@ -20,7 +20,7 @@ fn client(world: &World) -> ClientWithMiddleware {
     ClientBuilder::new(reqwest::Client::new()).with(OAuthMiddleware::from(world.layer())).build()
 }
 
-/// Counts what passes it, and writes its count into the extensions, to be read by the next.
+/// Counts requests, and stores the count in the extensions for the next middleware.
 #[derive(Clone, Default)]
 struct Count(Arc<AtomicU32>);
 
@@ -87,7 +87,7 @@ async fn a_request_that_cannot_be_cloned_passes_and_is_not_replayed() {
     };
     assert_eq!(streaming().send().await.unwrap().status(), 200);
     world.server.revoke_all();
-    // So that the next call waits for the renewal; it could not be replayed either.
+    // So that the next call waits for the renewal; a stream could not be replayed either.
     world.api.reject_with(Answer::challenge(r#"Bearer error="invalid_token""#));
     let response = streaming().send().await.unwrap();
     assert_eq!(response.status(), 401);
@@ -101,9 +101,9 @@ async fn a_request_that_cannot_be_cloned_passes_and_is_not_replayed() {
     assert_eq!((world.api.calls(), world.server.issued()), (3, 2));
 }
 
-/// With retries outside, the second try has the token that was renewed between the two.
+/// With retries outside, the second attempt uses the token that was renewed after the first.
 #[tokio::test]
-async fn every_try_of_a_retry_outside_asks_for_the_token_anew() {
+async fn every_attempt_of_an_outer_retry_asks_for_the_token_again() {
     let world = World::new().await;
     let (outer, inner) = (Count::default(), Count::default());
     let layer = world.layer();
@@ -113,7 +113,8 @@ async fn every_try_of_a_retry_outside_asks_for_the_token_anew() {
         .with(OAuthMiddleware::from(layer.clone()))
         .with(inner.clone())
         .build();
-    // 503, then 401 to a token that is revoked meanwhile, cured by a replay, which meets a 503.
+    // A 503, then a 401 to a token that was revoked meanwhile, followed by a replay that gets a
+    // 503.
     world.api.respond_once(Answer::unavailable());
     world.api.respond_once(Answer::status(StatusCode::UNAUTHORIZED));
     world.api.respond_once(Answer::unavailable());
@@ -135,7 +136,7 @@ async fn a_retry_inside_repeats_what_it_got_and_a_401_is_cured_all_the_same() {
     assert_eq!(world.tokens(), [Some(1), Some(1), Some(2)]);
 }
 
-/// The core's renewal has tried often enough.
+/// The renewal has already made its attempts.
 #[tokio::test]
 async fn a_failure_to_get_a_token_is_a_middleware_error_that_is_not_retried() {
     let world = World::new().await;
@@ -197,7 +198,7 @@ async fn tracing_outside_has_a_span_for_the_call_and_inside_one_for_each_request
     }
 }
 
-/// The layer calls what is below twice; both calls see what was put there before.
+/// The layer calls the inner middlewares twice, and both calls see the extensions set before.
 #[tokio::test]
 async fn the_extensions_go_down_and_come_back_up() {
     let world = World::new().await;
@@ -258,13 +259,13 @@ async fn odd_targets_are_sent_refused_or_named() {
     let layer = world.builder().allowed_origin("https://xn--bcher-kva.example").build().unwrap();
     let client = ClientBuilder::new(reqwest::Client::new()).with(OAuthMiddleware::from(layer));
     let client = client.with(Answering).build();
-    // reqwest writes international names as DNS has them, which is what the layer compares.
+    // reqwest writes international names in their DNS form, which the layer compares.
     let response = client.get("https://bücher.example:443/").send().await.unwrap();
     assert_eq!(response.headers()["x-token"], "Bearer");
     let refused = client.get("https://bücher.example.com/").send().await.unwrap_err();
     let refused = token_error(&refused).unwrap().to_string();
     assert!(refused.contains("allowed origins"), "{refused}");
-    // reqwest makes an `Authorization` of it, which is the caller's own.
+    // reqwest turns this into an `Authorization` header, which belongs to the caller.
     let basic = client.get("https://user:pass@bücher.example/").send().await.unwrap();
     assert_eq!(basic.headers()["x-token"], "Basic");
     assert!(client.get("/relative").send().await.unwrap_err().is_builder());
@@ -272,7 +273,7 @@ async fn odd_targets_are_sent_refused_or_named() {
     assert!(no_authority.is_builder() || no_authority.is_middleware(), "{no_authority}");
 }
 
-/// Says which scheme of authorization a request has come with, in place of sending it.
+/// Returns the authorization scheme of a request instead of sending it.
 struct Answering;
 
 #[async_trait::async_trait]
@@ -290,11 +291,11 @@ impl Middleware for Answering {
     }
 }
 
-/// gRPC says in a header of a 200 over HTTP/2 what others say by a 401: the layer must be told which
-/// version it was.
+/// gRPC reports in a header of a 200 over HTTP/2 what other protocols report by a 401: the layer
+/// must know the HTTP version.
 #[tokio::test]
 async fn a_call_that_grpc_does_not_authenticate_is_repeated() {
-    /// Answers so, once, and counts.
+    /// Sends this response once, and counts requests.
     struct Grpc(Arc<AtomicU32>);
 
     #[async_trait::async_trait]

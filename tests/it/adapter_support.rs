@@ -1,4 +1,4 @@
-//! An authorization server and an API on real sockets, and a layer that knows them.
+//! An authorization server and an API on real sockets, and a layer that is configured for them.
 
 use tower_oauth2_client_credentials::{
     Builder, OAuthClientCredentialsLayer,
@@ -32,13 +32,13 @@ impl World {
         self.builder().build().unwrap()
     }
 
-    /// The numbers of the tokens that the API has seen, in order.
+    /// Returns the numbers of the tokens that the API has seen, in order.
     pub(crate) fn tokens(&self) -> Vec<Option<u64>> {
         self.api.journal().iter().map(|call| call.token_number()).collect()
     }
 }
 
-/// A body that sends some, and breaks.
+/// A body that sends some bytes, and then fails.
 #[cfg(any(feature = "reqwest", feature = "axum"))]
 pub(crate) fn failing_stream()
 -> impl http_body::Body<Data = bytes::Bytes, Error = std::io::Error> + Send + Sync + 'static {

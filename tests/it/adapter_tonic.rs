@@ -28,7 +28,8 @@ use crate::adapter_support::World;
 
 type Client = StatusService<OAuthClientCredentials<Channel>>;
 
-/// A gRPC server that checks tokens: health, and a service that counts a stream of messages.
+/// A gRPC server that checks tokens, with a health service and a service that counts a stream of
+/// messages.
 #[derive(Clone)]
 struct Grpc {
     server: AuthorizationServer,
@@ -59,7 +60,7 @@ impl Grpc {
         self.state.lock().unwrap().revoked.extend(self.server.last_token());
     }
 
-    /// For each call, whether its token was accepted.
+    /// Whether the token of each call was accepted.
     fn admitted(&self) -> Vec<bool> {
         self.state.lock().unwrap().admitted.clone()
     }
@@ -159,7 +160,7 @@ async fn check(client: &Client) -> Result<i32, Status> {
     Ok(answer.into_inner().status)
 }
 
-/// How many messages the server has counted.
+/// Returns how many messages the server has counted.
 async fn count(
     client: &Client,
     messages: impl Stream<Item = HealthCheckRequest> + Send + 'static,
@@ -185,7 +186,7 @@ async fn a_unary_call_is_replayed_on_unauthenticated_in_either_form() {
     }
     assert_eq!(grpc.admitted(), [true, false, true, false, true]);
     assert_eq!(world.server.issued(), 3);
-    // A stream of answers to one message.
+    // Server streaming: a stream of responses to one message.
     grpc.revoke();
     let watch = HealthClient::new(client).watch(HealthCheckRequest::default()).await.unwrap();
     assert_eq!(watch.into_inner().message().await.unwrap().unwrap().status, 1);
@@ -204,13 +205,13 @@ async fn a_stream_of_requests_is_not_replayed_and_the_next_call_works() {
     grpc.revoke();
     assert_eq!(count(&client, three()).await.unwrap_err().code(), Code::Unauthenticated);
     assert_eq!(grpc.admitted(), [true, false]);
-    // It has rejected the token: the renewal is under way, if not done.
+    // The server has rejected the token: the renewal is in flight or complete.
     while layer.cache().issued() < 2 {
         tokio::task::yield_now().await;
     }
     assert_eq!(count(&client, three()).await.unwrap(), 3);
 
-    // One that is open while the rejection comes.
+    // A stream that is open when the rejection arrives.
     grpc.revoke();
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     sender.send(HealthCheckRequest::default()).await.unwrap();
@@ -242,7 +243,7 @@ async fn a_failure_to_get_a_token_arrives_as_a_status() {
     assert!(grpc.admitted().is_empty());
 }
 
-/// The channel's own errors are tonic's to name.
+/// tonic converts the channel's own errors.
 #[tokio::test]
 async fn an_error_of_the_channel_is_passed_on() {
     let world = World::new().await;
@@ -261,7 +262,7 @@ async fn an_interceptor_reads_the_cache_that_the_layer_shares() {
     let mut client = HealthClient::with_interceptor(channel, interceptor);
     let empty = client.check(HealthCheckRequest::default()).await.unwrap_err();
     assert_eq!((empty.code(), grpc.admitted().len()), (Code::Unavailable, 0));
-    // It has started the renewal.
+    // This call has started the renewal.
     while cache.issued() < 1 {
         tokio::task::yield_now().await;
     }

@@ -1,13 +1,8 @@
-//! What a token endpoint may answer that is no token: the caller gets an error that says what to
-//! do, without a secret in it, and once the endpoint answers well again the next call works.
+//! Responses of a token endpoint that contain no token: the caller gets an error that says how to
+//! fix the problem and contains no secret, and once the endpoint responds correctly, the next call
+//! works.
 //!
-//! In memory, under a paused clock: the waits between attempts and after a failure take no time.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests fail tests; clippy.toml lets only the tests themselves"
-)]
+//! These tests run in memory, under a paused clock, so that backoffs take no time.
 
 use std::{
     error::Error,
@@ -27,10 +22,10 @@ use tower_oauth2_client_credentials::{
     },
 };
 
-/// The client's secret. No error may show it, in any form.
+/// The client secret. No error may show it in any form.
 const CANARY: &str = "c4n4ry-of-the-client";
 
-/// `CANARY` in base64, as far as it does not depend on what stands before it.
+/// `CANARY` in base64, without the parts that depend on the preceding bytes.
 const CANARY_IN_BASE64: [&str; 3] =
     ["YzRuNHJ5LW9mLXRoZS1jbGllb", "M0bjRyeS1vZi10aGUtY2xpZW", "jNG40cnktb2YtdGhlLWNsaWVu"];
 
@@ -70,7 +65,7 @@ impl Client {
         self.service.clone().oneshot(request.unwrap()).await
     }
 
-    /// Calls while there is no token. The call must fail with a `TokenError`.
+    /// Makes a call without a cached token, which must fail with a `TokenError`.
     async fn failing_call(&self) -> TokenError {
         let error = self.call().await.map(|response| response.status()).unwrap_err();
         assert_no_secret(&everything(&*error));
@@ -84,7 +79,7 @@ impl Client {
     }
 }
 
-/// All that an error shows of itself and its causes.
+/// Returns everything that an error and its causes print.
 fn everything(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     let mut next = Some(error);
@@ -102,12 +97,12 @@ fn assert_no_secret(text: &str) {
     }
 }
 
-/// A bad answer, and what is to come of it.
+/// An invalid response, and the expected error.
 struct Case {
     name: &'static str,
     answer: Answer,
     class: ErrorClass,
-    /// What the error says: its start, and what else.
+    /// The start of the error's message, and other expected parts.
     says: &'static [&'static str],
 }
 
@@ -339,7 +334,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// How often a token is asked for in one renewal (design section 4).
+/// The number of attempts in one renewal.
 fn attempts(class: ErrorClass) -> usize {
     match class {
         ErrorClass::Transient => 3,
@@ -361,8 +356,8 @@ fn assert_says(case: &Case, error: &TokenError) {
     assert!(error.retry_at().is_some(), "{}", case.name);
 }
 
-/// Pins: a call with a bad token or none at all; a failure that is asked for again and again; one
-/// that is never forgotten.
+/// Guards against a call with an invalid token or none; against a failure that is repeated on every
+/// call; and against one that is never forgotten.
 #[tokio::test(start_paused = true)]
 async fn without_a_token_a_bad_answer_is_a_clear_error_and_the_call_after_its_backoff_works() {
     for case in cases() {
@@ -386,7 +381,8 @@ async fn without_a_token_a_bad_answer_is_a_clear_error_and_the_call_after_its_ba
     }
 }
 
-/// Pins: a 401 that turns into an error, or a token that a failed renewal has taken away.
+/// Guards against a 401 that turns into an error, and a token that is lost because a renewal
+/// failed.
 #[tokio::test(start_paused = true)]
 async fn after_a_401_a_bad_answer_leaves_the_401_as_it_came_and_says_why() {
     for case in cases() {
@@ -413,7 +409,8 @@ async fn after_a_401_a_bad_answer_leaves_the_401_as_it_came_and_says_why() {
     }
 }
 
-/// Pins: a lifetime that cannot be read taken for a failure, for ever, or for a panic.
+/// Guards against a lifetime that cannot be parsed and counts as a failure or as infinite, or
+/// causes a panic.
 #[tokio::test(start_paused = true)]
 async fn an_odd_lifetime_is_no_reason_to_fail() {
     const TEN_YEARS: u64 = 10 * 365 * 24 * 3600;
@@ -431,7 +428,7 @@ async fn an_odd_lifetime_is_no_reason_to_fail() {
         let client = Client::new();
         client.server.announce_expires_in(expires_in);
         assert_eq!(client.call().await.unwrap().status(), StatusCode::OK, "{expires_in}");
-        let token = client.service.cache().peek().cloned().expect("a token at hand");
+        let token = client.service.cache().peek().cloned().expect("a cached token");
         let left = token.expires_at().unwrap().duration_since(client.clock.wall()).unwrap();
         assert_eq!(left, Duration::from_secs(lifetime), "{expires_in}");
         assert_eq!(client.call().await.unwrap().status(), StatusCode::OK, "{expires_in}");
@@ -439,7 +436,8 @@ async fn an_odd_lifetime_is_no_reason_to_fail() {
     }
 }
 
-/// Pins: a loop of token requests, or a call that fails, because a token is said to be over.
+/// Guards against a loop of token requests, or a failing call, because a token is announced as
+/// expired.
 #[tokio::test(start_paused = true)]
 async fn a_token_that_is_over_when_it_comes_serves_who_waited_for_it_and_is_not_kept() {
     for expires_in in ["-1", "0", "-1e400", "\"-5\""] {
@@ -453,8 +451,8 @@ async fn a_token_that_is_over_when_it_comes_serves_who_waited_for_it_and_is_not_
     }
 }
 
-/// Pins: advice that does not help. Each mistake is made against the server that is asked so, and
-/// then made good as the error says.
+/// Guards against advice that does not help. Each mistake is made against a matching server, and
+/// then fixed as the error suggests.
 #[tokio::test(start_paused = true)]
 async fn what_the_error_advises_is_what_helps() {
     use tower_oauth2_client_credentials::endpoint::{BodyEncoding, preset};

@@ -1,4 +1,4 @@
-//! What a user configures shows in what a client does and says.
+//! The effect of settings on the behavior and messages of a client.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ impl CredentialsProvider for Sealed {
     }
 }
 
-/// Fails with the first answer, and again from memory.
+/// Fails with the first response, and again from memory.
 async fn errors(cache: &TokenCache) -> [TokenError; 2] {
     [cache.token().await.unwrap_err(), cache.token().await.unwrap_err()]
 }
 
-// One log for twelve clients: which of them was refused?
+// In one log of twelve clients, it must be clear which one was refused.
 #[tokio::test(start_paused = true)]
 async fn an_error_says_which_client_it_is_of() {
     let server = AuthorizationServer::new();
@@ -64,7 +64,8 @@ async fn an_error_says_which_client_it_is_of() {
     }
 }
 
-// What the source never said itself: its attempt was too slow, it panicked, or there is a budget.
+// Errors that do not come from the source: its attempt timed out, it panicked, or the budget is
+// used up.
 #[tokio::test(start_paused = true)]
 async fn an_error_that_is_not_the_sources_says_which_client_too() {
     let named = |source: Source| {
@@ -91,11 +92,11 @@ async fn an_error_that_is_not_the_sources_says_which_client_too() {
     }
 }
 
-/// A source of any of these closures.
+/// Returns a source for any of these closures.
 type Answering = BoxFuture<'static, Result<TokenResponse, TokenError>>;
 type Source = Box<dyn Fn(Attempt) -> Answering + Send + Sync>;
 
-// A hook reports the header that was sent, also long after the token was replaced.
+// A hook may report the header that was sent long after the token was replaced.
 #[tokio::test(start_paused = true)]
 async fn a_rejected_header_renews_its_own_token_and_no_other() {
     let server = AuthorizationServer::new();

@@ -1,6 +1,6 @@
-//! Tower's contract: readiness, permits, cancellation, runtimes, and what may be sent where.
+//! The tower contract: readiness, permits, cancellation, runtimes, and auto traits.
 //!
-//! The inner service is tower-test's, which panics when it is called without having been ready.
+//! The inner service is a mock of tower-test, which panics if it is called without being ready.
 
 use std::{
     future::Future,
@@ -36,7 +36,7 @@ fn client(tap: &Arc<Tap>) -> (Client, Handle) {
     mock::spawn_layer(tap.layer())
 }
 
-/// A client that has its token already.
+/// Creates a client with a cached token.
 async fn warm_client() -> (Arc<Tap>, Client, Handle) {
     let tap = Tap::open();
     let layer = tap.layer();
@@ -66,7 +66,8 @@ fn is_token_error(error: &BoxError, class: ErrorClass) -> bool {
 
 // Readiness
 
-/// A layer that waits for a token in `poll_ready` stalls balancers, and holds a permit meanwhile.
+/// A layer that waits for a token in `poll_ready` stalls balancers, and holds a permit while it
+/// waits.
 #[tokio::test]
 async fn readiness_is_the_inner_services_own_and_asks_for_no_token() {
     let tap = Tap::closed();
@@ -89,7 +90,7 @@ async fn an_error_of_the_inner_services_readiness_passes_through() {
     assert!(error.to_string().contains("broken"), "{error}");
 }
 
-/// Calling a clone of the service that was made ready loses what readiness had reserved.
+/// Calling a clone of a ready service loses its reservation.
 #[tokio::test]
 async fn the_service_that_was_polled_ready_is_the_one_that_is_called() {
     let (_, mut client, mut handle) = warm_client().await;
@@ -102,7 +103,7 @@ async fn the_service_that_was_polled_ready_is_the_one_that_is_called() {
     }
 }
 
-/// The same where the token comes later: a fresh clone must be made ready, not merely be called.
+/// The same if the token arrives later: a fresh clone must be made ready before it is called.
 #[tokio::test]
 async fn after_waiting_for_a_token_a_fresh_clone_is_made_ready() {
     let tap = Tap::closed();
@@ -122,7 +123,7 @@ async fn after_waiting_for_a_token_a_fresh_clone_is_made_ready() {
     assert_ready_ok!(response.poll());
 }
 
-/// A future that is polled again although it has not woken anybody counts wrong, or spins.
+/// A future that is polled without having been woken must not miscount or spin.
 #[tokio::test]
 async fn the_inner_future_is_polled_once_for_each_poll_of_the_response() {
     let polls = Arc::new(AtomicU32::new(0));
@@ -154,7 +155,7 @@ async fn an_error_of_the_inner_service_keeps_its_type() {
     assert_eq!(kind, std::io::ErrorKind::BrokenPipe);
 }
 
-/// `mock` fails for good once it has failed; the service must say so on every path.
+/// A `mock` that has failed keeps failing; the service must report this on every path.
 #[tokio::test]
 async fn the_clone_for_the_replay_is_made_ready_and_may_fail_at_it() {
     let (_, mut client, mut handle) = warm_client().await;
@@ -163,7 +164,7 @@ async fn the_clone_for_the_replay_is_made_ready_and_may_fail_at_it() {
     handle.allow(0);
     answer(&mut handle, unauthorized()).await;
     for _ in 0..3 {
-        // To the renewal, and past it.
+        // Until the renewal, and past it.
         assert_pending!(response.poll(), "called a clone that is not ready");
         settle().await;
     }
@@ -173,10 +174,10 @@ async fn the_clone_for_the_replay_is_made_ready_and_may_fail_at_it() {
     assert!(error.to_string().contains("not today"), "{error}");
 }
 
-/// A `Pending` without a wake-up would hang the caller who polls too often, and a panic end it.
+/// Polling after completion must not hang the caller with a `Pending`, nor panic.
 #[tokio::test]
 async fn a_response_that_is_polled_after_it_was_ready_is_an_error() {
-    // Refused without a call.
+    // Fails without a call.
     let (mut client, _handle) = client(&Tap::open());
     assert_ready_ok!(client.poll_ready());
     let request = Request::get("http://api.example.com/").body(Body::default()).unwrap();
@@ -184,7 +185,7 @@ async fn a_response_that_is_polled_after_it_was_ready_is_an_error() {
     assert!(is_token_error(&assert_ready_err!(response.poll()), ErrorClass::Origin));
     assert!(is_token_error(&assert_ready_err!(response.poll()), ErrorClass::Interrupted));
 
-    // No token comes.
+    // No token arrives.
     let tap = Tap::open();
     tap.fail(TokenError::new(ErrorClass::Request, "no such scope"));
     let (mut client, _handle) = self::client(&tap);
@@ -194,7 +195,7 @@ async fn a_response_that_is_polled_after_it_was_ready_is_an_error() {
     assert!(is_token_error(&assert_ready_err!(response.poll()), ErrorClass::Request));
     assert!(is_token_error(&assert_ready_err!(response.poll()), ErrorClass::Interrupted));
 
-    // The newer token is awaited, and does not come: the 401 stands.
+    // The newer token does not arrive: the 401 is returned.
     let (tap, mut client, mut handle) = warm_client().await;
     tap.fail(TokenError::new(ErrorClass::Request, "no such scope"));
     let mut response = call(&mut client, get());
@@ -210,7 +211,7 @@ async fn a_response_that_is_polled_after_it_was_ready_is_an_error() {
 
 type Limited = mock::Spawn<OAuthClientCredentials<ConcurrencyLimit<Inner>>>;
 
-/// A client with one permit, and the limit to look at.
+/// Creates a client with one permit, and the limit to inspect.
 fn limited(layer: &OAuthClientCredentialsLayer) -> (Limited, ConcurrencyLimit<Inner>, Handle) {
     let (mock, handle) = mock::pair();
     let limit = ConcurrencyLimit::new(mock, 1);
@@ -256,7 +257,7 @@ async fn no_permit_is_kept_by_a_call_that_is_refused_for_want_of_a_token() {
     assert!(permit_is_free(&limit));
     assert!(is_token_error(&assert_ready_err!(response.poll()), ErrorClass::Request));
     assert_eq!(tap.asked(), 1);
-    // And the service is as good as new.
+    // The service still works.
     assert_ready_ok!(client.poll_ready());
 }
 
@@ -270,7 +271,7 @@ async fn no_permit_is_kept_by_a_call_that_is_refused_for_its_target() {
     assert!(is_token_error(&assert_ready_err!(response.poll()), ErrorClass::Origin));
 }
 
-/// The first request's permit is waited for by its own replay.
+/// A replay waits for the permit of its own first request.
 #[tokio::test]
 async fn a_rejection_under_a_limit_of_one_does_not_wait_for_itself() {
     let tap = Tap::open();
@@ -290,12 +291,12 @@ async fn a_rejection_under_a_limit_of_one_does_not_wait_for_itself() {
     assert_eq!(assert_ready_ok!(response.poll()).status(), StatusCode::OK);
 }
 
-// Requests that are none of the layer's business
+// Requests that pass through unchanged
 
 #[tokio::test]
 async fn a_request_with_its_own_authorization_is_untouched_and_its_401_rejects_nothing() {
     let (tap, mut client, mut handle) = warm_client().await;
-    // So that the client has its own copy of the token.
+    // So that the client makes its own copy of the token.
     let mut response = call(&mut client, get());
     answer(&mut handle, ok()).await;
     assert_ready_ok!(response.poll());
@@ -311,7 +312,7 @@ async fn a_request_with_its_own_authorization_is_untouched_and_its_401_rejects_n
     assert_eq!(tap.asked(), 1);
 }
 
-/// It used to set off a renewal for a token that it would not have carried.
+/// Guards against a renewal for a token that the request would not have carried.
 #[tokio::test]
 async fn a_request_with_its_own_authorization_asks_for_no_token_and_waits_for_none() {
     let tap = Tap::closed();
@@ -355,7 +356,7 @@ async fn two_authorizations_stay_or_are_replaced_together() {
     }
 }
 
-/// The replay of a request whose `Authorization` was replaced must not come with the old one.
+/// The replay of a request whose `Authorization` was replaced must not carry the old one.
 #[tokio::test]
 async fn a_replaced_authorization_is_replaced_in_the_replay_too() {
     let tap = Tap::open();
@@ -377,7 +378,7 @@ async fn a_replaced_authorization_is_replaced_in_the_replay_too() {
     assert!(response.extensions().get::<NotReplaced>().unwrap().is_futile());
 }
 
-/// `HeaderMap` panics when it is asked for more than it can hold.
+/// `HeaderMap` panics when its capacity is exceeded.
 #[tokio::test]
 async fn a_request_without_room_for_a_header_is_an_error_and_no_panic() {
     for warm in [false, true] {
@@ -388,7 +389,7 @@ async fn a_request_without_room_for_a_header_is_an_error_and_no_panic() {
         }
         let (mut client, _handle): (Client, Handle) = mock::spawn_layer(layer);
         let mut request = get();
-        // A map that is full says so from then on; one that is merely crowded says so once.
+        // A map that is full fails from then on; a map with many collisions fails once.
         let mut refused = 0;
         for n in 0..40_000 {
             let name = HeaderName::try_from(format!("x-{n}")).unwrap();
@@ -409,7 +410,8 @@ async fn a_request_without_room_for_a_header_is_an_error_and_no_panic() {
 
 // Cancellation and wake-ups
 
-/// Drops the response future after so many steps, and finds everything usable.
+/// Drops the response future after the given number of steps, and checks that everything still
+/// works.
 #[tokio::test(start_paused = true)]
 async fn a_response_that_is_dropped_at_any_stage_leaves_everything_usable() {
     for steps in 0..7 {
@@ -436,7 +438,7 @@ async fn a_response_that_is_dropped_at_any_stage_leaves_everything_usable() {
                         tap.release();
                         settle().await;
                     }
-                    // The replay is on its way.
+                    // The replay is in flight.
                     _ => settle().await,
                 }
                 assert_pending!(response.poll(), "{steps} {step}");
@@ -446,7 +448,7 @@ async fn a_response_that_is_dropped_at_any_stage_leaves_everything_usable() {
         drop(response);
         assert!(permit_is_free(&limit), "{steps}");
         tap.release();
-        // What the dropped call had sent is not answered any more.
+        // The request of the dropped call gets no more responses.
         while let Poll::Ready(Some(_)) = task::spawn(()).enter(|_, _| handle.poll_request()) {}
         assert_ready_ok!(client.poll_ready());
         let mut next = task::spawn(client.call(get()));
@@ -458,7 +460,7 @@ async fn a_response_that_is_dropped_at_any_stage_leaves_everything_usable() {
     }
 }
 
-/// A waker that was left at the first poll belongs to a task that no longer cares.
+/// The waker of the first poll may belong to a task that is no longer interested.
 #[tokio::test]
 async fn a_response_that_moves_to_another_task_wakes_that_one() {
     let tap = Tap::closed();
@@ -468,13 +470,13 @@ async fn a_response_that_moves_to_another_task_wakes_that_one() {
     let mut former = task::spawn(());
     let mut latter = task::spawn(());
     let mut poll = |task: &mut task::Spawn<()>| task.enter(|cx, _| response.as_mut().poll(cx));
-    // While a token is waited for.
+    // While the call waits for a token.
     assert_pending!(poll(&mut former));
     assert_pending!(poll(&mut latter));
     tap.release();
     settle().await;
     assert!(latter.is_woken() && !former.is_woken());
-    // While a newer one is waited for.
+    // While it waits for a newer token.
     assert_pending!(poll(&mut latter));
     tap.close();
     answer(&mut handle, unauthorized()).await;
@@ -494,7 +496,7 @@ async fn a_response_that_moves_to_another_task_wakes_that_one() {
     assert_eq!(assert_ready_ok!(poll(&mut latter)).status(), StatusCode::OK);
 }
 
-/// A renewal that one caller's future drives starves the others when that caller is not polled.
+/// A renewal that is driven by one caller's future starves the others if that caller is not polled.
 #[tokio::test]
 async fn a_caller_that_is_never_polled_again_holds_nobody_up() {
     let tap = Tap::closed();
@@ -533,8 +535,8 @@ fn without_a_runtime_there_is_a_clear_error() {
     assert!(error.to_string().contains("no Tokio runtime"), "{error}");
 }
 
-/// `runtime.block_on(client.call(request))` calls outside of the runtime and polls inside: that it
-/// has no runtime at hand when it is called must not fail the call.
+/// `runtime.block_on(client.call(request))` calls outside the runtime and polls inside: the call
+/// must not fail because there is no runtime yet.
 #[test]
 fn a_call_outside_of_the_runtime_that_polls_it_works() {
     let tap = Tap::open();
@@ -548,7 +550,8 @@ fn a_call_outside_of_the_runtime_that_polls_it_works() {
     assert!(client.cache().last_error().is_none());
 }
 
-/// With a token at hand nothing is given up and done again: not what `poll_ready` has reserved either.
+/// With a cached token, nothing is released and reserved again, not even the reservation of
+/// `poll_ready`.
 #[test]
 fn with_a_fresh_token_a_call_outside_of_any_runtime_goes_at_once() {
     let tap = Tap::open();
@@ -590,7 +593,7 @@ fn when_its_runtime_is_dropped_waiters_are_told_and_another_runtime_serves() {
 fn send<T: Send>(_: &T) {}
 fn sync<T: Sync>(_: &T) {}
 
-/// A bound too many, or a cell in the wrong place, shows only in somebody else's program.
+/// An unnecessary bound, or a misplaced cell, would only show in a user's program.
 #[test]
 fn the_service_goes_where_the_inner_one_goes() {
     #[derive(Clone)]
@@ -623,7 +626,7 @@ async fn it_fits_into_a_boxed_clone_sync_service() {
     assert_eq!(client.clone().oneshot(get()).await.unwrap().into_body(), "t1");
 }
 
-/// An inner service of a single thread: its clone, its future, its request and its response.
+/// A single-threaded inner service, with its clone, future, request and response.
 #[derive(Clone)]
 struct Local(Rc<()>);
 
@@ -675,7 +678,7 @@ async fn a_service_of_a_single_thread_can_be_wrapped() {
     assert_eq!(call.await, StatusCode::OK);
 }
 
-/// A clone shares the token: it neither asks again nor misses a renewal.
+/// A clone shares the token: it neither requests its own nor misses a renewal.
 #[tokio::test]
 async fn clones_share_the_token_and_notice_its_renewal() {
     let (tap, mut one, mut handle) = warm_client().await;
@@ -698,7 +701,7 @@ async fn clones_share_the_token_and_notice_its_renewal() {
     assert_eq!(tap.asked(), 2);
 }
 
-/// The source goes with the last handle, also while it is asked.
+/// The source is dropped with the last handle, even during a fetch.
 #[tokio::test]
 async fn the_renewal_ends_with_the_last_handle() {
     struct Gone(Arc<AtomicU32>);

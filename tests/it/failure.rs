@@ -1,11 +1,5 @@
-//! What a failed renewal leads to, class by class: how often it is tried, what is remembered, and
-//! for how long. And the budget.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "also the helpers of tests"
-)]
+//! Failed renewals, by error class: how often they are retried, what is remembered, and for how
+//! long. Also the issuance budget.
 
 use std::sync::{
     Arc,
@@ -22,7 +16,8 @@ use tower_oauth2_client_credentials::{
 
 use crate::kit::{World, millis, pass, secs, settle};
 
-/// Until `error` says, no call leads to a token request; then one does.
+/// Checks that no call causes a token request before the time in `error`, and that the next one
+/// then does.
 async fn is_left_alone_until_retry_at(world: &World, error: &TokenError) {
     let requests = world.token_requests();
     let wait = error.retry_at().unwrap().duration_since(world.clock.wall()).unwrap();
@@ -40,7 +35,6 @@ fn waits(world: &World, error: &TokenError) -> std::time::Duration {
     error.retry_at().unwrap().duration_since(world.clock.wall()).unwrap()
 }
 
-/// Row 12.
 #[tokio::test(start_paused = true)]
 async fn retry_after_is_kept_in_seconds_and_as_a_date() {
     for as_date in [false, true] {
@@ -58,7 +52,7 @@ async fn retry_after_is_kept_in_seconds_and_as_a_date() {
     }
 }
 
-/// Row 12: who is told to wait still has a token.
+/// Throttling does not affect calls while the token is usable.
 #[tokio::test(start_paused = true)]
 async fn while_the_server_asks_for_patience_a_valid_token_is_served() {
     let world = World::new();
@@ -70,7 +64,7 @@ async fn while_the_server_asks_for_patience_a_valid_token_is_served() {
         pass(secs(1)).await;
         assert_eq!(world.server.requests(), 2);
     }
-    // Also where it was rejected: the 401 stands, and nobody asks.
+    // Even if the token was rejected: the 401 is final, and no token is requested.
     world.server.revoke_all();
     assert_eq!(world.status("/").await, StatusCode::UNAUTHORIZED);
     assert_eq!(world.server.requests(), 2);
@@ -79,7 +73,6 @@ async fn while_the_server_asks_for_patience_a_valid_token_is_served() {
     assert_eq!(world.server.requests(), 3);
 }
 
-/// Row 12.
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_of_a_day_is_capped_at_a_quarter_of_an_hour() {
     for value in ["86400", "Thu, 02 Jan 2025 00:00:00 GMT", "99999999999999999999"] {
@@ -89,14 +82,15 @@ async fn a_retry_after_of_a_day_is_capped_at_a_quarter_of_an_hour() {
         assert_eq!(waits(&world, &error), secs(900), "{value}");
         is_left_alone_until_retry_at(&world, &error).await;
     }
-    // 503 with Retry-After is the same; without one it is like any other 5xx.
+    // A 503 with Retry-After behaves the same; without it, it is like any other 5xx.
     let world = World::new();
     world.server.respond_once(Answer::unavailable().with_header("retry-after", "30"));
     let error = world.error("/").await;
     assert_eq!((error.class(), waits(&world, &error)), (ErrorClass::Throttled, secs(30)));
 }
 
-/// Pins the error that names a time that has passed: the monotonic clock sleeps with its host.
+/// Guards against an error that names a time in the past: the monotonic clock stops while its host
+/// is suspended.
 #[tokio::test(start_paused = true)]
 async fn a_host_that_slept_through_the_backoff_asks_at_once() {
     let world = World::new();
@@ -107,7 +101,7 @@ async fn a_host_that_slept_through_the_backoff_asks_at_once() {
     assert_eq!(world.server.requests(), 1);
     world.clock.suspend(secs(1));
     assert_eq!(world.status("/").await, StatusCode::OK);
-    // And a token in its soft window is renewed again.
+    // A token in its soft window is also renewed again.
     pass(secs(3280)).await;
     world.server.respond_once(Answer::too_many_requests("100"));
     let mut client = world.client.clone();
@@ -120,7 +114,7 @@ async fn a_host_that_slept_through_the_backoff_asks_at_once() {
     }
 }
 
-/// A short one is waited for within the renewal.
+/// A short Retry-After is waited for within the renewal.
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_of_up_to_five_seconds_is_waited_for() {
     let world = World::new();
@@ -134,8 +128,8 @@ async fn a_retry_after_of_up_to_five_seconds_is_waited_for() {
     assert_eq!(waits(&world, &world.error("/").await), secs(6));
 }
 
-/// Pins the stream of requests to a server that throttles with `Retry-After: 0`, or with a date of
-/// its own clock that has passed on ours.
+/// Guards against a stream of requests to a server that throttles with `Retry-After: 0`, or with a
+/// date that is in the past by the client's clock.
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_that_has_passed_is_no_leave_to_ask_at_every_call() {
     for value in ["0", "Tue, 31 Dec 2024 23:59:59 GMT"] {
@@ -146,12 +140,12 @@ async fn a_retry_after_that_has_passed_is_no_leave_to_ask_at_every_call() {
             pass(millis(100)).await;
         }
         let requests = world.server.requests();
-        // Renewals at 0, 5, 15, 35 s, of three attempts each.
+        // Renewals at 0, 5, 15 and 35 s, with three attempts each.
         assert!(requests <= 12, "{requests} requests in a minute, {value}");
     }
 }
 
-/// Without a Retry-After: 5 s, doubling, at most 120 s.
+/// Without a Retry-After, the backoff is 5 s, doubling, at most 120 s.
 #[tokio::test(start_paused = true)]
 async fn without_retry_after_a_429_is_remembered_for_five_seconds_and_doubling() {
     let world = World::new();
@@ -164,7 +158,8 @@ async fn without_retry_after_a_429_is_remembered_for_five_seconds_and_doubling()
     }
 }
 
-/// Row 12: also where the source itself keeps to a budget. Pins the source that is asked by every call.
+/// A source with its own budget is treated alike. Guards against a source that is called by every
+/// request.
 #[tokio::test(start_paused = true)]
 async fn a_budget_that_the_source_keeps_is_remembered_for_five_seconds_and_doubling() {
     let asked = Arc::new(AtomicUsize::new(0));
@@ -188,7 +183,7 @@ async fn a_budget_that_the_source_keeps_is_remembered_for_five_seconds_and_doubl
     }
 }
 
-/// Row 13. Pins the lockout of a client whose secret is wrong.
+/// Guards against the lockout of a client with a wrong secret.
 #[tokio::test(start_paused = true)]
 async fn an_invalid_client_is_asked_for_once_until_its_secret_changes() {
     let secret = RotatingSecret::new("test-client", "wrong");
@@ -207,7 +202,7 @@ async fn an_invalid_client_is_asked_for_once_until_its_secret_changes() {
     assert_eq!(world.server.requests(), 2);
 }
 
-/// Row 13: 30 s, doubling, at most ten minutes; one request each.
+/// The backoff is 30 s, doubling, at most ten minutes, with one request each.
 #[tokio::test(start_paused = true)]
 async fn an_invalid_client_is_remembered_ever_longer() {
     let world = World::with_credentials(RotatingSecret::new("test-client", "wrong"));
@@ -227,7 +222,7 @@ async fn is_quiet(world: &World, seconds: u64) {
     pass(millis(1)).await;
 }
 
-/// Row 13: a secret that is rotated while it is refused is tried within the same renewal.
+/// A secret that is rotated while the old one is refused is tried within the same renewal.
 #[tokio::test(start_paused = true)]
 async fn a_secret_that_changes_during_the_refusal_is_tried_at_once() {
     let secret = RotatingSecret::new("test-client", "old");
@@ -240,7 +235,6 @@ async fn a_secret_that_changes_during_the_refusal_is_tried_at_once() {
     assert_eq!(world.server.requests(), 2);
 }
 
-/// Row 13.
 #[tokio::test(start_paused = true)]
 async fn a_refused_request_is_sent_once_a_minute() {
     for answer in [
@@ -262,7 +256,8 @@ async fn a_refused_request_is_sent_once_a_minute() {
     }
 }
 
-/// Two attempts at an answer that cannot be read, then 5 s, doubling, at most 60 s.
+/// Two attempts after a response that cannot be parsed, then a backoff of 5 s, doubling, at most 60
+/// s.
 #[tokio::test(start_paused = true)]
 async fn a_malformed_answer_is_asked_for_twice() {
     let world = World::new();
@@ -272,7 +267,7 @@ async fn a_malformed_answer_is_asked_for_twice() {
         assert_eq!(error.class(), ErrorClass::Malformed, "{error}");
         assert_eq!(waits(&world, &error), secs(expected));
         assert_eq!(world.server.requests(), 2 * (round + 1));
-        // The server may well have counted them.
+        // The server may have counted them.
         assert_eq!(world.cache().issued(), 2 * (round as u64 + 1));
         is_quiet(&world, expected).await;
     }
@@ -281,8 +276,8 @@ async fn a_malformed_answer_is_asked_for_twice() {
     assert_eq!(world.status("/").await, StatusCode::OK, "the second attempt");
 }
 
-/// Three attempts with up to 200 ms and 800 ms between them, then 1 s ±20 %, doubling, at most 4 s;
-/// and one attempt in each renewal that follows.
+/// Three attempts with pauses of up to 200 ms and 800 ms, then a backoff of 1 s ±20 %, doubling, at
+/// most 4 s, and one attempt in each later renewal.
 #[tokio::test(start_paused = true)]
 async fn a_transient_failure_is_tried_three_times_and_then_once_every_few_seconds() {
     let world = World::new();
@@ -302,7 +297,8 @@ async fn a_transient_failure_is_tried_three_times_and_then_once_every_few_second
     }
 }
 
-/// Pins the failures of one kind that are held against another, and those that are never forgotten.
+/// Guards against failures of one class that count towards another, and failures that are never
+/// forgotten.
 #[tokio::test(start_paused = true)]
 async fn the_backoff_starts_again_after_a_token_and_for_another_class() {
     let world = World::new();
@@ -324,7 +320,7 @@ async fn the_backoff_starts_again_after_a_token_and_for_another_class() {
     assert!(world.cache().last_error().is_none());
 }
 
-/// The budget: renewals in the background and after a 401 give way first.
+/// Background renewals and renewals after a 401 yield first when the budget runs low.
 #[tokio::test(start_paused = true)]
 async fn a_fifth_of_the_budget_is_kept_for_calls_that_have_no_token() {
     let world = World::with(|builder| builder.issuance_budget(10, secs(86_400)));
@@ -334,7 +330,7 @@ async fn a_fifth_of_the_budget_is_kept_for_calls_that_have_no_token() {
         assert_eq!(world.status("/").await, StatusCode::OK);
         assert_eq!(world.cache().issued(), issued);
     }
-    // Eight of ten: no more for convenience, neither after a 401,
+    // Eight of ten are used: no more optional requests, neither after a 401,
     world.server.revoke_all();
     let response = world.call("/").await.unwrap();
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
@@ -342,14 +338,14 @@ async fn a_fifth_of_the_budget_is_kept_for_calls_that_have_no_token() {
     let error = reason.unwrap().error().unwrap().clone();
     assert_eq!(error.class(), ErrorClass::Budget);
     assert_eq!(waits(&world, &error), secs(86_400));
-    // nor in the soft window, nor in the margin: the token is usable.
+    // nor in the soft window, nor in the margin, since the token is usable.
     for _ in 0..3_599 {
         assert!(world.cache().token().await.is_ok());
         pass(secs(1)).await;
     }
     assert_eq!(world.cache().issued(), 8, "the reserve is for calls that have no token at all");
     pass(secs(1)).await;
-    // Two for those without any.
+    // Two are reserved for calls without a token.
     for issued in [9, 10] {
         assert_eq!(world.status("/").await, StatusCode::OK);
         assert_eq!(world.cache().issued(), issued);
@@ -366,7 +362,7 @@ async fn a_fifth_of_the_budget_is_kept_for_calls_that_have_no_token() {
     assert_eq!((world.cache().issued(), world.server.issued()), (11, 11));
 }
 
-/// A timer has no call to serve: the reserve is not for it.
+/// The timer serves no call, so it cannot use the reserve.
 #[tokio::test(start_paused = true)]
 async fn a_warm_cache_leaves_the_reserve_of_the_budget_alone() {
     let world = World::with(|builder| builder.keep_warm().issuance_budget(10, secs(86_400)));
@@ -374,7 +370,7 @@ async fn a_warm_cache_leaves_the_reserve_of_the_budget_alone() {
     assert_eq!(world.status("/").await, StatusCode::OK);
     pass(secs(80_000)).await;
     assert_eq!(world.server.requests(), 8);
-    // A call gets one of the two that are left.
+    // A call gets one of the two remaining tokens.
     assert_eq!(world.status("/").await, StatusCode::OK);
     assert_eq!(world.server.requests(), 9);
     pass(secs(20_000)).await;
@@ -382,7 +378,7 @@ async fn a_warm_cache_leaves_the_reserve_of_the_budget_alone() {
     settle().await;
 }
 
-/// The count is there without a budget, too.
+/// Tokens are counted even without a budget.
 #[tokio::test(start_paused = true)]
 async fn tokens_are_counted_and_without_a_budget_not_limited() {
     let world = World::new();
@@ -395,8 +391,8 @@ async fn tokens_are_counted_and_without_a_budget_not_limited() {
     assert_eq!(world.server.issued(), 200);
 }
 
-/// Row 13. Pins the refusal that is remembered although the secret has changed: while the one after
-/// the next was refused.
+/// Guards against a refusal that is remembered although the secret has changed, if a later secret
+/// was refused in between.
 #[tokio::test(start_paused = true)]
 async fn a_secret_that_changes_again_during_the_refusal_is_tried_at_the_next_call() {
     let secret = RotatingSecret::new("test-client", "old");
@@ -406,14 +402,14 @@ async fn a_secret_that_changes_again_during_the_refusal_is_tried_at_the_next_cal
     pass(millis(500)).await;
     secret.set("as wrong");
     pass(secs(1)).await;
-    assert_eq!(world.server.requests(), 2, "the second attempt is under way");
+    assert_eq!(world.server.requests(), 2, "the second attempt is in flight");
     secret.set("test-secret");
     assert!(call.await.unwrap().is_err());
     assert_eq!(world.status("/").await, StatusCode::OK, "at once");
     assert_eq!(world.server.requests(), 3);
 }
 
-/// A throttled server is asked three times in one renewal, and no more.
+/// A throttled server gets three requests per renewal, and no more.
 #[tokio::test(start_paused = true)]
 async fn a_short_retry_after_is_waited_for_twice_in_one_renewal() {
     let world = World::new();
@@ -424,7 +420,7 @@ async fn a_short_retry_after_is_waited_for_twice_in_one_renewal() {
     assert_eq!((world.server.requests(), waits(&world, &error)), (3, secs(2)));
 }
 
-/// The reserve of the budget is also for the caller whose 401 came so late that no token is usable.
+/// The reserve of the budget also serves a caller whose 401 came so late that no token is usable.
 #[tokio::test(start_paused = true)]
 async fn a_late_rejection_without_a_usable_token_may_use_the_reserve() {
     let world = World::with(|builder| builder.issuance_budget(5, secs(86_400)));

@@ -1,10 +1,4 @@
 //! One renewal at a time, which no caller can cancel, and which leaves nothing behind.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "also the helpers of tests"
-)]
 
 use std::{
     panic,
@@ -29,7 +23,7 @@ use tower_oauth2_client_credentials::{
 
 use crate::kit::{Watchdog, World, get, millis, pass, poll_once, secs, settle, within};
 
-/// Row 1. Pins the refresh storm: a token request for each caller.
+/// Guards against a refresh storm, with a token request for each caller.
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_callers_make_one_token_request_cold_at_expiry_and_when_it_fails() {
     let world = World::new();
@@ -51,7 +45,7 @@ async fn ten_thousand_callers_make_one_token_request_cold_at_expiry_and_when_it_
         assert_eq!(format!("{:?}", result.unwrap_err()), text, "all see the same error");
     }
 
-    // Until the backoff ends nobody asks, and everybody is told at once.
+    // Until the backoff ends there are no token requests, and all calls fail immediately.
     let clock = world.clock.wall();
     assert!(first.retry_at().unwrap() > clock);
     for result in world.crowd(10_000).await {
@@ -68,7 +62,7 @@ async fn ten_thousand_callers_make_one_token_request_cold_at_expiry_and_when_it_
     world.assert_no_expired_token_went_out();
 }
 
-/// Row 1, with threads: lost wake-ups and double flights do not show on one thread.
+/// The same with threads: lost wake-ups and duplicate renewals do not show on a single thread.
 #[test]
 fn ten_thousand_callers_on_many_threads_make_one_token_request() {
     let _limit = Watchdog::start(secs(300));
@@ -109,7 +103,7 @@ fn ten_thousand_callers_on_many_threads_make_one_token_request() {
     }
 }
 
-/// Row 2. Pins the renewal that is a caller's future and goes with it.
+/// Guards against a renewal that is driven by a caller's future and dropped with it.
 #[tokio::test(start_paused = true)]
 async fn the_caller_that_set_off_the_renewal_may_leave() {
     let world = World::new();
@@ -125,7 +119,6 @@ async fn the_caller_that_set_off_the_renewal_may_leave() {
     assert_eq!(world.server.requests(), 1);
 }
 
-/// Row 2.
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_nobody_waits_for_completes_and_the_next_call_has_its_token() {
     let world = World::new();
@@ -140,7 +133,7 @@ async fn a_renewal_that_nobody_waits_for_completes_and_the_next_call_has_its_tok
     assert_eq!(world.server.requests(), 1);
 }
 
-/// Row 2. 10 s an attempt, 30 s in all.
+/// The timeout is 10 s per attempt and 30 s per renewal.
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_nobody_waits_for_ends_at_its_deadline_and_the_next_call_is_right() {
     let world = World::new();
@@ -152,7 +145,7 @@ async fn a_renewal_that_nobody_waits_for_ends_at_its_deadline_and_the_next_call_
     assert_eq!(world.server.requests(), 1, "an attempt may take ten seconds");
     pass(millis(600)).await;
     assert_eq!(world.server.requests(), 2, "and not more");
-    // The task is the test's own and the renewal's.
+    // The tasks are those of the test and the renewal.
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     assert_eq!(tasks(), 1);
     pass(millis(19_600)).await;
@@ -167,7 +160,7 @@ async fn a_renewal_that_nobody_waits_for_ends_at_its_deadline_and_the_next_call_
     assert!(error.is_unreachable(), "{error}");
 }
 
-/// Row 3. Pins the renewal that runs only while the caller who set it off is polled.
+/// Guards against a renewal that runs only while the caller that started it is polled.
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_is_no_longer_polled_starves_nobody() {
     let world = World::new();
@@ -177,7 +170,7 @@ async fn a_caller_that_is_no_longer_polled_starves_nobody() {
     let mut call = Box::pin(world.call("/"));
     assert!(poll_once(&mut leader).is_pending());
     assert!(poll_once(&mut call).is_pending());
-    // Both are alive, and nobody polls them.
+    // Both futures are alive, and neither is polled.
     assert_eq!(world.status("/").await, StatusCode::OK);
     let token = within(secs(1), cache.token()).await.unwrap();
     world.server.revoke_all();
@@ -185,13 +178,13 @@ async fn a_caller_that_is_no_longer_polled_starves_nobody() {
     assert!(poll_once(&mut replacement).is_pending());
     assert_eq!(world.status("/").await, StatusCode::OK);
     assert_eq!(world.server.requests(), 2);
-    // They find what they waited for, also this late.
+    // They still find their result, even this late.
     assert!(leader.await.is_ok() && replacement.await.is_ok());
     assert_eq!(call.await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.server.requests(), 2);
 }
 
-/// Row 3: a token that has come and gone since its caller was polled is not handed out.
+/// A token that has arrived and expired since the caller was last polled is not used.
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_is_polled_too_late_gets_no_expired_token() {
     let world = World::new();
@@ -208,7 +201,7 @@ async fn a_caller_that_is_polled_too_late_gets_no_expired_token() {
     world.assert_no_expired_token_went_out();
 }
 
-/// Row 4. Pins the cache that no caller ever fills, because each gives up before the answer.
+/// Guards against a cache that is never filled because each caller gives up before the response.
 #[tokio::test(start_paused = true)]
 async fn callers_with_less_patience_than_the_server_takes_make_progress() {
     let world = World::new();
@@ -227,7 +220,7 @@ async fn callers_with_less_patience_than_the_server_takes_make_progress() {
     assert_eq!(world.server.requests(), 1);
 }
 
-/// Row 9. Pins the cooldown that starts although no renewal has proved futile.
+/// Guards against a cooldown that starts although no renewal was ineffective.
 #[tokio::test(start_paused = true)]
 async fn a_401_recovers_at_once_after_a_forced_renewal_that_its_caller_left() {
     let world = World::new();
@@ -235,10 +228,10 @@ async fn a_401_recovers_at_once_after_a_forced_renewal_that_its_caller_left() {
     world.server.revoke_all();
     world.server.delay_answers(secs(3));
     assert!(tokio::time::timeout(secs(1), world.call("/")).await.is_err());
-    // The next 401 joins the renewal, which goes on.
+    // The next 401 joins the renewal, which continues.
     assert_eq!(world.status("/").await, StatusCode::OK);
     assert_eq!(world.server.requests(), 2);
-    // And with the caller gone, the one after the renewal finds its token.
+    // After the caller is gone, the next one finds the new token.
     pass(secs(100)).await;
     world.server.revoke_all();
     assert!(tokio::time::timeout(secs(1), world.call("/")).await.is_err());
@@ -249,7 +242,7 @@ async fn a_401_recovers_at_once_after_a_forced_renewal_that_its_caller_left() {
     assert_eq!(world.server.requests(), 3);
 }
 
-/// Row 9: the renewal itself failed, or its time was up: neither cure nor futile.
+/// A renewal that failed or timed out is neither effective nor ineffective.
 #[tokio::test(start_paused = true)]
 async fn a_forced_renewal_that_failed_is_not_held_against_the_next() {
     let world = World::new();
@@ -261,7 +254,7 @@ async fn a_forced_renewal_that_failed_is_not_held_against_the_next() {
     assert_eq!(world.status("/").await, StatusCode::OK, "after the backoff, and no cooldown");
 }
 
-/// A source that does what its script says, once each, and then gives tokens.
+/// A source that follows its script, and then issues tokens.
 fn scripted(script: Vec<fn() -> Result<TokenResponse, TokenError>>) -> (TokenCache, ManualClock) {
     let script = Mutex::new(script.into_iter());
     let source = source_fn(move |_: Attempt| {
@@ -278,7 +271,7 @@ fn a_token() -> Result<TokenResponse, TokenError> {
     Ok(TokenResponse::bearer("t")?.expires_in(secs(3600)))
 }
 
-/// Row 2. Pins all who came after it and are never woken.
+/// Guards against waiters that are never woken because an earlier waker panicked.
 #[tokio::test(start_paused = true)]
 async fn a_waker_that_panics_does_not_leave_the_others_asleep() {
     struct Panicking;
@@ -291,12 +284,13 @@ async fn a_waker_that_panics_does_not_leave_the_others_asleep() {
 
     let _limit = Watchdog::start(secs(300));
     for fails in [false, true] {
-        // The source panics as well: its task is unwinding when it tells everyone.
+        // The source panics as well: its task is unwinding when it wakes the waiters.
         let (cache, _clock) =
             scripted(if fails { vec![|| panic!("on purpose, too")] } else { vec![] });
         let waker = Waker::from(Arc::new(Panicking));
         let mut cx = Context::from_waker(&waker);
-        // They run before the renewal does; those whose wakers panic have joined it by then.
+        // These tasks run before the renewal, so the waiters with panicking wakers have joined it
+        // by then.
         let others: Vec<_> = (0..10).map(|_| tokio::spawn(cache.token())).collect();
         let mut first: Vec<_> = (0..2).map(|_| cache.token()).collect();
         for token in &mut first {
@@ -310,7 +304,7 @@ async fn a_waker_that_panics_does_not_leave_the_others_asleep() {
     }
 }
 
-/// Row 15. Pins the cache that stays locked, or waits for ever, after a panic of a user's code.
+/// Guards against a cache that stays locked, or waits forever, after user code panics.
 #[tokio::test(start_paused = true)]
 async fn after_a_panic_in_the_source_there_is_one_error_and_then_a_token() {
     let _limit = Watchdog::start(secs(300));
@@ -329,7 +323,7 @@ async fn after_a_panic_in_the_source_there_is_one_error_and_then_a_token() {
     assert!(cache.peek().is_some());
 }
 
-/// Row 15: while a token is usable, nobody notices.
+/// While a token is usable, no caller notices.
 #[tokio::test(start_paused = true)]
 async fn a_panic_in_a_renewal_in_the_background_is_not_noticed() {
     let _limit = Watchdog::start(secs(300));
@@ -344,7 +338,6 @@ async fn a_panic_in_a_renewal_in_the_background_is_not_noticed() {
     assert_eq!(cache.issued(), 2);
 }
 
-/// Row 15.
 #[tokio::test(start_paused = true)]
 async fn after_a_panic_in_the_transport_there_is_one_error_and_then_a_token() {
     let _limit = Watchdog::start(secs(300));
@@ -376,7 +369,7 @@ async fn after_a_panic_in_the_transport_there_is_one_error_and_then_a_token() {
     assert_eq!(response.status(), StatusCode::OK);
 }
 
-/// Row 15: a panic while a rejected request waits leaves the 401 whole.
+/// A panic while a rejected request waits leaves the 401 intact.
 #[tokio::test(start_paused = true)]
 async fn a_panic_in_a_forced_renewal_returns_the_401_and_counts_for_nothing() {
     let _limit = Watchdog::start(secs(300));
@@ -386,12 +379,12 @@ async fn a_panic_in_a_forced_renewal_returns_the_401_and_counts_for_nothing() {
     assert_eq!(kept.error().unwrap().class(), ErrorClass::Interrupted);
     pass(secs(2)).await;
     let replaced = within(secs(1), cache.rejected(&token)).await;
-    // The very same token: the source has no other. But it was asked.
+    // The same token, since the source has no other. But the source was called.
     assert!(replaced.unwrap_err().is_futile());
     assert_eq!(cache.issued(), 2);
 }
 
-/// Row 15. Pins the renewal that is forever under way, because its runtime is gone.
+/// Guards against a renewal that stays in flight forever because its runtime is gone.
 #[test]
 fn a_renewal_whose_runtime_was_dropped_is_done_again_on_another() {
     let _limit = Watchdog::start(secs(300));
@@ -414,10 +407,10 @@ fn a_renewal_whose_runtime_was_dropped_is_done_again_on_another() {
     let follower = second.spawn(cache.token());
     first.shutdown_background();
     second.block_on(async {
-        // The leader went with its runtime, or was told in time.
+        // The first caller was dropped with its runtime, or got its result in time.
         let _ = leader.await;
         match follower.await.unwrap() {
-            // It came after the renewal was given up, and started the next.
+            // It arrived after the renewal was given up, and started the next one.
             Ok(token) => assert_eq!(token.expose_secret(), "t"),
             Err(error) => assert_eq!(error.class(), ErrorClass::Interrupted),
         }
@@ -426,7 +419,7 @@ fn a_renewal_whose_runtime_was_dropped_is_done_again_on_another() {
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
-/// Row 15: nor does a runtime that lives and is not driven hold up more than those who wait already.
+/// A runtime that exists but is not driven blocks only the callers that already wait.
 #[test]
 fn a_renewal_that_nobody_drives_is_given_up_by_the_first_call_past_its_deadline() {
     let _limit = Watchdog::start(secs(300));
@@ -450,7 +443,7 @@ fn a_renewal_that_nobody_drives_is_given_up_by_the_first_call_past_its_deadline(
     });
 }
 
-/// Row 15: not even without a runtime does it panic or hang.
+/// Without a runtime, a call neither panics nor hangs.
 #[test]
 fn without_a_runtime_there_is_an_error_and_with_one_a_token() {
     let _limit = Watchdog::start(secs(300));
@@ -467,7 +460,7 @@ fn without_a_runtime_there_is_an_error_and_with_one_a_token() {
     assert!(runtime.block_on(cache.token()).is_ok());
 }
 
-/// An error of a source's own that looks at the cache when it is dropped.
+/// An error of a custom source that reads the cache when it is dropped.
 #[derive(Debug)]
 struct Curious {
     cache: Arc<OnceLock<TokenCache>>,
@@ -490,8 +483,8 @@ impl Drop for Curious {
     }
 }
 
-/// Pins the cache that waits for its own lock when it forgets a failure, because of another one,
-/// remembered or not, or of a token.
+/// Guards against a deadlock when the cache drops a failure, because of another failure, remembered
+/// or not, or because of a token.
 #[tokio::test(start_paused = true)]
 async fn an_error_may_look_at_the_cache_when_it_is_dropped() {
     use ErrorClass::{Interrupted, Request};
@@ -525,7 +518,7 @@ async fn an_error_may_look_at_the_cache_when_it_is_dropped() {
     assert_eq!(dropped.load(Ordering::SeqCst), classes.len());
 }
 
-/// A future of a source that never answers, and says when it is dropped.
+/// A source's future that never completes, and reports when it is dropped.
 struct Noted(Arc<AtomicUsize>);
 
 impl Drop for Noted {
@@ -545,7 +538,7 @@ fn never_answering(dropped: &Arc<AtomicUsize>) -> TokenCache {
     }))
 }
 
-/// Row 16. Pins the renewal that outlives its cache for as long as the server likes.
+/// Guards against a renewal that outlives its cache for as long as the server does not respond.
 #[tokio::test(start_paused = true)]
 async fn with_the_last_handle_goes_the_renewal() {
     let _limit = Watchdog::start(secs(300));
@@ -565,7 +558,6 @@ async fn with_the_last_handle_goes_the_renewal() {
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
 }
 
-/// Row 16.
 #[tokio::test(start_paused = true)]
 async fn a_thousand_caches_leave_no_task_and_no_memory() {
     let _limit = Watchdog::start(secs(300));
@@ -582,7 +574,7 @@ async fn a_thousand_caches_leave_no_task_and_no_memory() {
             let noted = Noted(Arc::clone(&noted));
             async move {
                 let _held = (alive, noted);
-                // One in three answers, one fails, one takes for ever.
+                // One in three responds, one fails, and one takes forever.
                 match round % 3 {
                     0 => a_token(),
                     1 => Err(TokenError::new(ErrorClass::Request, "no")),
@@ -610,7 +602,7 @@ async fn a_thousand_caches_leave_no_task_and_no_memory() {
     assert_eq!(Arc::strong_count(&sources), 1, "no source, and so no cache: it owns it");
 }
 
-/// Row 16: the timer of `keep_warm` goes, too, in the middle of a token's life.
+/// The timer of `keep_warm` also stops, in the middle of a token's lifetime.
 #[tokio::test(start_paused = true)]
 async fn with_the_last_handle_goes_the_timer() {
     let world = World::with(|builder| builder.keep_warm());

@@ -1,15 +1,8 @@
-//! What others write, mutated: answers of token endpoints, challenges, `Retry-After`, origins.
+//! Mutated external input: token endpoint responses, challenges, `Retry-After`, and origins.
 //!
-//! Each target starts from the inputs in `corpus/<target>/`, and mutates them with a seed: short in
-//! every run, longer with `FUZZ_ITERATIONS=1000000 cargo test --all-features --release --test it fuzz`
-//! (`FUZZ_SEED=2` for others). An input that fails is printed; put it into the corpus.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "also the helpers of tests"
-)]
+//! Each target mutates the inputs in `corpus/<target>/` with a seed. Every test run is short; run
+//! longer with `FUZZ_ITERATIONS=1000000 cargo test --all-features --release --test it fuzz`, and
+//! with other seeds by `FUZZ_SEED=2`. A failing input is printed; add it to the corpus.
 
 use std::{
     convert::Infallible,
@@ -34,7 +27,7 @@ use crate::kit::{Dice, Watchdog, from_env, secs};
 
 const ITERATIONS: u64 = 2_000;
 
-/// Runs `check` on the corpus of `target`, and on what comes of it.
+/// Runs `check` on the corpus of `target` and on its mutations.
 fn fuzz(target: &str, pieces: &[&str], mut check: impl FnMut(&[u8])) {
     let _limit = Watchdog::start(secs(24 * 3600));
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/corpus").join(target);
@@ -85,7 +78,7 @@ fn mutate(input: &mut Vec<u8>, corpus: &[Vec<u8>], pieces: &[&str], dice: &mut D
         5 => input.insert(one, u8::try_from(dice.between(0, 256)).unwrap()),
         _ => _ = input.splice(one..one, dice.one_of(pieces).bytes()).count(),
     }
-    // Headers and URIs have an end, too.
+    // Headers and URIs have a maximum length as well.
     input.truncate(16 * 1024);
 }
 
@@ -93,7 +86,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 }
 
-/// What a token endpoint answers leads to this.
+/// The result of a token endpoint's response.
 fn ask(
     dialect: Dialect,
     status: StatusCode,
@@ -194,7 +187,7 @@ fn fuzz_retry_after() {
     });
 }
 
-/// Whether a 401 with these challenges counts as a rejection.
+/// Returns `true` if a 401 with these challenges counts as a rejection.
 fn counts(lines: &[&[u8]]) -> Option<bool> {
     let values: Result<Vec<_>, _> =
         lines.iter().map(|line| HeaderValue::from_bytes(line)).collect();
@@ -249,7 +242,8 @@ fn fuzz_challenges() {
     });
 }
 
-/// Whether the token went with a request to `uri`; `None` if it was not sent at all.
+/// Returns whether the token was sent with a request to `uri`, or `None` if the request was not
+/// sent.
 fn attached(uri: &Uri, allowed: Option<&Origin>) -> Option<bool> {
     runtime().block_on(async {
         let source = source_fn(|_| async { TokenResponse::bearer("t") });

@@ -1,13 +1,8 @@
-//! The layer over real sockets, on hyper-util's client: both versions of HTTP, and the providers'
-//! token endpoints.
+//! The layer over real sockets, with hyper-util's client: both versions of HTTP, and the token
+//! endpoints of providers.
 //!
-//! Real time, and nothing sleeps: what is waited for is an event, under a limit for each test.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests fail tests; clippy.toml lets only the tests themselves"
-)]
+//! These tests run in real time, but nothing sleeps: they wait for events, with a time limit for
+//! each test.
 
 mod connections;
 #[cfg(feature = "rustls")]
@@ -59,7 +54,7 @@ fn get(url: &str) -> Request<Full<Bytes>> {
     Request::get(url).body(Full::default()).unwrap()
 }
 
-/// A layer whose tokens come from `server` in memory, where they are not what is tested.
+/// Creates a layer whose tokens come from `server` in memory, for tests of other parts.
 fn layer(server: &AuthorizationServer) -> OAuthClientCredentialsLayer {
     let builder = test_client(server.token_url());
     builder.transport(server.service()).build().unwrap()

@@ -1,12 +1,5 @@
-//! What the modules about a token's life share: a client between a scripted authorization server
-//! and a scripted API, on clocks that stand still until a test moves them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "also the helpers of tests"
-)]
+//! Shared by the tests of a token's lifetime: a client between a scripted authorization server and
+//! a scripted API, on clocks that only the test moves.
 
 use std::{
     pin::pin,
@@ -39,7 +32,7 @@ pub(crate) fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A client, the two servers that it talks to, and the time.
+/// A client, the two servers that it uses, and the clock.
 pub(crate) struct World {
     pub(crate) clock: ManualClock,
     pub(crate) server: AuthorizationServer,
@@ -54,14 +47,14 @@ impl World {
         Self::with(|builder| builder)
     }
 
-    /// With more settings.
+    /// Creates the kit with more settings.
     pub(crate) fn with(settings: impl FnOnce(Builder) -> Builder) -> Self {
         Self::made(|builder| {
             settings(builder.client_id("test-client").client_secret("test-secret"))
         })
     }
 
-    /// With other credentials than those that the server knows.
+    /// Creates the kit with credentials that the server does not know.
     pub(crate) fn with_credentials(credentials: RotatingSecret) -> Self {
         Self::made(|builder| builder.credentials(credentials))
     }
@@ -85,7 +78,7 @@ impl World {
         self.layer.cache()
     }
 
-    /// A call by way of a fresh clone of the client.
+    /// Makes a call through a fresh clone of the client.
     pub(crate) fn call(
         &self,
         path: &str,
@@ -93,17 +86,17 @@ impl World {
         self.client.clone().oneshot(get(path))
     }
 
-    /// A call that must get an answer, whatever it is.
+    /// Makes a call that must get a response.
     pub(crate) async fn status(&self, path: &str) -> StatusCode {
         within(secs(120), self.call(path)).await.unwrap().status()
     }
 
-    /// A call that must fail for want of a token.
+    /// Makes a call that must fail because there is no token.
     pub(crate) async fn error(&self, path: &str) -> TokenError {
         token_error(&within(secs(120), self.call(path)).await.unwrap_err())
     }
 
-    /// Many calls at once, each from a task of its own.
+    /// Makes many concurrent calls, each in its own task.
     pub(crate) async fn crowd(&self, size: usize) -> Vec<Result<StatusCode, TokenError>> {
         let calls: Vec<_> = (0..size).map(|_| tokio::spawn(self.call("/"))).collect();
         let mut results = Vec::with_capacity(size);
@@ -116,12 +109,12 @@ impl World {
         results
     }
 
-    /// Requests for a token that set out, whether or not they arrived.
+    /// Returns the number of token requests sent, whether or not they arrived.
     pub(crate) fn token_requests(&self) -> u64 {
         self.server.requests() as u64 + self.server.refused_connections()
     }
 
-    /// No request reached the API with a token that had expired.
+    /// Checks that no request reached the API with an expired token.
     pub(crate) fn assert_no_expired_token_went_out(&self) {
         let journal = self.api.journal();
         assert!(journal.iter().all(|call| call.is_authorized()), "an expired token went out");
@@ -136,30 +129,30 @@ pub(crate) fn token_error(error: &BoxError) -> TokenError {
     error.downcast_ref::<TokenError>().expect("an error about the token").clone()
 }
 
-/// The time moves on, and whoever has something to do does it.
+/// Advances the time and runs all tasks that are due.
 pub(crate) async fn pass(time: Duration) {
     tokio::time::sleep(time).await;
     settle().await;
 }
 
-/// Lets the tasks that can run do so. No time passes.
+/// Runs all tasks that can make progress. No time passes.
 pub(crate) async fn settle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
 }
 
-/// `future`, within so much of the paused clock's time.
+/// Awaits `future`, with a limit in the paused clock's time.
 pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> F::Output {
     tokio::time::timeout(limit, future).await.expect("this hangs")
 }
 
-/// Polls once, with a waker that wakes nobody.
+/// Polls once, with a no-op waker.
 pub(crate) fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Ends the process if a test takes so much real time. A paused clock does not stop a busy loop.
+/// Ends the process if a test takes this much real time. A paused clock does not stop a busy loop.
 pub(crate) struct Watchdog {
     _alive: mpsc::Sender<()>,
 }
@@ -178,7 +171,7 @@ impl Watchdog {
     }
 }
 
-/// Numbers that are the same for the same seed (splitmix64).
+/// A generator of reproducible random numbers (splitmix64).
 pub(crate) struct Dice(u64);
 
 impl Dice {
@@ -194,7 +187,7 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// From `low` up to, and without, `high`.
+    /// Returns a number from `low` up to, but not including, `high`.
     pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.roll() % (high - low)
     }
@@ -205,7 +198,7 @@ impl Dice {
     }
 }
 
-/// A number from the environment, to run a test for longer, or one case of it.
+/// Returns a number from the environment, to run a test for longer or with a specific seed.
 pub(crate) fn from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }

@@ -1,11 +1,5 @@
-//! A token's life in time: when it is renewed, by which clock, and what happens when the
-//! authorization server is away.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "also the helpers of tests"
-)]
+//! The lifetime of a token: when it is renewed, by which clock, and what happens while the
+//! authorization server is down.
 
 use http::StatusCode;
 use tower_oauth2_client_credentials::{
@@ -15,7 +9,6 @@ use tower_oauth2_client_credentials::{
 
 use crate::kit::{Watchdog, World, millis, pass, secs, settle, within};
 
-/// Row 5.
 #[tokio::test(start_paused = true)]
 async fn five_minutes_at_a_hundred_calls_a_second_cost_a_token_every_three_minutes_at_the_most() {
     let world = World::new();
@@ -32,14 +25,14 @@ async fn five_minutes_at_a_hundred_calls_a_second_cost_a_token_every_three_minut
     assert!((4..=6).contains(&asked.len()), "{asked:?}");
     for pair in asked.windows(2) {
         let apart = pair[1] - pair[0];
-        // Soft: 180 to 210 s.
+        // The soft point is at 180 to 210 s.
         assert!(apart >= secs(180) && apart <= millis(210_100), "{asked:?}");
     }
     world.assert_no_expired_token_went_out();
 }
 
-/// Row 5. Pins the renewal at every call, or in a loop, that a margin longer than the token's life
-/// brings about.
+/// Guards against renewals on every call, or in a loop, because the margin exceeds the token's
+/// lifetime.
 #[tokio::test(start_paused = true)]
 async fn short_lifetimes_cause_no_loop_and_no_expired_token() {
     for (lifetime, least_apart) in [(10, millis(4_500)), (2, millis(900)), (1, millis(450))] {
@@ -56,7 +49,7 @@ async fn short_lifetimes_cause_no_loop_and_no_expired_token() {
     }
 }
 
-/// Row 5: `expires_in: 0` serves those who wait, and is not kept.
+/// A token with `expires_in: 0` serves the waiting callers, and is not cached.
 #[tokio::test(start_paused = true)]
 async fn a_token_without_a_lifetime_serves_those_who_wait_and_nobody_else() {
     let world = World::new();
@@ -72,7 +65,7 @@ async fn a_token_without_a_lifetime_serves_those_who_wait_and_nobody_else() {
     }
 }
 
-/// Row 5: as `try_token` says of itself.
+/// The behavior that `try_token` documents.
 #[tokio::test(start_paused = true)]
 async fn who_does_not_wait_gets_no_token_without_a_lifetime() {
     let world = World::new();
@@ -86,8 +79,8 @@ async fn who_does_not_wait_gets_no_token_without_a_lifetime() {
     assert!(cache.token().await.is_ok());
 }
 
-/// Row 5. Pins the stream of token requests that sets in when a server that gave tokens with a
-/// lifetime answers `expires_in: 0`: the token at hand stays due for renewal.
+/// Guards against a stream of token requests if a server that issued tokens with a lifetime starts
+/// to answer `expires_in: 0`: the cached token stays due for renewal.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_turns_to_tokens_without_lifetime_is_not_asked_at_every_call() {
     for warm in [false, true] {
@@ -100,7 +93,7 @@ async fn a_server_that_turns_to_tokens_without_lifetime_is_not_asked_at_every_ca
             assert!(asked <= 3, "{asked} after {second} s, keep_warm: {warm}");
             pass(secs(1)).await;
         }
-        // From here on each call needs a token of its own, and without a call there is none.
+        // From here on each call needs its own token, and without a call none is requested.
         let asked = world.server.requests();
         assert_eq!(world.status("/").await, StatusCode::OK);
         assert_eq!(world.server.requests(), asked + 1);
@@ -109,7 +102,7 @@ async fn a_server_that_turns_to_tokens_without_lifetime_is_not_asked_at_every_ca
     }
 }
 
-/// Pins the call that never ends: its token has expired each time it comes.
+/// Guards against a call that never ends because each new token has expired on arrival.
 #[tokio::test(start_paused = true)]
 async fn tokens_that_expire_before_they_arrive_are_an_error_and_no_loop() {
     let world = World::new();
@@ -120,13 +113,13 @@ async fn tokens_that_expire_before_they_arrive_are_an_error_and_no_loop() {
     assert!(error.retry_at().is_some(), "and it is remembered");
     assert!(world.server.requests() <= 3, "{}", world.server.requests());
     assert_eq!(world.api.calls(), 0);
-    // Faster again.
+    // The server is fast again.
     world.server.delay_answers(millis(100));
     pass(secs(2)).await;
     assert_eq!(world.status("/").await, StatusCode::OK);
 }
 
-/// One that comes late but alive, inside its margin, is used until it expires.
+/// A token that arrives late but valid, within its margin, is used until it expires.
 #[tokio::test(start_paused = true)]
 async fn a_token_that_arrives_inside_its_margin_is_used() {
     let world = World::new();
@@ -144,8 +137,8 @@ async fn a_token_that_arrives_inside_its_margin_is_used() {
     world.assert_no_expired_token_went_out();
 }
 
-/// The same token again, with what is left of its life: it is asked for once more in the background,
-/// half a minute before the end, and then used to its end.
+/// A server that returns the same token with its remaining lifetime is asked once more in the
+/// background, half a minute before the end. The token is then used until it expires.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_hands_out_the_same_token_again_is_not_asked_in_a_loop() {
     for warm in [false, true] {
@@ -165,8 +158,8 @@ async fn a_server_that_hands_out_the_same_token_again_is_not_asked_in_a_loop() {
     }
 }
 
-/// Pins the wait of everyone, in each hour, for a server that keeps its token until some minutes
-/// before the end: the renewal in the background comes too early for it.
+/// Guards against all callers waiting once an hour for a server that returns the same token until
+/// some minutes before its end: the background renewal comes too early for it.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_has_a_newer_token_only_near_the_end_makes_nobody_wait() {
     for rejected_early in [false, true] {
@@ -194,14 +187,13 @@ async fn a_server_that_has_a_newer_token_only_near_the_end_makes_nobody_wait() {
                 assert_eq!(world.clock.wall(), before, "in hour {hour}, {left:?} before the end");
                 pass(secs(1)).await;
             }
-            // Until the token before it has expired.
+            // Until the previous token has expired.
             pass(secs(32)).await;
         }
     }
 }
 
-/// Row 6. Pins the failed call although the token is good for a while, and the wait of a call for
-/// a renewal that it does not need.
+/// Guards against a call that fails, or waits for a renewal, although the token is still valid.
 #[tokio::test(start_paused = true)]
 async fn two_minutes_without_a_server_inside_the_soft_window_fail_no_call() {
     let world = World::new();
@@ -223,14 +215,14 @@ async fn two_minutes_without_a_server_inside_the_soft_window_fail_no_call() {
     assert!(world.api.journal().iter().all(|call| call.is_authorized()));
 }
 
-/// Row 6: in the margin, too, and up to the last second.
+/// The same holds in the margin, up to the last second.
 #[tokio::test(start_paused = true)]
 async fn a_token_is_used_to_its_true_end_when_there_is_no_other_and_never_past_it() {
     let world = World::new();
     assert_eq!(world.status("/").await, StatusCode::OK);
     pass(secs(3200)).await;
     world.server.down();
-    // 3,590 s, and no call takes longer than the attempts of a renewal.
+    // 3,590 s in which no call takes longer than the attempts of a renewal.
     while world.clock.elapsed() < secs(3590) {
         assert_eq!(world.status("/").await, StatusCode::OK);
         pass(secs(1)).await;
@@ -256,8 +248,8 @@ async fn a_token_is_used_to_its_true_end_when_there_is_no_other_and_never_past_i
     world.assert_no_expired_token_went_out();
 }
 
-/// Row 14. Pins the token that a sleeping host does not see expire, for its monotonic clock sleeps
-/// as well.
+/// Guards against a token that expires unnoticed while the host is suspended, because the monotonic
+/// clock stops.
 #[tokio::test(start_paused = true)]
 async fn a_host_that_slept_for_two_hours_renews_before_the_first_call() {
     let world = World::new();
@@ -272,7 +264,7 @@ async fn a_host_that_slept_for_two_hours_renews_before_the_first_call() {
     world.assert_no_expired_token_went_out();
 }
 
-/// Row 14: the copy that a service keeps, too.
+/// The same holds for the copy that a service keeps.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_slept_with_its_copy_of_the_token_renews_before_the_first_call() {
     use tower::ServiceExt;
@@ -288,7 +280,6 @@ async fn a_client_that_slept_with_its_copy_of_the_token_renews_before_the_first_
     world.assert_no_expired_token_went_out();
 }
 
-/// Row 14.
 #[tokio::test(start_paused = true)]
 async fn a_wall_clock_that_steps_back_changes_nothing_and_one_that_steps_forward_costs_one_renewal()
 {
@@ -314,7 +305,6 @@ async fn a_wall_clock_that_steps_back_changes_nothing_and_one_that_steps_forward
     world.assert_no_expired_token_went_out();
 }
 
-/// Row 17.
 #[tokio::test(start_paused = true)]
 async fn a_process_may_start_before_its_authorization_server() {
     let world = World::new();
@@ -337,7 +327,7 @@ async fn a_process_may_start_before_its_authorization_server() {
     assert_eq!(world.cache().issued(), 1);
 }
 
-/// Row 19. Pins the herd: a fleet whose hosts all renew in the same second.
+/// Guards against a thundering herd: a fleet whose hosts all renew in the same second.
 #[tokio::test(start_paused = true)]
 async fn a_thousand_caches_spread_their_renewals_and_none_rolls_the_dice_again() {
     let _limit = Watchdog::start(secs(300));
@@ -357,7 +347,7 @@ async fn a_thousand_caches_spread_their_renewals_and_none_rolls_the_dice_again()
     for cache in &caches {
         cache.token().await.unwrap();
     }
-    // Asked every second: a jitter that were rolled at each look would end at its earliest moment.
+    // Checked every second: a jitter drawn on every check would end at its earliest moment.
     pass(secs(3200)).await;
     let mut renewed_at = vec![0; 1000];
     for second in 3200..3280_usize {
@@ -380,14 +370,14 @@ async fn a_thousand_caches_spread_their_renewals_and_none_rolls_the_dice_again()
     }
 }
 
-/// Lets one renewal that answers at once be done.
+/// Lets one renewal complete that is answered immediately.
 async fn settle_one() {
     for _ in 0..3 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Row 19: unseeded caches differ, too.
+/// Unseeded caches differ as well.
 #[tokio::test(start_paused = true)]
 async fn caches_that_are_not_seeded_do_not_all_renew_at_once() {
     let clock = ManualClock::new();
@@ -405,7 +395,7 @@ async fn caches_that_are_not_seeded_do_not_all_renew_at_once() {
     assert!((20..=80).contains(&renewed), "{renewed} of 100 in the first half of the jitter");
 }
 
-/// `keep_warm`: the token is renewed in time though nobody calls.
+/// With `keep_warm`, the token is renewed in time even without calls.
 #[tokio::test(start_paused = true)]
 async fn a_warm_cache_renews_without_a_call_and_a_cold_one_does_not() {
     let warm = World::with(|builder| builder.keep_warm());
@@ -426,7 +416,7 @@ async fn a_warm_cache_renews_without_a_call_and_a_cold_one_does_not() {
     assert_eq!(warm.clock.wall(), before);
 }
 
-/// `keep_warm` notices that the host has slept, and keeps to the backoff.
+/// `keep_warm` notices that the host was suspended, and respects the backoff.
 #[tokio::test(start_paused = true)]
 async fn a_warm_cache_wakes_with_its_host_and_keeps_to_the_backoff() {
     let world = World::with(|builder| builder.keep_warm());
@@ -443,7 +433,7 @@ async fn a_warm_cache_wakes_with_its_host_and_keeps_to_the_backoff() {
     assert!(world.cache().peek().is_some());
 }
 
-/// Pins the busy loop of a timer whose renewals come to nothing and leave nothing to wait for.
+/// Guards against a busy loop of the timer when renewals fail without leaving a time to wait for.
 #[tokio::test(start_paused = true)]
 async fn a_warm_cache_whose_source_panics_does_not_spin() {
     let _limit = Watchdog::start(secs(300));
@@ -463,7 +453,7 @@ async fn a_warm_cache_whose_source_panics_does_not_spin() {
     assert!((5..=20).contains(&asked), "asked {asked} times in ten minutes");
 }
 
-/// What the server says of the lifetime is read with care, whatever it says.
+/// Every announced lifetime is read safely, whatever its value.
 #[tokio::test(start_paused = true)]
 async fn absurd_lifetimes_cause_neither_panic_nor_loop() {
     for (announced, requests) in [
@@ -490,7 +480,7 @@ async fn absurd_lifetimes_cause_neither_panic_nor_loop() {
     assert!(within(secs(1), world.cache().token()).await.is_ok());
 }
 
-/// Pins the copy that a service takes over from its clone, with the end of the token before it.
+/// Guards against a service that adopts its clone's token with the expiry of the previous one.
 #[tokio::test(start_paused = true)]
 async fn a_token_that_a_service_has_from_its_clone_ends_when_it_ends() {
     use tower::ServiceExt;
@@ -501,7 +491,7 @@ async fn a_token_that_a_service_has_from_its_clone_ends_when_it_ends() {
         let response = (&mut client).oneshot(crate::kit::get("/")).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
     }
-    // The next token is a short one, and a clone is the first to have it.
+    // The next token has a short lifetime, and a clone gets it first.
     world.server.issue_for(secs(20));
     world.server.revoke_all();
     let mut clone = client.clone();
@@ -517,7 +507,7 @@ async fn a_token_that_a_service_has_from_its_clone_ends_when_it_ends() {
     assert_eq!(world.server.requests(), 3);
 }
 
-/// Pins the wait, once in a token's life, for a server that prolongs the token it has given.
+/// Guards against a wait once per token lifetime for a server that extends the token it has issued.
 #[tokio::test(start_paused = true)]
 async fn a_token_that_is_prolonged_is_asked_for_in_the_background_each_time() {
     let _limit = Watchdog::start(secs(300));
@@ -538,7 +528,8 @@ async fn a_token_that_is_prolonged_is_asked_for_in_the_background_each_time() {
     }
 }
 
-/// Pins the timer that looks again in half a minute, although the backoff ends in a second.
+/// Guards against a timer that checks again after half a minute although the backoff ends after a
+/// second.
 #[tokio::test(start_paused = true)]
 async fn a_warm_cache_asks_again_when_the_backoff_ends() {
     let world = World::with(|builder| builder.keep_warm());
@@ -557,7 +548,8 @@ async fn a_warm_cache_asks_again_when_the_backoff_ends() {
     assert_eq!(world.cache().issued(), 2);
 }
 
-/// Pins the expired token of a call that had one in time, and then waited for the service below.
+/// Guards against sending an expired token because the call waited for the inner service after it
+/// got the token.
 #[tokio::test(start_paused = true)]
 async fn a_token_that_expires_while_the_inner_service_is_not_ready_does_not_go_out() {
     use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimit};
@@ -571,7 +563,7 @@ async fn a_token_that_expires_while_the_inner_service_is_not_ready_does_not_go_o
     let ready = ServiceExt::<Get>::ready(&mut client).await.unwrap();
     let call = tokio::spawn(ready.call(crate::kit::get("/")));
     settle().await;
-    // The permit that the call has given up while it waits for the token goes to another.
+    // The permit that the call gave up while it waited for the token goes to another call.
     let mut other = limit.clone();
     let ready = ServiceExt::<Get>::ready(&mut other);
     within(secs(1), ready).await.unwrap();

@@ -1,4 +1,5 @@
-//! What the crate does, as its users see it. One binary, a module for each subject.
+//! Tests of the public API: one binary, with a module for each subject.
+
 #![allow(
     missing_docs,
     clippy::expect_used,

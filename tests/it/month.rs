@@ -1,14 +1,7 @@
-//! A month in the life of a client: outages, slow answers, 429s, revocations, rotated secrets, clock
-//! steps and suspends, on a schedule that follows from a seed.
+//! A simulated month of a client, with outages, slow responses, 429s, revocations, rotated secrets,
+//! clock steps and suspends, on a schedule derived from a seed.
 //!
-//! One seed again: `MONTH_SEED=7 cargo test --all-features --test it month`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "also the helpers of tests"
-)]
+//! To repeat a seed: `MONTH_SEED=7 cargo test --all-features --test it month`.
 
 use std::{
     collections::HashMap,
@@ -32,28 +25,28 @@ use crate::kit::{Dice, Watchdog, from_env, get, secs};
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=5;
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
 
-/// One call a minute, some 40,000 in all.
+/// One call per minute, about 40,000 in total.
 const PACE: Duration = Duration::from_secs(60);
 
-/// Tokens that no lifetime, revocation, suspend or step of the wall clock accounts for: the first,
-/// and the one at the end that is not used up.
+/// Tokens that are not explained by a lifetime, revocation, suspend or clock step: the first, and
+/// the one at the end that is not used up.
 const SMALL_CONSTANT: u64 = 2;
 
-/// What is the matter with the token endpoint.
+/// The fault of the token endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     None,
     Down,
-    /// Slower, but within what an attempt may take.
+    /// Slower, but within the timeout of an attempt.
     Slow(u64),
-    /// Slower than that.
+    /// Slower than the timeout of an attempt.
     TooSlow,
-    /// 429 with this `Retry-After`.
+    /// Responds 429 with this `Retry-After`.
     Throttled(u64),
 }
 
 impl Trouble {
-    /// A token cannot be had, nor for so long after it is over: the longest backoff.
+    /// No token is available, nor for the longest backoff afterwards.
     fn lasts(self) -> Option<Duration> {
         match self {
             Self::None | Self::Slow(_) => None,
@@ -79,7 +72,8 @@ impl Road {
             Trouble::None => {}
             Trouble::Down => return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into()),
             Trouble::Slow(seconds) => tokio::time::sleep(secs(seconds)).await,
-            // The request is lost as well: what the server issues to nobody would count.
+            // The request is lost as well, since a token that no caller receives would count as
+            // issued.
             Trouble::TooSlow => std::future::pending().await,
             Trouble::Throttled(seconds) => {
                 let throttling = AuthorizationServer::new();
@@ -150,7 +144,7 @@ async fn live_through(seed: u64, lifetime: Duration, lag: Duration) {
     let mut trouble_until = Duration::ZERO;
     let mut next_event = secs(3600);
     let mut new_secret: Option<(Duration, String)> = None;
-    // Until then a token may be impossible to have.
+    // Until then a token may be unavailable.
     let mut excused_until = Duration::ZERO;
     let (mut calls, mut failed) = (0_u64, 0_u64);
 
@@ -169,7 +163,7 @@ async fn live_through(seed: u64, lifetime: Duration, lag: Duration) {
         }
         if now >= next_event {
             next_event = now + secs(dice.between(600, 4 * 3600));
-            // What was the matter is over when something else comes.
+            // A new fault ends the previous one.
             if let Some(lasts) =
                 std::mem::replace(&mut *trouble.lock().unwrap(), Trouble::None).lasts()
             {
@@ -188,7 +182,7 @@ async fn live_through(seed: u64, lifetime: Duration, lag: Duration) {
                     revocations += 1;
                 }
                 6 => {
-                    // The server knows the new secret first; the client hears of it a little later.
+                    // The server gets the new secret first, and the client a little later.
                     let text = format!("secret-{}", dice.roll());
                     server.change_secret("test-client", text.clone());
                     new_secret = Some((now + secs(dice.between(0, 600)), text));
@@ -240,7 +234,7 @@ async fn live_through(seed: u64, lifetime: Duration, lag: Duration) {
         tokio::time::sleep(PACE).await;
     }
 
-    // Renewed at the earliest: the margin, the window and the most of the jitter before the end.
+    // The earliest renewal: the margin, the window and the maximum jitter before the end.
     let least = lifetime - secs(30) - secs(300) - secs(60);
     let lifetimes = clock.elapsed().as_secs() / least.as_secs();
     let mut most = lifetimes + revocations + steps + SMALL_CONSTANT;

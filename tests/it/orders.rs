@@ -1,16 +1,9 @@
-//! Row 20: expiry, soft renewal, rejection, failure and cancellation, in every order.
+//! Every order of expiry, soft renewal, rejection, failure and cancellation.
 //!
-//! A source whose answers are given by hand, and a script of events. After each event the
-//! invariants are checked, and in the end that everyone was served or told why not, and that the
-//! next call is right. The scripts: all of [`LENGTH`] events, from a cold and from a warm start, and
-//! many longer ones by chance. `ORDERS_LENGTH=5` runs all that are longer by one.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "also the helpers of tests"
-)]
+//! The test answers the source by hand, and follows a script of events. After each event, the
+//! invariants are checked; at the end, that every caller got a token or an error, and that the next
+//! call is correct. The scripts are all sequences of [`LENGTH`] events, from a cold and from a warm
+//! start, and many longer random ones. `ORDERS_LENGTH=5` runs all sequences with one more event.
 
 use std::{
     collections::VecDeque,
@@ -32,23 +25,23 @@ const LENGTH: u64 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
-    /// Somebody needs a token.
+    /// A caller needs a token.
     Call,
-    /// Somebody's request was rejected with the newest token that was handed out.
+    /// A request was rejected with the newest token in use.
     Reject,
-    /// Somebody's request was rejected with the oldest.
+    /// A request was rejected with the oldest token in use.
     RejectOldest,
-    /// The replay that the last rejection led to was rejected as well.
+    /// The replay after the last rejection was rejected as well.
     RejectAgain,
-    /// It was accepted.
+    /// That replay was accepted.
     Accept,
-    /// The server answers with a token, with the same one again, with an error.
+    /// The server responds with a new token, the same token, or an error.
     Succeed,
     Repeat,
     Fail,
-    /// Who has waited longest gives up.
+    /// The caller that has waited longest gives up.
     Cancel,
-    /// The newest token comes into its soft window, or to its end.
+    /// The newest token reaches its soft window, or expires.
     Soften,
     Expire,
 }
@@ -69,7 +62,7 @@ const EVENTS: [Event; 11] = [
 
 type Answer = Result<TokenResponse, TokenError>;
 
-/// What stands behind the source.
+/// The state behind the source.
 #[derive(Default)]
 struct Server {
     asked: Mutex<VecDeque<oneshot::Sender<Answer>>>,
@@ -79,7 +72,7 @@ struct Server {
     at_once: AtomicBool,
 }
 
-/// One fetch, for as long as its future is there.
+/// A fetch, as long as its future exists.
 struct UnderWay(Arc<Server>);
 
 impl UnderWay {
@@ -105,7 +98,7 @@ impl Server {
         self.token(self.last.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    /// To whoever asked first, if anybody did.
+    /// Answers the oldest fetch, if there is one.
     fn answer(&self, answer: impl FnOnce() -> Answer) {
         if let Some(asked) = self.asked.lock().unwrap().pop_front() {
             let _ = asked.send(answer());
@@ -144,7 +137,7 @@ impl Run {
         let cache = Builder::from_source(source)
             .clock(clock.clone())
             .jitter_seed(7)
-            // Renewals end when the script says so.
+            // Renewals end only when the script says so.
             .attempt_timeout(secs(100_000))
             .renewal_timeout(secs(100_000))
             .build()
@@ -154,7 +147,7 @@ impl Run {
         Self { clock, server, cache, calls: VecDeque::new(), seen, replayed }
     }
 
-    /// Calls, and checks the answer on the spot.
+    /// Makes a call, and checks its immediate result.
     fn call(&mut self) {
         let (mut cache, clock, seen) =
             (self.cache.clone(), self.clock.clone(), Arc::clone(&self.seen));
@@ -222,16 +215,16 @@ impl Run {
         }
     }
 
-    /// What holds at any time.
+    /// Checks the invariants that always hold.
     fn check(&mut self) {
         assert!(self.server.most_at_once.load(Ordering::SeqCst) <= 1, "two renewals at once");
         let wall = self.clock.wall();
         if let Some(token) = self.cache.peek() {
-            assert!(token.expires_at().unwrap() > wall, "an expired token at hand");
+            assert!(token.expires_at().unwrap() > wall, "an expired token is cached");
         }
     }
 
-    /// Everybody is served or told why not, and the next call is right.
+    /// Checks that every caller gets a token or an error, and that the next call is correct.
     async fn end(mut self) -> Result<(), BoxError> {
         self.server.at_once.store(true, Ordering::SeqCst);
         self.server.answer(|| self.server.next_token());
@@ -243,7 +236,7 @@ impl Run {
             }
         }
         crate::kit::settle().await;
-        // The longest that a failure is remembered, or a futile renewal.
+        // The longest time for which a failure or an ineffective renewal is remembered.
         tokio::time::advance(secs(300)).await;
         let token = within(secs(1), self.cache.token()).await?;
         assert!(token.expires_at().unwrap() > self.clock.wall());
@@ -251,7 +244,7 @@ impl Run {
         if let Err(reason) = &newer
             && let Some(until) = reason.retry_at()
         {
-            // A renewal that the script forced was futile, and this 401 the proof.
+            // A renewal that the script forced was ineffective, and this 401 showed it.
             tokio::time::advance(until.duration_since(self.clock.wall())?).await;
             newer = within(secs(1), self.cache.rejected(&token)).await;
         }
@@ -264,7 +257,7 @@ impl Run {
     }
 }
 
-/// Runs a script on a runtime of its own, and shows it if it fails.
+/// Runs a script on its own runtime, and prints it if it fails.
 fn run(script: &[Event]) {
     struct Shown<'a>(&'a [Event]);
     impl Drop for Shown<'_> {
@@ -300,7 +293,7 @@ fn every_order_of_expiry_renewal_rejection_failure_and_cancellation_comes_out_ri
                 script.push(EVENTS[usize::try_from(rest % count).unwrap()]);
                 rest /= count;
             }
-            // Cold, only a call can make a difference.
+            // From a cold start, only a call has an effect.
             if warm || script[0] == Event::Call {
                 run(&script);
             }
@@ -321,8 +314,8 @@ fn long_scripts_by_chance_come_out_right() {
     }
 }
 
-/// By name, as the row has it: the renewal set off by the soft window brings a token while 401s
-/// for its predecessor, and one for itself, arrive.
+/// An explicit case: the soft renewal returns a token while 401s for its predecessor, and one for
+/// itself, arrive.
 #[test]
 fn a_soft_renewal_that_succeeds_while_401s_arrive() {
     use Event::{Accept, Call, Fail, Reject, RejectAgain, Soften, Succeed};

@@ -1,4 +1,4 @@
-//! Where the token may go, end to end: what is refused is refused before anything is sent.
+//! Allowed origins, end to end: a refused request fails before anything is sent.
 
 use std::sync::{
     Arc,
@@ -17,7 +17,7 @@ use crate::tap::{Body, LayerBuilder, Tap, ok, token_of};
 
 type Client = mock::Spawn<OAuthClientCredentials<Mock<Request<Body>, http::Response<Body>>>>;
 
-/// What becomes of a request for `uri`: the token it carries, or the error.
+/// Sends a request to `uri` and returns the token that it carries, or the error.
 async fn sent(
     layer: &OAuthClientCredentialsLayer,
     uri: &str,
@@ -27,7 +27,7 @@ async fn sent(
     Ok(token_of(sent.headers()).map(str::to_owned))
 }
 
-/// The request as it reaches the inner service.
+/// Returns the request as it reaches the inner service.
 fn send(
     layer: &OAuthClientCredentialsLayer,
     request: Request<Body>,
@@ -64,7 +64,7 @@ async fn assert_refused(layer: &OAuthClientCredentialsLayer, uris: &[&str]) {
     }
 }
 
-/// The credentials that such a request carries are the caller's affair, and no token goes with it.
+/// Such a request carries the caller's own credentials, and no token.
 #[tokio::test]
 async fn a_request_with_its_own_authorization_is_sent_anywhere_as_it_is() {
     let tap = Tap::open();
@@ -85,7 +85,7 @@ async fn a_request_with_its_own_authorization_is_sent_anywhere_as_it_is() {
         assert_eq!(tap.asked() == 0, !at_hand, "such a request is no reason to ask for a token");
     }
 
-    // To replace it is to send the token.
+    // Replacing the header would send the token.
     let replacing = tap.builder().replace_authorization().build().unwrap();
     replacing.cache().token().await.unwrap();
     let request = own("http://internal.example/").body(Body::default()).unwrap();
@@ -119,7 +119,7 @@ async fn where_there_is_no_room_for_a_header_only_a_request_that_needs_one_fails
     assert_eq!(token_of(sent.headers()), Some("t2"));
 }
 
-/// Whoever is on the way reads a token that goes out by plain HTTP.
+/// A token sent over plain HTTP can be read on the path.
 #[tokio::test]
 async fn by_default_the_token_goes_by_https_or_nowhere_else_than_this_machine() {
     let layer = layer(|builder| builder).await;
@@ -151,7 +151,7 @@ async fn by_default_the_token_goes_by_https_or_nowhere_else_than_this_machine() 
     assert_refused(&layer, &bad).await;
 }
 
-/// The origin is fixed by what is below the layer, a base URL or a Unix socket.
+/// The inner service determines the origin, such as a base URL or a Unix socket.
 #[tokio::test]
 async fn a_target_without_an_authority_is_trusted() {
     for allowing in [false, true] {
@@ -220,7 +220,7 @@ async fn plain_http_is_allowed_by_its_dangerous_name() {
     assert_refused(&layer, &["ftp://api.example.com/"]).await;
 }
 
-/// Passwords in URLs end in logs by way of errors; paths and queries may be secret as well.
+/// Passwords in URLs end up in logs through errors; paths and queries may be secret as well.
 #[tokio::test]
 async fn the_error_names_the_origin_and_nothing_else_of_the_target() {
     let layer = layer(|builder| builder).await;
@@ -242,7 +242,7 @@ async fn a_target_that_is_refused_asks_for_no_token() {
     assert_eq!(tap.asked(), 0);
 }
 
-// A list from a configuration file was empty, and the token went everywhere.
+// An empty list from a configuration file let the token go everywhere.
 #[test]
 fn an_empty_list_of_allowed_origins_is_an_error() {
     let builder = || Builder::basic("id", "secret");
@@ -252,7 +252,7 @@ fn an_empty_list_of_allowed_origins_is_an_error() {
     assert!(builder().allowed_origins(["https://api.example.com"]).build().is_ok());
 }
 
-/// `http::Uri` and `url::Url` print an origin with a slash, and it was no origin then.
+/// `http::Uri` and `url::Url` print an origin with a trailing slash, which used to be rejected.
 #[tokio::test]
 async fn an_allowed_origin_may_be_a_printed_url_or_an_origin_that_was_read_before() {
     let uri: Uri = "https://api.example.com".parse().unwrap();
@@ -272,8 +272,8 @@ async fn an_allowed_origin_may_be_a_printed_url_or_an_origin_that_was_read_befor
     }
 }
 
-/// Two parsers that read a URL differently are a way around a list of origins: the layer looks at
-/// an `http::Uri`, and reqwest sends to a `url::Url`.
+/// Two parsers that interpret a URL differently can bypass a list of origins: the layer checks an
+/// `http::Uri`, and reqwest sends to a `url::Url`.
 #[tokio::test]
 async fn no_url_goes_elsewhere_with_the_token_by_another_parser() {
     const PIECES: [&str; 52] = [
@@ -343,7 +343,7 @@ async fn no_url_goes_elsewhere_with_the_token_by_another_parser() {
     let listed = ["https://api.example.com", "http://localhost:80", "https://[::1]:443"];
     let listed = tap.builder().allowed_origins(listed).build().unwrap();
     let any = tap.layer();
-    // What becomes of a request is decided in `call`.
+    // The decision about a request is made in `call`.
     let sent = Arc::new(AtomicBool::new(false));
     let mut clients = Vec::new();
     for layer in [any, listed] {
@@ -368,7 +368,7 @@ async fn no_url_goes_elsewhere_with_the_token_by_another_parser() {
             if !sent.load(Ordering::Relaxed) {
                 continue;
             }
-            // Relative ones are no URLs.
+            // Relative URIs are not URLs.
             let Ok(url) = reqwest::Url::parse(&uri.to_string()) else { continue };
             compared += 1;
             let host = url.host_str().unwrap_or_default();

@@ -1,9 +1,9 @@
-//! What the README says is what is compiled and run elsewhere.
+//! The README matches the code that is compiled elsewhere.
 
 const README: &str = include_str!("../../README.md");
 const LIB: &str = include_str!("../../src/lib.rs");
 
-/// The lines of the first program.
+/// Returns the lines of the first program.
 fn first_program(text: &str) -> Vec<&str> {
     text.lines()
         .map(|line| {

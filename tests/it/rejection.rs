@@ -1,10 +1,5 @@
-//! A 401: when it forces a renewal, when it joins one, when it stands.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "also the helpers of tests"
-)]
+//! Rejections: when a 401 forces a renewal, when it joins one, and when it is returned to the
+//! caller.
 
 use std::{
     convert::Infallible,
@@ -29,7 +24,8 @@ use crate::kit::{
     ApiResponse, INVALID_TOKEN, Watchdog, World, get, millis, pass, poll_once, secs, settle, within,
 };
 
-/// Row 7. Pins a renewal for each 401, and the replay that a newer token is held against.
+/// Guards against a renewal for each 401, and against a replay whose result counts against a newer
+/// token.
 #[tokio::test(start_paused = true)]
 async fn a_token_revoked_with_500_calls_in_flight_costs_one_renewal_and_no_failure() {
     for challenge in [Answer::status(StatusCode::UNAUTHORIZED), Answer::challenge(INVALID_TOKEN)] {
@@ -50,7 +46,7 @@ async fn a_token_revoked_with_500_calls_in_flight_costs_one_renewal_and_no_failu
     }
 }
 
-/// Row 8. Pins the good token that is thrown away because of an answer to an older one.
+/// Guards against a valid token that is discarded because of a response to an older one.
 #[tokio::test(start_paused = true)]
 async fn a_late_401_for_an_older_token_is_replayed_with_the_current_one_without_a_renewal() {
     let world = World::new();
@@ -59,7 +55,7 @@ async fn a_late_401_for_an_older_token_is_replayed_with_the_current_one_without_
     let late = tokio::spawn(world.call("/late"));
     world.api.held(1).await;
     world.server.revoke_all();
-    // Others have it renewed in the meantime.
+    // Another caller has it renewed in the meantime.
     let mut cache = world.cache();
     let token = cache.peek().unwrap().clone();
     assert!(cache.rejected(&token).await.is_ok());
@@ -72,7 +68,7 @@ async fn a_late_401_for_an_older_token_is_replayed_with_the_current_one_without_
     assert_eq!(numbers, [1, 1, 2]);
 }
 
-/// Row 8: a renewal that was under way when its predecessor was rejected is joined.
+/// A renewal that was in flight when its predecessor was rejected is joined.
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_began_before_the_rejection_counts() {
     let world = World::new();
@@ -81,7 +77,7 @@ async fn a_renewal_that_began_before_the_rejection_counts() {
     world.server.delay_answers(secs(2));
     assert_eq!(world.status("/").await, StatusCode::OK);
     pass(secs(1)).await;
-    assert_eq!(world.server.requests(), 2, "the soft renewal is under way");
+    assert_eq!(world.server.requests(), 2, "the soft renewal is in flight");
     world.server.revoke(&{
         let token = world.cache().peek().unwrap().clone();
         token.expose_secret().to_owned()
@@ -90,7 +86,7 @@ async fn a_renewal_that_began_before_the_rejection_counts() {
     assert_eq!(world.server.requests(), 2);
 }
 
-/// Row 8: but a renewal whose token is itself rejected is no cure.
+/// A renewal whose token is itself rejected does not help.
 #[tokio::test(start_paused = true)]
 async fn a_renewal_whose_own_token_is_rejected_does_not_count() {
     let world = World::new();
@@ -104,8 +100,8 @@ async fn a_renewal_whose_own_token_is_rejected_does_not_count() {
     assert_eq!(world.server.requests(), 3);
 }
 
-/// How often an API was called, and with how many tokens it was. Whether it accepts is asked of
-/// a function: a journal of millions of calls would be too long.
+/// The number of calls to an API, and of tokens it was called with. A function decides which
+/// requests are accepted, since a journal of millions of calls would be too long.
 struct Api {
     calls: Arc<AtomicU64>,
 }
@@ -117,7 +113,7 @@ impl Api {
         Self { calls: Arc::default() }
     }
 
-    /// Counts, and answers as `accepts` says: 200, or a 401 with `challenge`.
+    /// Counts the call, and responds according to `accepts` with 200, or with 401 and `challenge`.
     fn service<F>(&self, challenge: Option<&'static str>, accepts: F) -> Answering<F>
     where
         F: Fn(&Call) -> bool + Clone,
@@ -160,7 +156,7 @@ impl<F: Fn(&Call) -> bool> Service<Call> for Answering<F> {
     }
 }
 
-/// A layer with tokens `t1`, `t2` and so on, each good for an hour.
+/// Creates a layer with the tokens `t1`, `t2` and so on, each valid for an hour.
 fn numbered(
     clock: &ManualClock,
 ) -> (tower_oauth2_client_credentials::OAuthClientCredentialsLayer, Arc<AtomicU64>) {
@@ -189,14 +185,15 @@ fn to(path: &'static str) -> Call {
     Request::get(path).body(Empty::new()).unwrap()
 }
 
-/// How many calls stand for the 10,000 of each second, one after the other. With
-/// `CALLS_PER_SECOND=10000` none is left out: 6 million a case, some minutes in all. Whatever the
-/// number, a second has its 10,000 concurrent calls where a renewal may be forced: see `stampede`.
+/// The number of sequential calls that represent the 10,000 of each second.
+/// `CALLS_PER_SECOND=10000` makes all of them: 6 million per case, which takes some minutes. In any
+/// case, all 10,000 concurrent calls are made in the seconds in which a renewal may be forced: see
+/// `stampede`.
 fn calls_per_second() -> u64 {
     std::env::var("CALLS_PER_SECOND").map_or(200, |text| text.parse().unwrap())
 }
 
-/// Row 10. Pins the API outage that becomes an outage of the authorization server.
+/// Guards against an API outage that causes an outage of the authorization server.
 #[tokio::test(start_paused = true)]
 async fn an_api_that_rejects_everything_costs_eight_tokens_in_ten_minutes() {
     for challenge in [None, Some("Bearer"), Some(INVALID_TOKEN)] {
@@ -232,7 +229,8 @@ async fn an_api_that_rejects_everything_costs_eight_tokens_in_ten_minutes() {
     }
 }
 
-/// Row 10: all 10,000 calls of a second at once, in every second in which a renewal may be forced.
+/// Makes all 10,000 calls of a second concurrently, in every second in which a renewal may be
+/// forced.
 #[tokio::test(start_paused = true)]
 async fn a_stampede_against_an_api_that_rejects_everything_costs_no_more() {
     let _limit = Watchdog::start(secs(300));
@@ -262,7 +260,7 @@ async fn a_stampede_against_an_api_that_rejects_everything_costs_no_more() {
     assert_eq!(issued.load(Ordering::Relaxed), 7);
 }
 
-/// Row 10: where nothing is replayed, nothing but the next call can tell that a renewal was futile.
+/// Without replays, only the next call can show that a renewal was ineffective.
 #[tokio::test(start_paused = true)]
 async fn without_replays_an_api_that_rejects_everything_costs_no_more() {
     let _limit = Watchdog::start(secs(600));
@@ -281,7 +279,6 @@ async fn without_replays_an_api_that_rejects_everything_costs_no_more() {
     assert!((6..=8).contains(&tokens), "{tokens}");
 }
 
-/// Row 10.
 #[tokio::test(start_paused = true)]
 async fn one_path_that_misuses_401_costs_fifteen_tokens_and_troubles_no_other() {
     for challenge in [None, Some(INVALID_TOKEN)] {
@@ -307,16 +304,18 @@ async fn one_path_that_misuses_401_costs_fifteen_tokens_and_troubles_no_other() 
             tokio::time::advance(secs(1) / u32::try_from(per_second).unwrap()).await;
         }
         let tokens = issued.load(Ordering::Relaxed);
-        // Weak evidence forces five, and then one in a quarter of an hour.
+        // Weak evidence forces five renewals, and then one every quarter of an hour.
         let expected = if challenge.is_none() { 6..=7 } else { 10..=15 };
         assert!(expected.contains(&tokens), "{tokens}, {challenge:?}");
     }
 }
 
-/// Row 10: where nothing is replayed, the doubt in favour of a token that others use costs one more.
+/// Without replays, the benefit of the doubt for a token that other requests use costs one more
+/// renewal.
 #[tokio::test(start_paused = true)]
 async fn without_replays_one_path_that_misuses_401_costs_fifteen_tokens() {
-    // Two of them in each minute or so are the worst: the first looks like news again.
+    // Two rejections about every minute are the worst case: the first looks like a new revocation
+    // again.
     for pattern in [&[1][..], &[1, 60], &[1, 61], &[61]] {
         let _limit = Watchdog::start(secs(600));
         let clock = ManualClock::new();
@@ -342,8 +341,8 @@ async fn without_replays_one_path_that_misuses_401_costs_fifteen_tokens() {
     }
 }
 
-/// Row 10: also while the renewal that the misuse forces is under way. A bare 401 makes nobody
-/// wait; `invalid_token` does, for as long as such words have proved true.
+/// The same holds while the renewal forced by the misuse is in flight. A bare 401 makes no other
+/// caller wait; `invalid_token` does, as long as such responses have proved right.
 #[tokio::test(start_paused = true)]
 async fn a_bare_401_makes_no_other_request_wait_and_invalid_token_does_so_while_it_is_true() {
     for (challenge, waits) in [
@@ -370,8 +369,9 @@ async fn a_bare_401_makes_no_other_request_wait_and_invalid_token_does_so_while_
     }
 }
 
-/// Row 10: a renewal that fails is neither cure nor futile. Pins the wait of all others for each of
-/// them, half a minute at a time, while the token is good and the authorization server hangs.
+/// A failed renewal is neither effective nor ineffective. Guards against all other callers waiting
+/// for each of them, half a minute at a time, while the token is valid and the authorization server
+/// hangs.
 #[tokio::test(start_paused = true)]
 async fn while_the_server_hangs_invalid_token_on_one_path_makes_others_wait_once() {
     let world = World::new();
@@ -396,7 +396,7 @@ async fn while_the_server_hangs_invalid_token_on_one_path_makes_others_wait_once
     assert!(world.server.requests() > 10, "renewals were forced, and failed");
     misusing.iter().for_each(tokio::task::JoinHandle::abort);
 
-    // With a token the word counts again.
+    // Once there is a token, `invalid_token` counts again.
     world.server.down();
     pass(secs(300)).await;
     world.server.up();
@@ -412,7 +412,7 @@ async fn while_the_server_hangs_invalid_token_on_one_path_makes_others_wait_once
     assert_eq!(world.api.calls() - calls, 2, "one has waited, and was not rejected");
 }
 
-/// Row 10. Pins the cooldown that a cure sets off.
+/// Guards against a cooldown after an effective renewal.
 #[tokio::test(start_paused = true)]
 async fn a_token_revoked_again_two_seconds_after_a_cure_is_cured_again_at_once() {
     let world = World::new();
@@ -427,8 +427,8 @@ async fn a_token_revoked_again_two_seconds_after_a_cure_is_cured_again_at_once()
     assert_eq!(world.server.requests(), 21);
 }
 
-/// Row 10: also where no replay has told whether the first renewal helped. Pins the pause after a
-/// renewal whose token all others have used since.
+/// The same holds if no replay has shown whether the first renewal helped. Guards against a pause
+/// after a renewal whose token all other callers have used since.
 #[tokio::test(start_paused = true)]
 async fn a_token_revoked_again_is_cured_although_no_replay_has_told_of_the_first_cure() {
     for untold in ["the caller leaves", "the body is not kept", "the API breaks"] {
@@ -465,7 +465,7 @@ async fn a_token_revoked_again_is_cured_although_no_replay_has_told_of_the_first
     }
 }
 
-/// Row 10. At the worst moments: the misuse has just brought about a futile renewal.
+/// At the worst moment: the misuse has just caused an ineffective renewal.
 #[tokio::test(start_paused = true)]
 async fn a_revocation_while_one_path_misuses_401_is_cured_within_a_minute() {
     for (challenge, revoked_at) in [(None, 5), (None, 31), (Some(INVALID_TOKEN), 71), (None, 312)] {
@@ -497,11 +497,11 @@ async fn a_revocation_while_one_path_misuses_401_is_cured_within_a_minute() {
         assert!(failing > 0, "it was not the worst moment");
         assert!(failing <= 600, "not cured after {failing} tenths of a second");
         let tokens = issued.load(Ordering::Relaxed);
-        assert!(tokens <= 15 + 3, "one cure, and the pauses begin anew: {tokens}");
+        assert!(tokens <= 15 + 3, "one effective renewal, and the pauses start over: {tokens}");
     }
 }
 
-/// Row 10: an API that rejected everything for a while, and then a token of which that is true.
+/// An API that rejected everything for a while, and then a token that is really revoked.
 #[tokio::test(start_paused = true)]
 async fn after_an_api_has_come_to_its_senses_a_revocation_is_cured_within_a_minute() {
     let world = World::new();
@@ -519,14 +519,15 @@ async fn after_an_api_has_come_to_its_senses_a_revocation_is_cured_within_a_minu
         assert!(waited <= 60, "not cured within a minute");
         pass(secs(1)).await;
     }
-    // The pauses are forgotten.
+    // The pauses are reset.
     world.server.revoke_all();
     assert_eq!(world.status("/").await, StatusCode::OK);
 }
 
-/// Pins the pauses that grow for ever, although tokens were revoked and cured in between.
+/// Guards against pauses that grow forever, although tokens were revoked and successfully renewed
+/// in between.
 #[tokio::test(start_paused = true)]
-async fn after_a_cure_the_pauses_begin_anew() {
+async fn after_an_effective_renewal_the_pauses_start_over() {
     let world = World::new();
     assert_eq!(world.status("/").await, StatusCode::OK);
     for _ in 0..2 {
@@ -544,8 +545,8 @@ async fn after_a_cure_the_pauses_begin_anew() {
     }
 }
 
-/// Pins the second renewal in a row for an API that rejects everything: the one in the background
-/// that its 401 has joined was the one that proved futile.
+/// Guards against a second consecutive renewal for an API that rejects everything: the background
+/// renewal that its 401 joined was the ineffective one.
 #[tokio::test(start_paused = true)]
 async fn a_renewal_in_the_background_that_a_401_joined_may_prove_futile() {
     let world = World::new();
@@ -563,7 +564,7 @@ async fn a_renewal_in_the_background_that_a_401_joined_may_prove_futile() {
     assert_eq!(world.server.requests(), 2);
 }
 
-/// Row 8, in the cooldown: the current token is known to be of no use.
+/// In the cooldown, the current token is known to be rejected.
 #[tokio::test(start_paused = true)]
 async fn a_late_401_is_not_replayed_with_a_token_that_was_rejected_as_well() {
     let world = World::new();
@@ -584,8 +585,8 @@ async fn a_late_401_is_not_replayed_with_a_token_that_was_rejected_as_well() {
     assert_eq!((world.server.requests(), world.api.calls()), (2, 101), "no replay");
 }
 
-/// Row 8: the current token was rejected in the meantime, and its successor is under way. Pins the
-/// replay that is spent on a token which is known to be of no use.
+/// The current token was rejected in the meantime, and its successor is in flight. Guards against
+/// wasting the replay on a token that is known to be rejected.
 #[tokio::test(start_paused = true)]
 async fn a_late_401_waits_where_the_current_token_is_being_replaced_too() {
     let world = World::new();
@@ -601,14 +602,14 @@ async fn a_late_401_waits_where_the_current_token_is_being_replaced_too() {
     world.server.delay_answers(secs(2));
     let replacement = cache.rejected(&second);
     settle().await;
-    assert_eq!(world.server.requests(), 3, "under way");
+    assert_eq!(world.server.requests(), 3, "in flight");
     world.api.release();
     assert_eq!(late.await.unwrap().unwrap().status(), StatusCode::OK);
     assert!(replacement.await.is_ok());
     assert_eq!((world.server.requests(), world.api.calls()), (3, 3));
 }
 
-/// Row 8: and where that fails, the current token is still newer than the rejected one.
+/// If that renewal fails, the current token is still newer than the rejected one.
 #[tokio::test(start_paused = true)]
 async fn a_late_401_that_has_waited_in_vain_is_replayed_with_the_current_token() {
     let world = World::new();
@@ -621,7 +622,7 @@ async fn a_late_401_that_has_waited_in_vain_is_replayed_with_the_current_token()
     let first = cache.token().await.unwrap();
     let second = cache.rejected(&first).await.unwrap();
     cache.accepted(&second);
-    // Some path misuses 401, and the server breaks.
+    // A path misuses 401, and the server fails.
     world.server.respond_once(Answer::never());
     world.server.script((0..2).map(|_| Answer::unavailable()));
     let misused = cache.rejected(&second);
@@ -632,7 +633,7 @@ async fn a_late_401_that_has_waited_in_vain_is_replayed_with_the_current_token()
     assert_eq!(world.api.calls(), 3);
 }
 
-/// Row 8: but not for a renewal that one path forces again and again.
+/// This does not apply to a renewal that one path forces repeatedly.
 #[tokio::test(start_paused = true)]
 async fn a_late_401_does_not_wait_for_a_renewal_that_misuse_has_forced() {
     let world = World::new();
@@ -651,7 +652,7 @@ async fn a_late_401_does_not_wait_for_a_renewal_that_misuse_has_forced() {
     world.server.delay_answers(secs(2));
     let misusing = tokio::spawn(call("/misuses"));
     settle().await;
-    assert_eq!(world.server.requests(), 3, "under way");
+    assert_eq!(world.server.requests(), 3, "in flight");
     world.api.release();
     let before = world.clock.wall();
     assert_eq!(late.await.unwrap().unwrap().status(), StatusCode::OK);
@@ -663,7 +664,6 @@ fn reason(response: &ApiResponse) -> &NotReplaced {
     response.extensions().get::<NotReplaced>().expect("the reason, in the extensions")
 }
 
-/// Row 11.
 #[tokio::test(start_paused = true)]
 async fn the_same_token_from_a_forced_renewal_is_not_replayed_and_starts_a_cooldown() {
     let world = World::new();
@@ -688,7 +688,8 @@ async fn the_same_token_from_a_forced_renewal_is_not_replayed_and_starts_a_coold
     assert_eq!(world.server.requests(), 3);
 }
 
-/// Row 11: 500 at once, and the late ones: none is sent again with the token that was rejected.
+/// With 500 concurrent rejections and some late ones, no request is sent again with the rejected
+/// token.
 #[tokio::test(start_paused = true)]
 async fn the_same_token_is_not_replayed_by_anyone() {
     let world = World::new();
@@ -708,8 +709,9 @@ async fn the_same_token_is_not_replayed_by_anyone() {
     assert_eq!((world.server.requests(), world.api.calls()), (2, 501));
 }
 
-/// Row 8: a renewal in the background brought the rejected token again, which is no reason not to ask
-/// for a newer one. Pins the 401 that stands for that although the server has others by now.
+/// A background renewal returned the rejected token again, which is no reason not to request a
+/// newer one. Guards against returning the 401 for that reason although the server has newer
+/// tokens.
 #[tokio::test(start_paused = true)]
 async fn a_late_401_for_a_token_that_came_again_is_cured() {
     let world = World::new();
@@ -729,8 +731,8 @@ async fn a_late_401_for_a_token_that_came_again_is_cured() {
     assert_eq!(world.server.requests(), 3);
 }
 
-/// Row 10, with a server that has turned to tokens for one use. Pins the token at hand that is used
-/// on, although it was rejected and its substitutes are accepted.
+/// A server that has switched to uncacheable tokens. Guards against using the cached token further
+/// although it was rejected and its substitutes are accepted.
 #[tokio::test(start_paused = true)]
 async fn a_revoked_token_that_a_token_for_one_use_has_cured_is_not_used_again() {
     let world = World::new();
@@ -743,7 +745,7 @@ async fn a_revoked_token_that_a_token_for_one_use_has_cured_is_not_used_again() 
     }
     assert_eq!(world.api.rejected(), 1, "the first call with it");
     assert_eq!(world.server.requests(), 1 + 100, "each needs one of its own");
-    // Kept again when it can be.
+    // A cacheable token is cached again.
     world.server.issue_for(secs(3600));
     for _ in 0..10 {
         assert_eq!(world.status("/").await, StatusCode::OK);
@@ -751,7 +753,8 @@ async fn a_revoked_token_that_a_token_for_one_use_has_cured_is_not_used_again() 
     assert_eq!(world.server.requests(), 1 + 100 + 1);
 }
 
-/// Row 8: pins the 401 that comes while the replay that would tell of the cure is still on its way.
+/// Guards against judging a 401 while the replay that would show the effect of the renewal is still
+/// in flight.
 #[tokio::test(start_paused = true)]
 async fn a_second_401_beside_a_token_for_one_use_is_cured_as_the_first() {
     let clock = ManualClock::new();
@@ -767,7 +770,7 @@ async fn a_second_401_beside_a_token_for_one_use_is_cured_as_the_first() {
     layer.cache().token().await.unwrap();
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let answers = Arc::clone(&gate);
-    // The first token is revoked; with any other, the API takes its time.
+    // The first token is revoked; with any other, the API responds slowly.
     let client = layer.layer(tower::service_fn(move |call: Call| {
         let gate = Arc::clone(&answers);
         async move {
@@ -831,8 +834,8 @@ async fn without_a_replay_the_token_is_rejected_all_the_same() {
     assert_eq!(world.server.requests(), 2);
 }
 
-/// Row 10. Pins the stream of renewals for an API that answers 401 and 503 by turns: a server that is
-/// broken accepts no token, so it is no cure.
+/// Guards against a stream of renewals for an API that alternates between 401 and 503: a failing
+/// server accepts no token, so a 503 does not show that a renewal helped.
 #[tokio::test(start_paused = true)]
 async fn a_replay_that_meets_a_broken_server_is_no_cure() {
     for broken in [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS] {
@@ -855,8 +858,9 @@ async fn a_replay_that_meets_a_broken_server_is_no_cure() {
     }
 }
 
-/// Row 10. Pins the token request for every call of an API that answers 401 at random: each time the
-/// newer token looks like a cure. Thirty in a row, and then one every two seconds.
+/// Guards against a token request for every call to an API that answers 401 at random: each time
+/// the newer token seems to help. Thirty renewals in a row are allowed, and then one every two
+/// seconds.
 #[tokio::test(start_paused = true)]
 async fn an_api_that_answers_401_at_random_costs_no_more_than_a_token_a_second() {
     let _limit = Watchdog::start(secs(300));
@@ -875,7 +879,7 @@ async fn an_api_that_answers_401_at_random_costs_no_more_than_a_token_a_second()
     assert!((120..=155).contains(&tokens), "{tokens} in two minutes");
 }
 
-/// Row 11: the same token twice over, and a 401 for the second time that it was handed out.
+/// The same token is issued twice, and its second use is rejected.
 #[tokio::test(start_paused = true)]
 async fn a_token_that_was_handed_out_three_times_is_the_same_token() {
     let world = World::new();
@@ -897,7 +901,7 @@ async fn a_token_that_was_handed_out_three_times_is_the_same_token() {
     }
 }
 
-/// Pins the replay with a token that has expired since it took the place of the rejected one.
+/// Guards against a replay with a token that has expired since it replaced the rejected one.
 #[tokio::test(start_paused = true)]
 async fn a_late_rejection_gets_no_token_that_has_expired() {
     let world = World::new();
@@ -912,7 +916,7 @@ async fn a_late_rejection_gets_no_token_that_has_expired() {
     assert_eq!(world.server.requests(), 3);
 }
 
-/// Row 8. Pins the acceptance of an older token that is taken for a cure by the newest.
+/// Guards against an acceptance of an older token that counts for the newest.
 #[tokio::test(start_paused = true)]
 async fn that_an_older_token_was_accepted_says_nothing_about_the_newest() {
     let world = World::new();
@@ -932,8 +936,8 @@ async fn that_an_older_token_was_accepted_says_nothing_about_the_newest() {
     }
 }
 
-/// The replay was rejected, and meanwhile yet another renewal has brought a token that the call has
-/// not tried.
+/// The replay was rejected, and meanwhile another renewal has brought a token that the call has not
+/// tried.
 #[tokio::test(start_paused = true)]
 async fn a_replay_that_is_rejected_late_is_followed_by_one_with_the_newest_token() {
     let world = World::new();
@@ -945,7 +949,7 @@ async fn a_replay_that_is_rejected_late_is_followed_by_one_with_the_newest_token
     world.api.hold();
     pass(secs(1)).await;
     world.api.held(1).await;
-    // The replay is on its way, and its token is revoked and renewed.
+    // While the replay is in flight, its token is revoked and renewed.
     world.server.delay_answers(secs(0));
     world.server.revoke_all();
     let mut cache = world.cache();
@@ -958,7 +962,7 @@ async fn a_replay_that_is_rejected_late_is_followed_by_one_with_the_newest_token
     assert_eq!((world.server.requests(), world.api.calls()), (3, 4));
 }
 
-/// A renewal that is under way is joined, also in a cooldown: it costs nothing more.
+/// A renewal in flight is joined, even in a cooldown, since this causes no additional request.
 #[tokio::test(start_paused = true)]
 async fn a_renewal_in_the_background_is_joined_in_the_cooldown_too() {
     let world = World::new();
@@ -971,7 +975,7 @@ async fn a_renewal_in_the_background_is_joined_in_the_cooldown_too() {
     world.server.delay_answers(secs(1));
     assert_eq!(world.status("/").await, StatusCode::OK);
     settle().await;
-    assert_eq!(world.server.requests(), 3, "the soft renewal is under way");
+    assert_eq!(world.server.requests(), 3, "the soft renewal is in flight");
     world.server.revoke(world.cache().peek().unwrap().clone().expose_secret());
     assert_eq!(world.status("/").await, StatusCode::OK, "cured");
     assert_eq!(world.server.requests(), 3);

@@ -1,5 +1,5 @@
-//! What becomes of a response that rejects the token: a replay of the very request, or the very
-//! response.
+//! Responses that reject the token: the request is replayed unchanged, or the response is returned
+//! unchanged.
 
 use std::{
     convert::Infallible,
@@ -30,7 +30,7 @@ use crate::tap::{
 
 type Inner<B, R> = Mock<Request<B>, Response<R>>;
 
-/// A client with a token, its inner service, and where the tokens come from.
+/// A client with a token, its inner service, and its source of tokens.
 struct Stage<B, R, M = Replay> {
     tap: Arc<Tap>,
     client: mock::Spawn<OAuthClientCredentials<Inner<B, R>, M>>,
@@ -60,8 +60,8 @@ impl<B, R, M> Stage<B, R, M>
 where
     M: Mode<B, R>,
 {
-    /// Sends `request`, lets `respond` answer whatever arrives, and says what comes of it. Panics
-    /// where nothing comes.
+    /// Sends `request`, answers each arriving request with `respond`, and returns the result.
+    /// Panics if there is none.
     async fn call(
         &mut self,
         request: Request<B>,
@@ -86,7 +86,7 @@ where
     }
 }
 
-/// Whether a request that gets `response` is sent again.
+/// Returns `true` if a request that gets `response` is replayed.
 async fn is_cured(
     response: impl Fn() -> Response<Body>,
     settings: fn(LayerBuilder) -> LayerBuilder,
@@ -118,7 +118,7 @@ fn grpc(status: &'static str, version: Version) -> Response<Body> {
     response
 }
 
-/// A renewal for every 401 there is would be one for each of somebody else's mistakes.
+/// A renewal for every possible 401 would mean one for each of other systems' errors.
 #[tokio::test]
 async fn a_rejection_is_what_the_design_says_it_is() {
     let default: fn(LayerBuilder) -> LayerBuilder = |builder| builder;
@@ -174,7 +174,7 @@ async fn what_a_rejection_is_can_be_decided_by_the_user() {
     assert!(!is_cured(|| challenged(401, r#"Bearer error="invalid_token""#), own).await);
 }
 
-// The response that stands
+// Responses that are returned to the caller
 
 fn whole() -> Response<Body> {
     let mut response = rejected(StatusCode::UNAUTHORIZED, Full::from("all of it"));
@@ -202,7 +202,7 @@ async fn where_the_renewal_fails_the_401_stands_whole_with_the_failure() {
     assert!(why.retry_at().is_some());
     assert!(!why.is_futile() && !why.is_cooling_down() && !why.is_not_replayable());
     assert!(why.to_string().contains("no such scope"), "{why}");
-    // Remembered: the next rejection asks for nothing.
+    // The failure is remembered: the next rejection causes no token request.
     let mut calls = 0;
     let response = stage.call(get(), |n, _| {
         calls = n;
@@ -242,7 +242,8 @@ async fn where_the_server_has_no_other_token_there_is_no_replay() {
     assert_eq!((calls, stage.tap.asked()), (1, 2));
 }
 
-/// Several requests with one token: the first rejection renews, the others take what it brought.
+/// Of several requests with one token, the first rejection starts a renewal, and the others use its
+/// token.
 #[tokio::test]
 async fn a_late_rejection_takes_the_token_that_is_there() {
     let mut stage = stage::<Body, Body>().await;
@@ -269,7 +270,7 @@ async fn a_late_rejection_takes_the_token_that_is_there() {
 
 // Without replays
 
-/// Not a `ReplayBody`, nor an `http_body::Body`.
+/// Neither a `ReplayBody` nor an `http_body::Body`.
 #[derive(Debug, Default, PartialEq)]
 struct Opaque(&'static str);
 
@@ -296,7 +297,7 @@ async fn never_replaying_takes_any_body_and_the_next_call_works() {
     assert_eq!(response.status(), StatusCode::OK);
 }
 
-// The request that is sent again
+// Replayed requests
 
 type Boxed = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -321,7 +322,7 @@ async fn read(body: Boxed) -> (Bytes, Option<HeaderMap>) {
     (collected.to_bytes(), trailers)
 }
 
-/// The requests as they arrive, read to their end, and what the caller gets.
+/// Returns the requests that arrive, read to their end, and the response that the caller gets.
 async fn arrivals(body: Boxed, limit: usize) -> (Vec<(Bytes, Option<HeaderMap>)>, Response<Body>) {
     let mut stage: Stage<Boxed, Body> = stage_with(|builder| builder.replay_limit(limit)).await;
     let mut request = Request::put("https://api.example.com/v1?q=1").body(body).unwrap();
@@ -368,7 +369,7 @@ async fn a_stream_is_sent_again_byte_for_byte_with_its_trailers() {
     assert_eq!(arrived, [expected.clone(), expected]);
 }
 
-/// A body that was kept in part would be sent again cut short.
+/// A body that was kept only in part must not be replayed.
 #[tokio::test]
 async fn a_stream_past_the_limit_is_untouched_and_not_sent_again() {
     let chunk = Bytes::from(vec![b'x'; 1000]);
@@ -424,9 +425,9 @@ async fn a_body_that_can_be_cloned_is_sent_again() {
     }
 }
 
-// The body of the response that is given up
+// Bodies of discarded responses
 
-/// Counts what is read of it, and says when it is gone.
+/// A body that counts the frames read from it, and reports when it is dropped.
 #[derive(Debug, Default)]
 struct Watched {
     frames: usize,
@@ -463,8 +464,8 @@ impl http_body::Body for Watched {
     }
 }
 
-/// Rejects a request with `body`. How many frames were read of it, and how long the replay took
-/// to come.
+/// Rejects a request with `body`. Returns how many frames were read from it, and how long the
+/// replay took to arrive.
 async fn discard(body: Watched) -> (usize, Duration) {
     let (read, gone) = (Arc::clone(&body.read), Arc::clone(&body.gone.0));
     let mut stage: Stage<Body, Watched> = stage().await;
@@ -482,7 +483,7 @@ async fn discard(body: Watched) -> (usize, Duration) {
     (read.load(Ordering::SeqCst), took)
 }
 
-/// A body that is dropped unread costs its connection.
+/// A body that is dropped unread closes its connection.
 #[tokio::test(start_paused = true)]
 async fn the_body_of_the_rejection_is_read_to_its_end() {
     let body = Watched { frames: 7, frame: Bytes::from_static(b"no"), ..Watched::default() };
@@ -496,7 +497,7 @@ async fn no_more_than_512_kib_of_it_are_read() {
     assert_eq!(discard(body).await, (512, Duration::ZERO));
 }
 
-/// Bytes alone do not bound a body of frames without any.
+/// A limit in bytes does not bound a body of empty frames.
 #[tokio::test(start_paused = true)]
 async fn an_endless_body_of_empty_frames_comes_to_an_end() {
     let body = Watched { frames: usize::MAX, ..Watched::default() };
@@ -514,7 +515,7 @@ async fn a_body_that_stops_coming_is_waited_for_a_quarter_of_a_second() {
     assert!((250..=251).contains(&took.as_millis()), "{took:?}");
 }
 
-/// The response is kept whole until there is a token: a renewal that fails gives it back.
+/// The response is kept until there is a token: if the renewal fails, it is returned.
 #[tokio::test]
 async fn the_rejection_is_not_touched_before_there_is_a_newer_token() {
     let mut stage: Stage<Body, Watched> = stage().await;
@@ -536,8 +537,8 @@ async fn the_rejection_is_not_touched_before_there_is_a_newer_token() {
     assert_eq!((response.body().frames, read.load(Ordering::SeqCst)), (3, 0));
 }
 
-/// A connection pool gives a connection back when the body has been read. With one connection, the
-/// replay must not be waited for with the body in hand.
+/// A connection pool reuses a connection once the body is read. With a single connection, waiting
+/// for the replay before reading the body would deadlock.
 #[tokio::test(start_paused = true)]
 async fn the_replay_does_not_wait_for_what_the_first_response_holds() {
     let tap = Tap::open();
@@ -557,7 +558,7 @@ async fn the_replay_does_not_wait_for_what_the_first_response_holds() {
     panic!("waits for itself");
 }
 
-/// One connection, which comes back with the body.
+/// A pool of one connection, which is returned with the body.
 #[derive(Clone)]
 struct Pool {
     free: Arc<AtomicBool>,

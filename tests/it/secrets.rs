@@ -1,4 +1,4 @@
-//! A canary secret and a canary token go everywhere, and appear nowhere.
+//! A canary secret and a canary token pass through everything, and appear in no output.
 
 use std::{error::Error, fmt::Debug, time::Duration};
 
@@ -20,11 +20,11 @@ use crate::tap::{Body, get, settle};
 use crate::telemetry::Log;
 
 const ID: &str = "my client";
-/// Looks different in every encoding.
+/// A secret that looks different in every encoding.
 const SECRET: &str = "c4n4ry s3cr3t+/%\"&é~";
 const TOKEN: &str = "c4n4ry.t0k3n+/~-_==";
 
-/// Nothing but unreserved characters as they are.
+/// A secret whose unreserved characters stay unencoded.
 fn percent(text: &str) -> String {
     let encode = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
@@ -35,7 +35,7 @@ fn percent(text: &str) -> String {
     text.bytes().map(encode).collect()
 }
 
-/// All the ways in which the secret or the token could be written.
+/// Returns all encodings of the secret and the token.
 fn canaries() -> Vec<String> {
     let mut all = Vec::new();
     for text in [SECRET, TOKEN] {
@@ -49,7 +49,7 @@ fn canaries() -> Vec<String> {
             text.escape_debug().to_string(),
             format!("{:?}", text.as_bytes()),
         ]);
-        // In the middle of something else, base64 starts at any of three places.
+        // Inside other data, base64 may start at any of three offsets.
         for lead in ["", "x", "xx"] {
             let encoded = STANDARD.encode(format!("{lead}{text}"));
             all.push(encoded.get(4..encoded.len() - 4).unwrap().to_owned());
@@ -58,7 +58,7 @@ fn canaries() -> Vec<String> {
     for (id, secret) in [(ID, SECRET), (&*percent(ID), &*percent(SECRET))] {
         all.push(STANDARD.encode(format!("{id}:{secret}")));
     }
-    // And what is recognisable of either.
+    // And recognizable parts of either.
     all.extend(["c4n4ry".to_owned(), "s3cr3t".to_owned(), "t0k3n".to_owned()]);
     all
 }
@@ -75,7 +75,7 @@ fn assert_debug_clean(value: impl Debug) {
     assert_clean(&format!("{value:?} {value:#?}"));
 }
 
-/// The error and everything behind it.
+/// Formats the error and all its sources.
 #[track_caller]
 fn assert_error_clean(error: &(dyn Error + 'static)) {
     let mut next = Some(error);
@@ -85,7 +85,7 @@ fn assert_error_clean(error: &(dyn Error + 'static)) {
     }
 }
 
-/// `secrets` would test nothing if it did not find what is there.
+/// Checks that `secrets` finds the canaries where they do appear.
 #[test]
 fn the_canaries_are_found_where_they_are() {
     let basic = STANDARD.encode(format!("{}:{}", percent(ID), percent(SECRET)));
@@ -101,10 +101,10 @@ fn the_canaries_are_found_where_they_are() {
     }
 }
 
-/// How a server answers a request for a token, with what it has read.
+/// The way a server answers a token request, given the request.
 type Server = fn(&str) -> (StatusCode, &'static str, String);
 
-/// Servers that say all they know.
+/// Servers that echo everything.
 const GOSSIPS: &[(ErrorClass, Server)] = &[
     (ErrorClass::Request, |read| {
         let text = serde_json::json!({"error": "invalid_scope", "error_description": read});
@@ -149,7 +149,7 @@ const GOSSIPS: &[(ErrorClass, Server)] = &[
     }),
 ];
 
-/// Everything that a request says, in the raw and decoded.
+/// Returns everything in a request, raw and decoded.
 async fn read<B>(request: Request<B>) -> String
 where
     B: http_body::Body,
@@ -190,7 +190,7 @@ where
     layer.layer(inner)
 }
 
-/// A server's answer is the one text that we repeat and have not written.
+/// A server's response is the only external text that the crate repeats.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_repeats_everything_is_not_repeated() {
     #[cfg(feature = "tracing")]
@@ -228,7 +228,7 @@ async fn a_server_that_repeats_everything_is_not_repeated() {
     assert_clean(&log.text());
 }
 
-/// A redirect with the secret in its target: the error shows where it would have gone.
+/// A redirect with the secret in its target: the error shows the target.
 #[tokio::test(start_paused = true)]
 async fn a_redirect_of_the_token_request_does_not_show_the_secret() {
     for location in [
@@ -248,7 +248,7 @@ async fn a_redirect_of_the_token_request_does_not_show_the_secret() {
     }
 }
 
-/// Everything that a token passes on its way out, and through a rejection.
+/// Covers everything that a token passes through, including a rejection.
 #[tokio::test(start_paused = true)]
 async fn nothing_that_holds_a_token_shows_it() {
     #[cfg(feature = "tracing")]
@@ -303,7 +303,7 @@ async fn the_other_places_of_a_secret_do_not_show_it() {
     assert_debug_clean(&endpoint);
     assert_debug_clean(endpoint.token_url("https://auth.example.com/token").build().unwrap());
 
-    // What is wrong with it is said without it.
+    // The error describes the problem without the secret.
     for secret in [format!("{SECRET}\n"), format!("{SECRET}\0")] {
         let error = bare(Dialect::rfc6749()).client_secret(secret.clone()).build().unwrap_err();
         assert_error_clean(&error);
@@ -322,7 +322,7 @@ async fn the_other_places_of_a_secret_do_not_show_it() {
     }
 }
 
-/// The kit is in test output, which is in CI logs, which are public.
+/// The test servers appear in test output, hence in CI logs, which may be public.
 #[tokio::test(start_paused = true)]
 async fn the_testing_kit_shows_none_either() {
     let builder = AuthorizationServer::builder().client(ID, SECRET);

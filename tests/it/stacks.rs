@@ -1,4 +1,4 @@
-//! The layer inside and outside of tower's other layers.
+//! The layer inside and outside tower's other layers.
 
 use std::{
     convert::Infallible,
@@ -20,7 +20,7 @@ use tower_oauth2_client_credentials::{ErrorClass, TokenError};
 
 use crate::tap::{API, Body, Tap, get, ok, rejected, settle, token_of};
 
-/// An API that takes `Bearer t2` and no other token, slowly if it is held, and notes what it saw.
+/// An API that accepts only `Bearer t2`, responds slowly if it is held, and records the requests.
 #[derive(Clone)]
 struct Api {
     seen: Arc<Mutex<Vec<String>>>,
@@ -76,7 +76,7 @@ where
     client.clone().oneshot(get()).await.map(|r| r.status()).map_err(Into::into)
 }
 
-/// A caller who gives up must not take the renewal along: the next one would start it all over.
+/// A caller that gives up must not cancel the renewal, or the next one would start over.
 #[tokio::test(start_paused = true)]
 async fn a_timeout_outside_ends_the_wait_for_a_token_and_not_the_renewal() {
     let (tap, api) = (Tap::closed(), Api::taking("t1"));
@@ -116,7 +116,7 @@ async fn an_error_of_a_timeout_inside_keeps_its_type() {
     assert!(call(&client).await.unwrap_err().downcast_ref::<Elapsed>().is_some());
 }
 
-/// Tries again once, whatever went wrong.
+/// Retries once after any failure.
 #[derive(Clone)]
 struct Once(bool);
 
@@ -149,7 +149,7 @@ async fn a_retry_goes_inside_and_outside() {
             call(&stack.service(api.service())).await
         };
         assert_eq!(status.unwrap(), StatusCode::OK);
-        // Broken, rejected, replayed.
+        // Failed, rejected, replayed.
         assert_eq!(api.seen(), ["t1", "t1", "t2"], "{outside}");
         assert_eq!(tap.asked(), 2);
     }
@@ -199,7 +199,7 @@ async fn a_limit_of_one_goes_inside_and_outside() {
     }
 }
 
-/// A permit that is held for a token turns into an overload that is none.
+/// A permit that is held while waiting for a token causes a false overload.
 #[tokio::test]
 async fn calls_that_wait_for_a_token_are_no_load_to_be_shed() {
     for outside in [false, true] {
@@ -239,7 +239,7 @@ async fn an_overload_inside_keeps_its_type() {
 
 // Redirects
 
-/// `/v1` of the API redirects to `to`. Notes which host saw which token.
+/// Redirects `/v1` of the API to `to`. Records which host saw which token.
 fn redirecting(
     to: &'static str,
     seen: &Arc<Mutex<Vec<(String, String)>>>,
@@ -262,7 +262,7 @@ fn redirecting(
 
 const ELSEWHERE: &str = "https://elsewhere.example/";
 
-/// Inside, the redirect's own rule takes the token off; outside, every hop passes the layer.
+/// Inside, the redirect layer removes the token; outside, every hop passes the layer.
 #[tokio::test]
 async fn a_redirect_to_another_origin_carries_no_token() {
     let elsewhere = |token: &str| {

@@ -1,4 +1,4 @@
-//! What several subjects need: a source of tokens that a test holds back, and requests.
+//! Shared helpers: a source of tokens that a test can hold back, and requests.
 
 use std::{
     sync::{
@@ -20,12 +20,12 @@ use tower_oauth2_client_credentials::{
 
 pub(crate) type Body = Full<Bytes>;
 
-/// The builder of a layer with a source of its own.
+/// Returns the builder of a layer with its own source.
 pub(crate) type LayerBuilder = Builder<ForLayer, FromSource>;
 
 pub(crate) const API: &str = "https://api.example.com/v1";
 
-/// Hands out `t1`, `t2` and so on, while it is open.
+/// A source that issues `t1`, `t2` and so on, while it is open.
 pub(crate) struct Tap {
     asked: AtomicU64,
     open: watch::Sender<bool>,
@@ -49,7 +49,7 @@ impl Tap {
         tap
     }
 
-    /// Whoever asks from now on waits for `release`.
+    /// Makes token requests wait for `release` from now on.
     pub(crate) fn close(&self) {
         self.open.send_replace(false);
     }
@@ -58,12 +58,12 @@ impl Tap {
         self.open.send_replace(true);
     }
 
-    /// From now on there is an error in place of a token.
+    /// Returns an error instead of a token from now on.
     pub(crate) fn fail(&self, error: TokenError) {
         *self.failing.lock().unwrap() = Some(error);
     }
 
-    /// From now on the token has this number.
+    /// Issues the token with this number from now on.
     pub(crate) fn repeat(&self, number: u64) {
         *self.repeating.lock().unwrap() = Some(number);
     }
@@ -95,7 +95,7 @@ impl TokenSource for Tap {
     }
 }
 
-/// Lets the tasks of this runtime do what they can.
+/// Runs all tasks of this runtime that can make progress.
 pub(crate) async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
@@ -124,7 +124,7 @@ pub(crate) fn rejected<R>(status: StatusCode, body: R) -> Response<R> {
     response
 }
 
-/// The number of the token that a request carries.
+/// Returns the number of the token that a request carries.
 pub(crate) fn token_of(headers: &HeaderMap) -> Option<&str> {
     headers.get("authorization")?.to_str().unwrap().strip_prefix("Bearer ")
 }

@@ -26,19 +26,19 @@ use crate::tap::{Body, Tap, get, settle};
 
 type Fields = BTreeMap<String, String>;
 
-/// What was said so far, in order.
+/// The events so far, in order.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Said>>);
 
 #[derive(Default)]
 struct Said {
-    /// By their ids; a field that is recorded twice has both values.
+    /// The spans by id; a field that is recorded twice has both values.
     spans: Vec<(Id, String, Fields)>,
     events: Vec<(Option<String>, Fields)>,
 }
 
 impl Log {
-    /// From now on, on this thread, everything there is.
+    /// Records everything on this thread from now on.
     pub(crate) fn here() -> (Self, DefaultGuard) {
         let log = Self::default();
         let subscriber = tracing_subscriber::registry().with(log.clone());
@@ -56,13 +56,13 @@ impl Log {
         said.events.iter().map(|event| &event.1).filter(is).cloned().collect()
     }
 
-    /// Events and the spans they are in.
+    /// Returns the events with their spans.
     fn contexts(&self) -> Vec<(Option<String>, String)> {
         let said = self.0.lock().unwrap();
         said.events.iter().map(|(span, fields)| (span.clone(), fields["message"].clone())).collect()
     }
 
-    /// All of it.
+    /// Returns all output.
     pub(crate) fn text(&self) -> String {
         let said = self.0.lock().unwrap();
         format!("{:?} {:?}", said.spans, said.events)
@@ -91,7 +91,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Lo
 
     fn on_record(&self, id: &Id, values: &Record<'_>, _: Context<'_, S>) {
         let mut said = self.0.lock().unwrap();
-        // The last one: ids are used again.
+        // The last one, since ids are reused.
         if let Some((_, _, fields)) = said.spans.iter_mut().rev().find(|span| span.0 == *id) {
             values.record(&mut Visitor(fields));
         }
@@ -109,7 +109,7 @@ fn fields<const N: usize>(fields: [(&str, &str); N]) -> Fields {
     fields.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// A span for each waiter is a log of a thousand lines for one renewal.
+/// A span for each waiter would log a thousand lines for one renewal.
 #[tokio::test(start_paused = true)]
 async fn a_hundred_waiters_make_one_span_with_what_came_of_it() {
     let (log, _guard) = Log::here();
@@ -176,7 +176,7 @@ async fn a_renewal_that_fails_says_so_once_with_its_class() {
     assert!(attempts.iter().all(|attempt| attempt.contains_key("cause")));
 }
 
-/// The end that nobody reports is the one that one looks for in the logs.
+/// An unreported end of a renewal is exactly the one to look for in the logs.
 #[tokio::test]
 async fn a_renewal_that_is_cut_short_says_so_too() {
     let (log, _guard) = Log::here();
@@ -196,7 +196,7 @@ async fn a_credential_that_never_expires_has_no_lifetime() {
     assert!(!log.spans("oauth2.renewal")[0].contains_key("lifetime_s"));
 }
 
-/// The renewal outlives the request that set it off, and must not be shown as a part of it.
+/// The renewal outlives the request that triggered it, and must not appear as a part of it.
 #[tokio::test]
 async fn a_renewal_is_no_part_of_the_callers_span() {
     let (log, _guard) = Log::here();
@@ -209,7 +209,7 @@ async fn a_renewal_is_no_part_of_the_callers_span() {
 
 // Decisions about a 401
 
-/// What is said about one call, with the API's answer to each sending.
+/// Returns the events of one call, given the API's response to each request.
 async fn about(
     answers: &'static [Answer401],
     prepare: impl FnOnce(&Tap),
@@ -279,14 +279,14 @@ async fn a_401_is_one_event_for_each_decision_about_it() {
     assert_eq!(log.events("token renewed")[0]["trigger"], "\"forced\"");
 }
 
-/// Where a renewal was waited for in vain, or there was nothing to send, that is a decision, too.
+/// If a renewal failed, or there was nothing to send, a decision is logged as well.
 #[tokio::test]
 async fn why_a_rejection_stands_is_said_in_the_words_of_the_response() {
     let failing = |tap: &Tap| tap.fail(TokenError::new(ErrorClass::Request, "no such scope"));
     for (log, why) in [
         about(&["Bearer"], failing).await,
         about(&["Bearer"], |tap: &Tap| tap.repeat(1)).await,
-        // Three answers stand for a body past the limit.
+        // Three responses represent a body beyond the limit.
         about(&["Bearer", "", ""], |_: &Tap| {}).await,
     ] {
         let reason = why.unwrap().to_string();
@@ -310,7 +310,7 @@ async fn a_401_that_is_no_rejection_is_an_event_too() {
     }
 }
 
-/// Thousands of requests go by without a word.
+/// Accepted requests emit no events.
 #[tokio::test]
 async fn a_request_with_a_token_at_hand_says_nothing() {
     let layer = Tap::open().layer();
@@ -325,7 +325,7 @@ async fn a_request_with_a_token_at_hand_says_nothing() {
     assert_eq!(log.text(), "[] []");
 }
 
-/// A writer that keeps what a formatter writes.
+/// A writer that keeps the formatter's output.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -339,7 +339,7 @@ impl std::io::Write for Written {
     }
 }
 
-// `attempt=1 duration_ms=0` stood in a line twice, as the span's and as the event's.
+// `attempt=1 duration_ms=0` appeared twice in a line, from the span and from the event.
 #[tokio::test(start_paused = true)]
 async fn a_line_of_the_log_has_one_target_and_each_field_once() {
     let written = Written::default();

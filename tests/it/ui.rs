@@ -1,9 +1,9 @@
-//! What the compiler says to those whose program does not compile.
+//! The compiler messages for programs that do not compile.
 
 use std::process::Command;
 
-/// Compiles `tests/ui/<name>.rs`, a target that nothing else compiles, with what this very build
-/// is made of: no other copy of the dependencies. What the compiler says, in one line.
+/// Compiles `tests/ui/<name>.rs`, a target that nothing else compiles, with the dependencies of
+/// this build. Returns the compiler's output on one line.
 fn compile(name: &str) -> String {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["test", "--no-run", "--offline", "--quiet", "--color=never", "--test", name]);
@@ -12,8 +12,8 @@ fn compile(name: &str) -> String {
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
-    // What cargo tells tests about their package: build scripts of dependencies would see it, take
-    // it for a change, and everything be built again.
+    // Cargo's variables for tests: build scripts of dependencies would see them as a change, and
+    // everything would be rebuilt.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"]
@@ -29,7 +29,7 @@ fn compile(name: &str) -> String {
     said.split_whitespace().filter(|word| *word != "|").collect::<Vec<_>>().join(" ")
 }
 
-/// As they are in this build.
+/// The features of this build.
 fn features() -> Vec<String> {
     let features = [
         ("rustls", cfg!(feature = "rustls")),
@@ -49,7 +49,7 @@ fn features() -> Vec<String> {
     arguments
 }
 
-/// The bound that fails is three traits away from what the user wrote.
+/// The failing bound is three traits away from the user's code.
 #[test]
 fn a_body_that_cannot_be_sent_again_gets_an_error_that_says_what_to_do() {
     let said = compile("not_a_replay_body");
@@ -63,7 +63,7 @@ fn a_body_that_cannot_be_sent_again_gets_an_error_that_says_what_to_do() {
     }
 }
 
-// A rule of the layer, set on what has no layer, was found by a list of names when it was built.
+// A layer setting on a builder without a layer used to be found by a list of names at build time.
 #[test]
 fn a_setting_without_effect_does_not_compile_and_the_error_says_where_it_has_one() {
     let said = compile("a_setting_without_effect");

@@ -76,39 +76,39 @@ fn hits(hits: &[Hit], bars: &mut Vec<Bar>) {
     let mut what = format!("{}; {}", found(never, fixed), nanos(never));
     if let Some(floor) = of(floor::NAME) {
         what += &format!(
-            ". A layer that does no more than look at the status: {:.2} ×; {}",
+            ". A layer that only checks the status: {:.2} ×; {}",
             ratio(floor, fixed),
             nanos(floor)
         );
     }
     bars.push(Bar::new(
-        "a token at hand, `never_replay`",
-        "≤ 1.25 × `AddAuthorization`'s instructions, no allocation",
+        "cached token, `never_replay`",
+        "≤ 1.25 × the instructions of `AddAuthorization`, no allocation",
         what,
         ratio(never, fixed) <= 1.25 && never.allocations == 0,
     ));
     bars.push(Bar::new(
-        "a token at hand, the request kept for a replay",
-        "≤ 1.00 × the instructions of tower's `Retry` over a fixed header, no more allocations",
+        "cached token, request kept for a replay",
+        "≤ 1.00 × the instructions of tower's `Retry` over a fixed header, no additional allocations",
         found(replay, retry),
         ratio(replay, retry) <= 1.0 && replay.allocations <= retry.allocations,
     ));
     bars.push(Bar::new(
-        "the same on a clone for each request",
+        "the same, with a service clone per request",
         "≤ 1.15 × the above",
         found(clone, replay),
         ratio(clone, replay) <= 1.15,
     ));
     for (own, keeps, what) in [
-        (never, false, "beside peers that do not retry: `never_replay`"),
-        (replay, true, "beside those that keep the request: `replay`"),
+        (never, false, "`never_replay` compared with peers that do not retry"),
+        (replay, true, "`replay` compared with peers that keep the request"),
     ] {
         let (found, met) = beside(hits, own, keeps);
-        bars.push(Bar::new(what, "ahead of every one, in ns and in instructions", found, met));
+        bars.push(Bar::new(what, "fewer ns and fewer instructions than every peer", found, met));
     }
 }
 
-/// Who is ahead of `own`, and what all others take.
+/// Compares `own` with its peers. Each is listed with its cost as a multiple of `own`'s.
 fn beside(hits: &[Hit], own: &Hit, keeps: bool) -> (String, bool) {
     let others = hits.iter().filter(|hit| {
         hit.name != hit.base
@@ -117,24 +117,24 @@ fn beside(hits: &[Hit], own: &Hit, keeps: bool) -> (String, bool) {
             && !["never_replay", "replay", "replay, a clone per request"].contains(&&*hit.name)
             && KEEPING.contains(&&*hit.name) == keeps
     });
-    let (mut behind, mut ahead) = (Vec::new(), Vec::new());
+    let (mut slower, mut not_slower) = (Vec::new(), Vec::new());
     for other in others {
         let nanos = other.nanos.median / own.nanos.median;
         let instructions = other.instructions.median as f64 / own.instructions.median as f64;
         let told = format!("{} ({nanos:.2} × ns, {instructions:.2} × instructions)", other.name);
-        let list = if nanos > 1.0 && instructions > 1.0 { &mut behind } else { &mut ahead };
+        let list = if nanos > 1.0 && instructions > 1.0 { &mut slower } else { &mut not_slower };
         list.push((nanos, told));
     }
     let list = |mut names: Vec<(f64, String)>| {
         names.sort_by(|one, other| one.0.total_cmp(&other.0));
         names.into_iter().map(|(_, told)| told).collect::<Vec<_>>().join(", ")
     };
-    let met = ahead.is_empty();
+    let met = not_slower.is_empty();
     let mut found = String::new();
     if !met {
-        found = format!("**not behind: {}**; ", list(ahead));
+        found = format!("**not more expensive: {}**; ", list(not_slower));
     }
-    (format!("{found}behind: {}", list(behind)), met)
+    (format!("{found}more expensive: {}", list(slower)), met)
 }
 
 fn threads(all: &[Threads], bars: &mut Vec<Bar>) {
@@ -142,7 +142,7 @@ fn threads(all: &[Threads], bars: &mut Vec<Bar>) {
         let Some(one) = all.iter().find(|one| one.name == name) else { continue };
         let (alone, both) = (at(one, 1), at(one, 2));
         bars.push(Bar::new(
-            &format!("two threads against one, a service value each: `{name}`"),
+            &format!("two threads compared with one, a service per thread: `{name}`"),
             "≤ 1.5 ×",
             format!("{:.2} × ({both:.0} ns, {alone:.0} ns)", both / alone),
             both <= 1.5 * alone,
@@ -189,7 +189,7 @@ fn sizes(bars: &mut Vec<Bar>) {
     let over = futures.never_replay - futures.inner;
     bars.push(Bar::new(
         "future of a hit, `never_replay`",
-        "≤ the inner one + 16 bytes",
+        "≤ inner future + 16 bytes",
         format!("{} + {over} bytes", futures.inner),
         over <= 16,
     ));
@@ -227,7 +227,7 @@ fn memory(held: &[Held], bars: &mut Vec<Bar>) {
     let closed = of("the same, TLS, connection closed");
     if let (Some(cache), Some(open), Some(closed)) = (cache, open, closed) {
         bars.push(Bar::new(
-            "what the default transport adds to it, over TLS",
+            "memory that the default transport adds to it, over TLS",
             "–",
             format!(
                 "{} bytes; {} with its connection open",
@@ -269,6 +269,6 @@ fn trees(measured: &Measured, bars: &mut Vec<Bar>) {
         })
         .collect();
     if !builds.is_empty() {
-        bars.push(Bar::new("a cold build, beside peers", "–", builds.join("; "), None));
+        bars.push(Bar::new("a cold build, compared with peers", "–", builds.join("; "), None));
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     common::{Body, Inner, TOKEN_LENGTH, drive, token},
 };
 
-pub const NAME: &str = "floor: the status looked at";
+pub const NAME: &str = "floor: status check";
 
 pub const ENTRIES: &[Entry] = &[(NAME, || {
     Contestant::new(NAME, "bare", || {

@@ -184,7 +184,7 @@ fn waiters(runtime: &Runtime, held: &dyn Fn() -> i64, add: &mut impl FnMut(&str,
         add(what, (held() - before) / count);
         drop(crowded);
     };
-    crowd("a waiting task: nothing but a Notify", &{
+    crowd("a waiting task: only a Notify", &{
         let bell = Arc::new(Notify::new());
         move |runtime, waiting| {
             let bell = Arc::clone(&bell);

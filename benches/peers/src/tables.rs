@@ -39,13 +39,13 @@ pub fn all(measured: &Measured) -> String {
 #[must_use]
 pub fn short(measured: &Measured) -> String {
     const OWN: [(&str, &str); 8] = [
-        ("AddAuthorization", "a fixed header, by tower-http's `AddAuthorization`"),
-        (floor::NAME, "the same, and the response's status looked at: a floor"),
+        ("AddAuthorization", "a fixed header, with tower-http's `AddAuthorization`"),
+        (floor::NAME, "the same, plus a check of the response status (floor)"),
         ("never_replay", "**the layer, `never_replay()`**"),
         ("by hand", "by hand: an async mutex, `format!`, a boxed future"),
-        ("Retry", "a fixed header and a clone for one retry, by tower's `Retry`"),
-        ("replay", "**the layer, with what a replay needs kept**"),
-        ("replay, a clone per request", "**the same on a clone of the service for each request**"),
+        ("Retry", "a fixed header and a clone for one retry, with tower's `Retry`"),
+        ("replay", "**the layer, with the request kept for a replay**"),
+        ("replay, a clone per request", "**the same, with a service clone per request**"),
         ("by hand, with a retry", "by hand, with a clone for one retry"),
     ];
     let row = |hit: &Hit, name: &str| {
@@ -73,7 +73,7 @@ pub fn short(measured: &Measured) -> String {
     if let (Some(default), Some(none)) = (crates("default"), crates("none")) {
         let _ = write!(
             text,
-            "\n\n{default} crates with default features, {none} without, this one included."
+            "\n\n{default} crates with default features, {none} without, including this one."
         );
     }
     text
@@ -146,10 +146,10 @@ fn hit(hits: &[Hit]) -> Option<String> {
         ]
     });
     section(
-        "A token at hand",
-        "For one request, over the base. \"×\": as many times that of `AddAuthorization`; for those \
-         that keep the request (`Retry`, `replay`, \"with a retry\", \"auto refresh\"), that of \
-         `Retry`. A base over itself shows the noise.",
+        "Cached token",
+        "Cost of one request beyond the base. \"×\" is the ratio to `AddAuthorization`, or to \
+         `Retry` for rows that keep the request (`Retry`, `replay`, \"with a retry\", \"auto \
+         refresh\"). A base compared with itself shows the noise.",
         table(
             "llrrrrrrrr",
             &[
@@ -186,8 +186,9 @@ fn threads(all: &[Threads]) -> Option<String> {
     });
     section(
         "Threads",
-        "Nanoseconds of processor time for one request, over the base on as many threads; a service \
-         value for each thread, all with one token. More threads than cores share them.\n\n\
+        "Processor time of one request in nanoseconds, beyond the base on the same number of \
+         threads. Each thread has its own service, and all share one token. If there are more \
+         threads than cores, threads share cores.\n\n\
          ![cost against threads](threads.svg)",
         table(&format!("l{}", "r".repeat(head.len() - 1)), &head, rows.collect()),
     )
@@ -235,15 +236,16 @@ fn paper(measured: &Measured) -> Option<String> {
         ]
     });
     section(
-        "Past this machine, on paper",
+        "Beyond this machine: a model",
         &format!(
-            "A model, not a measurement. A count that all threads write to is a line of memory that \
-             moves from core to core: here it adds {line:.0} ns to a request (`AddAuthorization` on \
-             two threads less on one). It is taken to be busy for {BUSY:.0} ns with each of a \
-             request's two writes, and a request to take {:.1} µs of its thread in all (HTTP/1.1 on \
-             loopback, below); whoever finds the line busy waits, as at a counter: what it adds \
-             grows by 1 / (1 - busy). Our values write to no shared line once they have lived for \
-             two seconds. In ns:",
+            "A model, not a measurement. An atomic count that all threads write to is a cache \
+             line that moves from core to core: here it adds {line:.0} ns to a request \
+             (`AddAuthorization` on two threads minus on one). The model assumes that the line is \
+             busy for {BUSY:.0} ns for each of a request's two writes, and that a request takes \
+             {:.1} µs of its thread in total (HTTP/1.1 on loopback, see below). A thread that \
+             finds the line busy waits, as in a queue, so the added time grows by 1 / (1 - busy). \
+             Services of this crate write to no shared line once they have been in use for two \
+             seconds. In ns:",
             request / 1e3
         ),
         table(
@@ -281,8 +283,8 @@ fn tokens(lengths: &[Length]) -> Option<String> {
     let mut head = vec![""];
     head.extend(names.iter().map(String::as_str));
     section(
-        "Length of the token",
-        "Nanoseconds for one request, and its instructions, over the bare service.",
+        "Token length",
+        "Nanoseconds and instructions of one request, beyond the bare service.",
         table("lrrrrr", &head, rows.collect()),
     )
 }
@@ -347,10 +349,11 @@ fn herds(herds: &[Herd]) -> Option<String> {
     }
     section(
         "Herds",
-        "Tasks that wait for one token: from its arrival to the last of them served, on two workers; \
-         in brackets, how many times its floor in the same turn. The floor of the layer is a \
-         `Notify`, then the request: kept or not, a header put on, sent. A `–` is not measured: it \
-         takes too long.\n\n![arrival to last against waiters](herd.svg)",
+        "Tasks that wait for one token, on two workers: the time from its arrival until the last \
+         task is served, and in parentheses the ratio to the floor of the same round. The floor \
+         of the layer is a `Notify` followed by the request: kept or not, with a header added, \
+         and sent. `–` means not measured, because it takes too long.\n\n\
+         ![arrival to last against waiters](herd.svg)",
         text,
     )
 }
@@ -379,8 +382,8 @@ fn refusals(refusals: &[Refusal]) -> Option<String> {
     section(
         "Refusals",
         &format!(
-            "{} tasks wait for a token, and the endpoint refuses after 50 ms: from the first task to \
-             the last one's failure.",
+            "{} tasks wait for a token, and the endpoint refuses after 50 ms: the time from the \
+             start of the first task to the failure of the last.",
             first.waiters
         ),
         table("lrr", &["", "token requests", "last, ms"], rows.collect()),
@@ -400,9 +403,9 @@ fn detours(detours: &[Detour]) -> Option<String> {
         ]
     });
     section(
-        "A 401, with replay",
-        "One request that is accepted, and one that is rejected, finds a newer token at hand and is \
-         sent again. By what the rejection's `WWW-Authenticate` says:",
+        "Replay after a 401",
+        "The cost of an accepted request, and of a request that is rejected and sent again with a \
+         newer token from the cache, by the `WWW-Authenticate` of the rejection:",
         table("lrrr", &["challenge", "accepted, ns", "rejected, ns", "ratio"], rows.collect()),
     )
 }
@@ -415,8 +418,8 @@ fn peeks(peeks: &[Peek]) -> Option<String> {
         vec![one.threads.to_string(), show(one.reference, 1), show(one.peek, 1), show(one.over, 1)]
     });
     section(
-        "A look at the token",
-        "`TokenCache::peek` beside a plain reference, in ns.",
+        "Peek",
+        "`TokenCache::peek` compared with reading a plain reference, in ns.",
         table("rrrr", &["threads", "reference", "peek", "over"], rows.collect()),
     )
 }
@@ -426,11 +429,7 @@ fn memory(held: &[Held]) -> Option<String> {
         return None;
     }
     let rows = held.iter().map(|one| vec![one.what.clone(), count(one.bytes)]);
-    section(
-        "Memory",
-        "Bytes asked for from the allocator and held.",
-        table("lr", &["", "bytes"], rows.collect()),
-    )
+    section("Memory", "Bytes allocated and not freed.", table("lr", &["", "bytes"], rows.collect()))
 }
 
 fn loopback(all: &[Row]) -> Option<String> {
@@ -456,9 +455,9 @@ fn loopback(all: &[Row]) -> Option<String> {
     });
     section(
         "Real requests on loopback",
-        "hyper-util's client and hyper's server, a thread each. CPU is the time of the client's \
-         thread on a core. The shares are what a round has more than the round of the fixed header \
-         beside it, in per cent.",
+        "hyper-util's client and hyper's server, on one thread each. CPU is the processor time \
+         of the client's thread. The percentages compare each round with the adjacent round of \
+         the fixed header.",
         table(
             "lrrlrrrrrrr",
             &[
@@ -485,9 +484,10 @@ fn trees(trees: &[Tree]) -> Option<String> {
         ]
     });
     section(
-        "Crates",
-        "A dependency alone in a program: crates that are compiled for it, itself included, without \
-         what only build scripts need; and one cold `cargo build --release`.",
+        "Dependencies",
+        "The crate as the only dependency of a program: the number of crates compiled for it, \
+         including itself but not those that only build scripts need, and the time of one cold \
+         `cargo build --release`.",
         table("lllrr", &["", "features", "version", "crates", "build, s"], rows.collect()),
     )
 }

@@ -1,4 +1,4 @@
-//! What becomes of connections when a 401 is cured, and when it stands.
+//! Connections after a 401 that is replayed, and after one that is returned to the caller.
 
 use std::{
     net::SocketAddr,
@@ -26,15 +26,15 @@ use tower_oauth2_client_credentials::{
 
 use super::{get, http1, layer, limited};
 
-/// What was read of the bodies of rejected responses.
+/// The bytes read from the bodies of rejected responses.
 #[derive(Clone, Default)]
 struct Drained {
     bodies: Arc<AtomicUsize>,
-    /// The most of one body, without the frame that was read last.
+    /// The most bytes read from one body, without the last frame.
     most: Arc<AtomicUsize>,
 }
 
-/// A response's body that counts what is read of it.
+/// A response body that counts the bytes read from it.
 struct Counted<B> {
     body: B,
     read: usize,
@@ -84,9 +84,9 @@ impl Drained {
     }
 }
 
-/// A thousand calls in a row, over HTTP/1.1, whose first answer is a 401 with `len` bytes, and which
-/// are cured. How many connections were opened, how many were open at one time at most, and what
-/// was drained.
+/// Makes a thousand sequential calls over HTTP/1.1, each first answered by a 401 with `len` bytes
+/// and then replayed. Returns how many connections were opened, the maximum number of open ones,
+/// and the bytes drained.
 async fn a_thousand_cures(len: usize) -> (usize, usize, Drained) {
     let server = AuthorizationServer::new();
     let api = ProtectedApi::new(&server);
@@ -98,7 +98,7 @@ async fn a_thousand_cures(len: usize) -> (usize, usize, Drained) {
         .service(http1::<Full<Bytes>>());
     let mut most_open = 0;
     for _ in 0..1_000 {
-        // Another cache each time: one alone would not be cured a thousand times in a row.
+        // A new cache each time: a single one would not allow a thousand forced renewals in a row.
         api.respond_once(Answer::status(StatusCode::UNAUTHORIZED).with_body_of(len));
         let response = layer(&server).layer(client.clone()).oneshot(get(&running.url("/"))).await;
         let response = response.unwrap();
@@ -111,21 +111,22 @@ async fn a_thousand_cures(len: usize) -> (usize, usize, Drained) {
     (running.connections(), most_open, drained)
 }
 
-/// Pins: connections that pile up because a rejected response is dropped unread or kept; a
-/// megabyte read for nothing.
+/// Guards against connections that pile up because a rejected response is dropped unread or kept,
+/// and against reading a megabyte for nothing.
 #[tokio::test]
 async fn after_a_401_with_a_megabyte_it_is_not_read_to_its_end_and_no_connection_is_left_open() {
     limited(async {
         let (_, most_open, drained) = a_thousand_cures(1 << 20).await;
         assert!(most_open <= 16, "{most_open} connections at a time");
-        // The frame that goes past the limit was read by the client already.
+        // The client has already read the frame that exceeds the limit.
         let most = drained.most.load(Ordering::Relaxed);
         assert!(most < 64 * 1024, "{most} bytes of a rejected response were read, and one frame");
     })
     .await;
 }
 
-/// Pins: a connection lost with each cure, because the rejected response is dropped unread.
+/// Guards against losing a connection with each replay because the rejected response is dropped
+/// unread.
 #[tokio::test]
 async fn after_a_401_with_a_body_of_moderate_length_the_connection_is_used_again() {
     limited(async {
@@ -135,7 +136,7 @@ async fn after_a_401_with_a_body_of_moderate_length_the_connection_is_used_again
     .await;
 }
 
-/// Pins: an API that answers 401 to everything costs a connection a call.
+/// Guards against an API that answers every request with 401 and costs a connection per call.
 #[tokio::test]
 async fn a_401_that_stands_keeps_its_body_and_its_connection() {
     limited(async {
@@ -158,8 +159,8 @@ async fn a_401_that_stands_keeps_its_body_and_its_connection() {
     .await;
 }
 
-/// Takes one connection after another, reads the head of one request from each, answers with what
-/// `answer` makes of it, and closes.
+/// Accepts one connection after another, reads the head of one request from each, sends the
+/// response of `answer`, and closes the connection.
 async fn closing_api(answer: impl Fn(&str) -> &'static str + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -181,8 +182,8 @@ async fn closing_api(answer: impl Fn(&str) -> &'static str + Send + 'static) -> 
     addr
 }
 
-/// Pins: a replay on the connection that the 401 has closed; a body that breaks off taken for the
-/// failure of the call.
+/// Guards against a replay on the connection that the 401 has closed, and against a body that
+/// breaks off and counts as a failure of the call.
 #[tokio::test]
 async fn an_api_that_closes_the_connection_with_its_401_is_called_on_another_one() {
     limited(async {

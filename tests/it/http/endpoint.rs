@@ -1,5 +1,5 @@
-//! The default transport on token endpoints that misbehave on the wire: on connections that were
-//! used before, on two runtimes, and without end.
+//! The default transport with token endpoints that misbehave on the wire: on reused connections, on
+//! two runtimes, and with endless responses.
 
 use std::{
     io::{Read, Write},
@@ -19,8 +19,9 @@ use super::{limited, test_client};
 const TOKEN: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-length: 38\r\n\r\n{\"access_token\":\"x\",\"expires_in\":0   }";
 
-/// A token endpoint on blocking sockets. `answer` gets the number of a request on its connection,
-/// from 0 on, and writes. Gives the URL, and the numbers in the order of the requests.
+/// Starts a token endpoint on blocking sockets. `answer` gets the number of a request on its
+/// connection, starting at 0, and writes the response. Returns the URL, and the numbers in the
+/// order of the requests.
 fn raw(
     answer: impl Fn(usize, &mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
 ) -> (String, Arc<Mutex<Vec<usize>>>) {
@@ -48,7 +49,7 @@ fn raw(
     (url, requests)
 }
 
-/// Reads a request with its body. `None`: the connection was closed.
+/// Reads a request with its body. Returns `None` if the connection was closed.
 fn read_request(stream: &mut TcpStream) -> Option<()> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
@@ -60,13 +61,13 @@ fn read_request(stream: &mut TcpStream) -> Option<()> {
     stream.read_exact(&mut vec![0; length.parse().unwrap()]).ok()
 }
 
-/// Closes the connection, with what was not answered.
+/// Closes the connection with its unanswered requests.
 fn close(stream: &TcpStream) -> std::io::Result<()> {
     let _ = stream.shutdown(std::net::Shutdown::Both);
     Err(std::io::ErrorKind::ConnectionReset.into())
 }
 
-/// A cache whose renewals are one attempt, which nothing repeats.
+/// Creates a cache whose renewals make a single attempt.
 fn one_attempt(url: String) -> TokenCache {
     let endpoint = TokenEndpoint::builder()
         .token_url(url)
@@ -88,22 +89,21 @@ fn one_attempt(url: String) -> TokenCache {
     builder.attempt_timeout(hour).renewal_timeout(hour).build().unwrap()
 }
 
-/// Lets the connection's task put the connection back into the pool.
+/// Lets the connection's task return the connection to the pool.
 async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Every firewall that forgets idle connections does this: the request is lost, and the connection
-/// with it.
+/// Firewalls that drop idle connections do this: the request is lost with the connection.
 #[tokio::test]
 async fn a_request_that_is_lost_on_a_used_connection_is_sent_again_at_once() {
     limited(async {
         for reset in [false, true] {
             let (url, requests) = raw(move |number, stream| match number {
                 0 => stream.write_all(TOKEN),
-                // With a byte unread, the close is a reset.
+                // With an unread byte, closing sends a reset.
                 _ if reset => {
                     stream.set_nonblocking(true).unwrap();
                     close(stream)
@@ -121,17 +121,17 @@ async fn a_request_that_is_lost_on_a_used_connection_is_sent_again_at_once() {
     .await;
 }
 
-/// A token may have been issued already: it is the renewal that decides whether to ask again.
+/// A token may have been issued already, so the renewal decides whether to repeat the request.
 #[tokio::test]
 async fn a_request_that_is_lost_otherwise_is_not_sent_again_at_once() {
     limited(async {
-        // On a connection of its own.
+        // On a new connection.
         let (url, requests) = raw(|_, stream| close(stream));
         let cache = one_attempt(url);
         cache.token().await.unwrap_err();
         assert_eq!(*requests.lock().unwrap(), [0]);
 
-        // After an answer has begun.
+        // After the response has begun.
         let (url, requests) = raw(|number, stream| match number {
             0 => stream.write_all(TOKEN),
             _ => {
@@ -145,7 +145,7 @@ async fn a_request_that_is_lost_otherwise_is_not_sent_again_at_once() {
         cache.token().await.unwrap_err();
         assert_eq!(*requests.lock().unwrap(), [0, 1]);
 
-        // A second time.
+        // For the second time.
         let alive = Arc::new(Mutex::new(true));
         let is_alive = Arc::clone(&alive);
         let (url, requests) = raw(move |number, stream| {
@@ -165,8 +165,8 @@ async fn a_request_that_is_lost_otherwise_is_not_sent_again_at_once() {
     .await;
 }
 
-/// Two tests share a client, or a program has a runtime for each of its parts: the connection in the
-/// pool was one that nobody drove, and each token took an attempt's whole time.
+/// Two tests may share a client, or a program may have several runtimes: the pooled connection was
+/// not driven, and each token request took the whole attempt timeout.
 #[test]
 fn a_connection_of_a_runtime_that_nobody_drives_is_not_used() {
     let (url, requests) = raw(|_, stream| stream.write_all(TOKEN));
@@ -184,7 +184,7 @@ fn a_connection_of_a_runtime_that_nobody_drives_is_not_used() {
     assert_eq!(*requests.lock().unwrap(), [0, 0, 1, 0]);
 }
 
-/// Each of these kept a renewal busy until its deadline, and some of them the thread.
+/// Each of these kept a renewal busy until its deadline, and some blocked the thread.
 #[tokio::test]
 async fn an_answer_without_end_ends_by_its_length_and_not_by_the_deadline() {
     type Answer = (&'static str, &'static [u8], &'static [u8]);

@@ -1,4 +1,4 @@
-//! Whose certificate a token endpoint may have.
+//! The certificates that are accepted from a token endpoint.
 
 use std::{error::Error, path::PathBuf};
 
@@ -11,7 +11,7 @@ use tower_oauth2_client_credentials::{
 
 use super::{get, http1, limited, test_client};
 
-/// A file that is gone with the test.
+/// A file that is deleted at the end of the test.
 struct TempFile(PathBuf);
 
 impl TempFile {
@@ -58,7 +58,7 @@ async fn a_private_ca_is_trusted_when_it_is_given_as_pem_or_as_a_file() {
     .await;
 }
 
-/// Pins a text in memory that is only found to be no certificate when the first token is needed.
+/// Guards against PEM text in memory that is found invalid only when the first token is needed.
 #[test]
 fn a_ca_that_is_no_certificate_is_an_error_of_its_setting() {
     let ca = TestCa::new().unwrap();
@@ -83,7 +83,8 @@ fn a_ca_that_is_no_certificate_is_an_error_of_its_setting() {
     }
 }
 
-/// Pins: the secret sent to whoever answers, or an error that does not say why it was not.
+/// Guards against a secret that is sent to an unverified server, and against an error that does not
+/// state the reason.
 #[tokio::test]
 async fn a_certificate_of_another_ca_is_refused_and_the_error_says_why() {
     let (ours, theirs) = (TestCa::new().unwrap(), TestCa::new().unwrap());
@@ -111,7 +112,7 @@ async fn a_certificate_of_another_ca_is_refused_and_the_error_says_why() {
     .await;
 }
 
-// "received corrupt message of type InvalidContentType" was all that one read.
+// Users saw only "received corrupt message of type InvalidContentType".
 #[tokio::test]
 async fn https_spoken_to_a_port_of_plain_http_is_named() {
     limited(async {

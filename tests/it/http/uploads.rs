@@ -1,4 +1,4 @@
-//! Uploads that are answered before they are read.
+//! Uploads that are answered before they are read completely.
 
 use std::{
     convert::Infallible,
@@ -24,8 +24,8 @@ use super::{http1, http2, layer, limited};
 
 type Upload = UnsyncBoxBody<Bytes, BoxError>;
 
-/// An API that answers 401 to `stale` after it has read `reads` bytes of the body, goes on reading,
-/// and writes down how much there was in the end.
+/// Starts an API that answers 401 to `stale` after it has read `reads` bytes of the body, continues
+/// to read, and records the total.
 #[derive(Clone)]
 struct HastyApi {
     stale: String,
@@ -85,7 +85,7 @@ struct Uploading {
 }
 
 impl Uploading {
-    /// To an API that rejects the token at hand after it has read so much.
+    /// Uploads to an API that rejects the cached token after it has read this many bytes.
     async fn rejected_after(reads: usize) -> Self {
         let server = AuthorizationServer::new();
         let layer = layer(&server);
@@ -101,7 +101,7 @@ impl Uploading {
         Request::put(&self.url).body(body).unwrap()
     }
 
-    /// When the API has read `count` bodies to their ends: how long each was.
+    /// Waits until the API has read `count` bodies to their end, and returns their lengths.
     async fn uploaded(&self, count: usize) -> Vec<usize> {
         loop {
             let uploads = self.uploads.lock().unwrap().clone();
@@ -115,7 +115,8 @@ impl Uploading {
 
 const CHUNK: usize = 16 * 1024;
 
-/// Pins: an upload cut short, or sent again without its beginning, because the answer came first.
+/// Guards against an upload that is cut short, or replayed without its beginning, because the
+/// response came first.
 #[tokio::test]
 async fn an_upload_past_the_limit_streams_on_after_its_401_and_the_next_call_works() {
     limited(async {
@@ -146,7 +147,7 @@ async fn an_upload_past_the_limit_streams_on_after_its_401_and_the_next_call_wor
     .await;
 }
 
-/// Pins: a call that hangs, or a replay of the part that has been sent so far.
+/// Guards against a call that hangs, and against a replay of only the part that has been sent.
 #[tokio::test]
 async fn an_upload_that_is_still_open_at_its_401_is_not_sent_again() {
     limited(async {
@@ -169,7 +170,7 @@ async fn an_upload_that_is_still_open_at_its_401_is_not_sent_again() {
     .await;
 }
 
-/// Pins: a streamed upload that is sent again empty, or in part.
+/// Guards against a streamed upload that is replayed empty or in part.
 #[tokio::test]
 async fn an_upload_that_has_ended_below_the_limit_is_sent_again_whole() {
     limited(async {
