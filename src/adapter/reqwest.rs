@@ -35,7 +35,7 @@
 //! and rejects nothing. A 401 at the end of redirects within the origin rejects the token; the
 //! request is sent again if its method is safe (RFC 9110 section 9.2.1), because a redirect often
 //! means that the request has had its effect. That holds also for a redirect to the request's own
-//! URL, as from `POST /orders` to `GET /orders`.
+//! URL, as from `POST /orders` to `GET /orders`, and whatever the body is.
 //!
 //! To reqwest, plain http at the same host and port is another origin, and gets no token.
 //! [`https_only`](ClientBuilder::https_only) keeps redirects off it altogether.

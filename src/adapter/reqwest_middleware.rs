@@ -40,7 +40,9 @@
 //! [`try_clone`](reqwest::Request::try_clone), which copies no body. As that costs next to nothing,
 //! it is always done: no [`OAuthMiddleware`] can be made from a layer with
 //! [`never_replay()`](OAuthClientCredentialsLayer::never_replay). Redirects are as in
-//! [`adapter::reqwest`](super::reqwest#redirects).
+//! [`adapter::reqwest`](super::reqwest#redirects). A middleware below that yields by waking its task
+//! while it is polled looks like a redirect: a 401 to a request whose method is not safe is then
+//! returned, and the next request has a newer token.
 //!
 //! # Errors
 //!
