@@ -252,7 +252,8 @@ pub fn strip_request(headers: &mut HeaderMap) {
 }
 
 /// Takes out what is between the upstream and this server only (RFC 9110 section 7.6.1): what
-/// `Connection` names, and what is so by definition.
+/// `Connection` names, and what is so by definition. A `Content-Length` beside a `Transfer-Encoding`
+/// goes as well (RFC 9112 section 6.3): alone, it would announce another end than the body has.
 ///
 /// `Set-Cookie` and `WWW-Authenticate` pass; think about whether the caller is meant. A 401 that
 /// rejects the layer's token is none of this function's: [`error_for_rejected_token`] comes first.
@@ -263,6 +264,9 @@ pub fn strip_response(headers: &mut HeaderMap) {
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         .collect();
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
