@@ -21,7 +21,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
 use http_body_util::{Empty, Full};
 use tower::{Layer, Service, ServiceExt};
 use tower_oauth2_client_credentials::{
-    Builder, NotReplaced, TokenResponse, source_fn,
+    Builder, ErrorClass, NotReplaced, TokenResponse, source_fn,
     testing::{Answer, ManualClock, ProtectedApi},
 };
 
@@ -560,6 +560,27 @@ async fn a_renewal_in_the_background_that_a_401_joined_may_prove_futile() {
     settle().await;
     let response = world.call("/misuses").await.unwrap();
     assert!(reason(&response).is_cooling_down());
+    assert_eq!(world.server.requests(), 2);
+}
+
+/// It returned `Pending`, and nothing would have woken it.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_that_is_polled_after_its_end_is_an_error() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    let mut cache = world.cache();
+    let token = cache.peek().unwrap().clone();
+    // The first is waited for; the second is there at once.
+    for _ in 0..2 {
+        let mut replacement = std::pin::pin!(cache.rejected(&token));
+        assert!(replacement.as_mut().await.is_ok());
+        for _ in 0..2 {
+            let error = replacement.as_mut().await.unwrap_err();
+            let error = error.error().expect("why it failed");
+            assert_eq!(error.class(), ErrorClass::Interrupted);
+            assert!(error.to_string().contains("polled after"), "{error}");
+        }
+    }
     assert_eq!(world.server.requests(), 2);
 }
 
