@@ -152,6 +152,7 @@ mod sync;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod timer;
 pub mod token;
 
 /// The README's programs compile.
