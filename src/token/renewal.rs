@@ -163,7 +163,9 @@ impl RenewalGuard {
     ///
     /// An attempt that is slow is joined by another, and not given up: the answer that arrives first
     /// counts. So a connection that is dead is left behind after one attempt's timeout, and a server
-    /// that takes longer than that still serves.
+    /// that takes longer than that still serves. A request that was lost with a connection from
+    /// before is sent once more at once, without a wait and without another number: it is counted by
+    /// the issuance budget, for nobody can tell that the server has not read it.
     async fn renew(
         &mut self,
         source: &dyn TokenSource,
@@ -177,6 +179,7 @@ impl RenewalGuard {
         let mut next = Some(Attempt::new(self.launch.trigger));
         let mut timer = None;
         let mut last: Option<TokenError> = None;
+        let mut has_resent = false;
         loop {
             if timer.is_none()
                 && let Some(attempt) = next.take()
@@ -191,7 +194,7 @@ impl RenewalGuard {
                 Step::Answered(attempt, t0, answer) => (attempt, t0, answer),
                 Step::Due => {
                     timer = None;
-                    if let Err(error) = self.reserve() {
+                    if let Err(error) = self.reserve(false) {
                         next = None;
                         if asked.is_empty() {
                             return Err(last.unwrap_or(error));
@@ -219,6 +222,13 @@ impl RenewalGuard {
                         "the token had expired when it arrived: the answer took longer than it lives",
                     )
                 }
+                Err(error)
+                    if error.is_unanswered() && !has_resent && self.reserve(true).is_ok() =>
+                {
+                    has_resent = true;
+                    (next, timer, last) = (Some(attempt), None, Some(error));
+                    continue;
+                }
                 Err(error) => {
                     self.counts.wasted += u32::from(was_issued(&error));
                     self.attempt_failed(!may_have_issued(&error));
@@ -241,10 +251,10 @@ impl RenewalGuard {
         }
     }
 
-    /// Reserves budget for an attempt after the first.
-    fn reserve(&self) -> Result<(), TokenError> {
+    /// Reserves budget for an attempt after the first, or for another request of one.
+    fn reserve(&self, is_resend: bool) -> Result<(), TokenError> {
         match self.shared.upgrade() {
-            Some(shared) => shared.attempt_starts(self.launch.flight),
+            Some(shared) => shared.attempt_starts(self.launch.flight, is_resend),
             None => Ok(()),
         }
     }

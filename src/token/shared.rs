@@ -190,11 +190,16 @@ impl Shared {
         self.carry_out(after);
     }
 
-    /// Reserves budget for another attempt of the renewal `flight`.
-    pub(crate) fn attempt_starts(&self, flight: FlightId) -> Result<(), TokenError> {
+    /// Reserves budget for another attempt of the renewal `flight`. `is_resend`: in place of one that
+    /// was lost with its connection.
+    pub(crate) fn attempt_starts(
+        &self,
+        flight: FlightId,
+        is_resend: bool,
+    ) -> Result<(), TokenError> {
         let now = self.clock.now();
         let mut core = lock(&self.core);
-        match core.state.on(Event::AttemptStarts(flight), now).answer {
+        match core.state.on(Event::AttemptStarts { flight, is_resend }, now).answer {
             state::Answer::Refuse(refusal) => Err(core.error(refusal, now)),
             _ => Ok(()),
         }

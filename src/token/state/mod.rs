@@ -199,8 +199,9 @@ pub(crate) enum Event {
     /// The source was asked for the version of its credentials, because of the failure with this
     /// number.
     CredentialsVersion { failure: u64, version: u64 },
-    /// A renewal is about to ask the source once more.
-    AttemptStarts(FlightId),
+    /// A renewal is about to ask the source once more. `is_resend`: at once, because the last request
+    /// was lost with its connection.
+    AttemptStarts { flight: FlightId, is_resend: bool },
     /// An attempt has failed. `is_free`: no token can have been issued to it.
     AttemptFailed { is_free: bool },
     /// A renewal has ended.
@@ -316,7 +317,7 @@ impl State {
         let had_flight = self.in_flight.map(|flight| flight.id);
         let mut launch = None;
         let give_up = match event {
-            Event::Landed(_) | Event::AttemptStarts(_) | Event::AttemptFailed { .. } => None,
+            Event::Landed(_) | Event::AttemptStarts { .. } | Event::AttemptFailed { .. } => None,
             _ => self.take_overdue(now),
         };
         self.drop_expired_former(now);
@@ -331,7 +332,9 @@ impl State {
             Event::CredentialsVersion { failure, version } => {
                 self.credentials_version(failure, version)
             }
-            Event::AttemptStarts(flight) => self.attempt_starts(flight, now),
+            Event::AttemptStarts { flight, is_resend } => {
+                self.attempt_starts(flight, is_resend, now)
+            }
             Event::AttemptFailed { is_free } => {
                 if let Some(budget) = &mut self.budget {
                     if is_free { budget.refund() } else { budget.wasted(now.mono) }
@@ -444,15 +447,16 @@ impl State {
     }
 
     /// Reserves budget for an attempt after the first, for which [`renewal`](Self::renewal) did.
-    fn attempt_starts(&mut self, flight: FlightId, now: Now) -> Answer {
+    fn attempt_starts(&mut self, flight: FlightId, is_resend: bool, now: Now) -> Answer {
         let trigger =
             self.in_flight.filter(|f| f.id == flight).map_or(Trigger::Soft, |f| f.trigger);
-        match &mut self.budget {
-            Some(budget) => match budget.reserve(trigger.purpose(), now.mono) {
-                Ok(()) => Answer::None,
-                Err(until) => Answer::Refuse(Refusal::Budget { until }),
-            },
-            None => Answer::None,
+        let Some(budget) = &mut self.budget else { return Answer::None };
+        if is_resend {
+            budget.end_pause();
+        }
+        match budget.reserve(trigger.purpose(), now.mono) {
+            Ok(()) => Answer::None,
+            Err(until) => Answer::Refuse(Refusal::Budget { until }),
         }
     }
 
