@@ -53,7 +53,11 @@ async fn proxy(
 
 /// A reverse proxy on a socket. Returns its URL.
 async fn serve(world: &World) -> String {
-    let layer = world.builder().replay_limit(16).build().unwrap();
+    serve_with(world, 16).await
+}
+
+async fn serve_with(world: &World, replay_limit: usize) -> String {
+    let layer = world.builder().replay_limit(replay_limit).build().unwrap();
     let cache = layer.cache();
     let client = ServiceBuilder::new().layer(layer).service(http());
     let backend = Backend { upstream: world.running.url("").parse().unwrap(), client, cache };
@@ -113,6 +117,24 @@ async fn send_raw(url: &str, request: &str) -> String {
     let mut line = String::new();
     response.read_line(&mut line).await.unwrap();
     line
+}
+
+/// The announced length was reserved, and a process that cannot have as much memory is aborted.
+#[tokio::test]
+async fn a_caller_that_announces_more_than_there_is_memory_aborts_no_proxy() {
+    let world = World::new().await;
+    let url = serve_with(&world, usize::MAX).await;
+    let mut socket = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+    let head = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 70368744177664\r\n\r\nabc";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    // Cut off: what has come so far has passed the layer.
+    socket.shutdown().await.unwrap();
+    let mut response = String::new();
+    let _ended = BufReader::new(socket).read_line(&mut response).await;
+    assert!(!response.contains(" 200 "), "{response}");
+    let line = send_raw(&url, "GET /after HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(line.starts_with("HTTP/1.1 200"), "{line}");
+    assert_eq!(world.api.journal().last().unwrap().path(), "/after");
 }
 
 /// Two servers that disagree on where a request ends take its rest for another caller's request.
