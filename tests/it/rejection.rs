@@ -979,6 +979,33 @@ async fn a_replay_that_is_rejected_late_is_followed_by_one_with_the_newest_token
     assert_eq!((world.server.requests(), world.api.calls()), (3, 4));
 }
 
+/// An API whose tokens are replaced by others while it looks at a request would otherwise keep a call
+/// going for ever.
+#[tokio::test(start_paused = true)]
+async fn a_call_is_sent_three_times_and_no_more() {
+    let world = World::new();
+    let calls = Arc::new(AtomicU64::new(0));
+    let (cache, count) = (world.cache(), Arc::clone(&calls));
+    let api = tower::service_fn(move |_: Request<Empty<Bytes>>| {
+        let mut cache = cache.clone();
+        let number = count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            // Another caller, with the same token, is quicker.
+            let token = cache.peek().unwrap().clone();
+            cache.accepted(&token);
+            pass(secs(1)).await;
+            cache.rejected(&token).await.unwrap();
+            let status = if number < 9 { StatusCode::UNAUTHORIZED } else { StatusCode::OK };
+            let response = Response::builder().status(status);
+            Ok::<_, Infallible>(response.body(Empty::<Bytes>::new()).unwrap())
+        }
+    });
+    let client = Builder::from_cache(world.cache()).build().unwrap().layer(api);
+    let response = client.oneshot(get("/").map(|_| Empty::new())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!((calls.load(Ordering::SeqCst), world.server.requests()), (3, 4));
+}
+
 /// A renewal that is under way is joined, also in a cooldown: it costs nothing more.
 #[tokio::test(start_paused = true)]
 async fn a_renewal_in_the_background_is_joined_in_the_cooldown_too() {
