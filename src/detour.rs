@@ -18,9 +18,8 @@ use crate::{
     future::{judge, polled_again},
     mode::Mode,
     service::{Handle, Tag, too_many_headers},
-    telemetry,
     token::{
-        Acquiring, Call, NotReplaced, RejectAction, Rejected, Replacing, Sending, Snapshot,
+        Acquiring, Call, NotReplaced, RejectAction, Rejected, Replacing, Sending, Shared, Snapshot,
         Staleness,
     },
 };
@@ -32,9 +31,9 @@ fn stands<R>(mut response: Response<R>, why: NotReplaced) -> Response<R> {
 }
 
 /// The same for a request that cannot be sent again, which `reject` did not know of.
-fn unplayable<R>(response: Response<R>, rejected: u64) -> Response<R> {
+fn unplayable<R>(shared: &Shared, response: Response<R>, rejected: u64) -> Response<R> {
     let why = NotReplaced::not_replayable();
-    telemetry::stands(rejected, &why);
+    shared.stands(rejected, &why);
     stands(response, why)
 }
 
@@ -164,9 +163,9 @@ where
     call.rejected(generation, now.mono);
     match (action, kept) {
         (RejectAction::GiveUp(reason), _) => Err(stands(response, NotReplaced::new(reason))),
-        (_, None) => Err(unplayable(response, generation)),
+        (_, None) => Err(unplayable(shared, response, generation)),
         (RejectAction::Retry(snapshot), Some(kept)) => {
-            replay::<S, B, R, M>(response, snapshot, kept, generation)
+            replay::<S, B, R, M>(shared, response, snapshot, kept, generation)
         }
         (RejectAction::Wait(flight), Some(kept)) => Ok(Stage::Replacing {
             replacing: Replacing::new(shared, &flight, *call, staleness),
@@ -177,6 +176,7 @@ where
 
 /// Sends the request again with `snapshot`'s token, if that is possible; else returns the response.
 fn replay<S, B, R, M>(
+    shared: &Shared,
     response: Response<R>,
     snapshot: Arc<Snapshot>,
     kept: M::Kept,
@@ -192,7 +192,7 @@ where
             request: Some(request),
             snapshot,
         }),
-        None => Err(unplayable(response, rejected)),
+        None => Err(unplayable(shared, response, rejected)),
     }
 }
 
@@ -267,10 +267,16 @@ where
                     };
                     let generation = this.call.last_tried();
                     let stage = match replaced {
-                        Ok(snapshot) => replay::<S, B, R, M>(response, snapshot, kept, generation),
+                        Ok(snapshot) => replay::<S, B, R, M>(
+                            &handle.shared,
+                            response,
+                            snapshot,
+                            kept,
+                            generation,
+                        ),
                         Err(reason) => {
                             let why = NotReplaced::new(reason);
-                            telemetry::stands(generation, &why);
+                            handle.shared.stands(generation, &why);
                             Err(stands(response, why))
                         }
                     };

@@ -25,6 +25,7 @@ use super::{
     core::{AfterUnlock, Answer, Core, End, RejectAction, interrupted},
     flight::{Completion, Flight, Outcome},
     keep_warm, renewal,
+    replacement::NotReplaced,
     settings::{Settings, Warmth},
     snapshot::Snapshot,
     source::{TokenResponse, TokenSource},
@@ -157,6 +158,12 @@ impl Shared {
         let Rejected { generation, staleness, call, .. } = rejected;
         telemetry::rejected(generation, staleness, call.sending(), &action, is_new);
         action
+    }
+
+    /// Reports a request that is not sent again, although its rejected token may be replaced.
+    pub(crate) fn stands(&self, generation: u64, why: &NotReplaced) {
+        let is_new = lock(&self.core).told.is_new_end(generation, why);
+        telemetry::stands(generation, why, is_new);
     }
 
     /// The renewal that a rejected `call` waited for has ended: returns what to do now.
