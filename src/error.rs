@@ -54,6 +54,7 @@ struct Inner {
     retry_after: Option<Duration>,
     fingerprint: Option<u64>,
     may_have_issued: bool,
+    is_unanswered: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -136,6 +137,7 @@ impl TokenError {
                 retry_after: None,
                 fingerprint: None,
                 may_have_issued: false,
+                is_unanswered: false,
                 source: None,
             }),
             retry_at: None,
@@ -193,6 +195,16 @@ impl TokenError {
 
     pub(crate) fn may_have_issued(&self) -> bool {
         self.inner.may_have_issued
+    }
+
+    /// Marks a request that was lost with a connection from before: it is likely that the server has
+    /// not read it, and another one at once is in order.
+    pub(crate) fn with_unanswered_request(self) -> Self {
+        self.with_unknown_outcome().change(|inner| inner.is_unanswered = true)
+    }
+
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.inner.is_unanswered
     }
 
     pub(crate) fn with_retry_at(&self, at: SystemTime) -> Self {

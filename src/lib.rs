@@ -190,6 +190,7 @@ mod sync;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod timer;
 pub mod token;
 
 /// Compiles the programs of the README.

@@ -56,11 +56,16 @@ pub(crate) fn renewed(
     span.end(trigger, outcome, attempts, took);
 }
 
-/// The request of a rejected token is not sent again after all.
+/// The request of a rejected token is not sent again after all. Told at INFO once for each token and
+/// kind of reason, like [`rejected`].
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
-pub(crate) fn stands(generation: u64, why: &NotReplaced) {
+pub(crate) fn stands(generation: u64, why: &NotReplaced, is_new: bool) {
     #[cfg(feature = "tracing")]
-    tracing::info!(target: TARGET, generation, reason = %why, "rejection stands");
+    if is_new {
+        tracing::info!(target: TARGET, generation, reason = %why, "rejection stands");
+    } else {
+        tracing::debug!(target: TARGET, generation, reason = %why, "rejection stands");
+    }
 }
 
 /// A 401 says nothing of the token that its request carried.
@@ -151,17 +156,26 @@ pub(crate) struct Told {
 impl Told {
     /// Returns `true` the first time that `action` is decided about the token of `generation`.
     pub(crate) fn is_new(&mut self, generation: u64, action: &RejectAction) -> bool {
+        self.is_new_bit(generation, decision(action).1)
+    }
+
+    /// The same for a request that is not sent again after all.
+    pub(crate) fn is_new_end(&mut self, generation: u64, why: &NotReplaced) -> bool {
+        self.is_new_bit(generation, if why.is_not_replayable() { 6 } else { 7 })
+    }
+
+    fn is_new_bit(&mut self, generation: u64, bit: u8) -> bool {
         if self.generation < generation {
             *self = Self { generation, decisions: 0 };
         }
-        let bit = 1 << decision(action).1;
+        let bit = 1 << bit;
         let is_new = self.generation == generation && self.decisions & bit == 0;
         self.decisions |= bit;
         is_new
     }
 }
 
-/// The name of a decision in events, and its bit in [`Told`].
+/// The name of a decision in events, and its bit in [`Told`], which has two more.
 fn decision(action: &RejectAction) -> (&'static str, u8) {
     match action {
         RejectAction::Retry(_) => ("replay", 0),

@@ -15,6 +15,7 @@ use tower_oauth2_client_credentials::{TokenCache, credentials::RotatingSecret};
 use crate::{
     harness::stand::Stand,
     record::{Cause, Record},
+    wire::{Mode, Wire},
 };
 
 /// Between two faults.
@@ -38,29 +39,40 @@ pub(crate) enum Fault {
     Revoked,
     /// The server has a new secret; the client has it half a second later.
     Rotated,
+    /// The answers to token requests come a few bytes at a time.
+    Trickled,
+    /// Token requests get interim responses without end, and no answer.
+    Interim,
+    /// Connections for token requests are reset when they are used again.
+    ResetReused,
 }
 
 impl Fault {
     /// The schedule, over and over. A server that runs no `secret` keeps its own.
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 14] = [
         Self::Revoked,
         Self::Answers("500"),
         Self::Frozen,
         Self::Rotated,
         Self::Slow,
+        Self::ResetReused,
         Self::Revoked,
         Self::Killed,
+        Self::Trickled,
         Self::Answers("503"),
         Self::Answers("html"),
         Self::Revoked,
+        Self::Interim,
         Self::Answers("empty"),
     ];
 
     fn lasts(self) -> Duration {
         Duration::from_millis(match self {
             Self::Killed | Self::Answers("html" | "empty") => 1000,
-            Self::Frozen | Self::Answers(_) => 2000,
-            Self::Slow => 4000,
+            Self::Frozen | Self::Answers(_) | Self::Interim => 2000,
+            Self::Slow | Self::Trickled => 4000,
+            // Long enough for a token to be renewed twice.
+            Self::ResetReused => 10_000,
             Self::Rotated => 500,
             Self::Revoked => 0,
         })
@@ -71,8 +83,10 @@ impl Fault {
     fn excuses(self, cause: &Cause, token_is_spent: bool) -> bool {
         match self {
             Self::Killed => true,
-            Self::Frozen | Self::Slow => false,
-            Self::Answers(_) | Self::Rotated => matches!(cause, Cause::Token(_)) && token_is_spent,
+            Self::Frozen | Self::Slow | Self::Trickled | Self::ResetReused => false,
+            Self::Answers(_) | Self::Rotated | Self::Interim => {
+                matches!(cause, Cause::Token(_)) && token_is_spent
+            }
             // A token that was issued just before and arrived just after: its replay was rejected,
             // too, and such an API is left alone for 10 s.
             Self::Revoked => matches!(cause, Cause::Cooldown),
@@ -196,6 +210,7 @@ impl Bench {
 pub(crate) struct Faults {
     pub(crate) bench: Arc<Bench>,
     pub(crate) stand: Stand,
+    pub(crate) wire: Wire,
     pub(crate) secret: RotatingSecret,
     pub(crate) record: Arc<Record>,
 }
@@ -208,6 +223,10 @@ impl Faults {
             && Instant::now() < deadline
         {
             if fault == Fault::Rotated && !self.stand.plan.is_django() {
+                continue;
+            }
+            // Nobody can write into a TLS connection from outside.
+            if fault == Fault::Interim && self.stand.front.is_some() {
                 continue;
             }
             tokio::time::sleep(PAUSE).await;
@@ -241,6 +260,15 @@ impl Faults {
                 assert!(server.fault(&what).await, "the server answers");
                 tokio::time::sleep(fault.lasts()).await;
                 assert!(server.fault("").await, "the server answers");
+            }
+            Fault::Trickled | Fault::Interim | Fault::ResetReused => {
+                self.wire.set(match fault {
+                    Fault::Trickled => Mode::Trickle,
+                    Fault::Interim => Mode::Interim,
+                    _ => Mode::ResetReused,
+                });
+                tokio::time::sleep(fault.lasts()).await;
+                self.wire.set(Mode::Pass);
             }
             Fault::Revoked => server.revoke().await,
             Fault::Rotated => {

@@ -22,6 +22,7 @@ mod faults;
 #[path = "../../tests/servers/harness/mod.rs"]
 mod harness;
 mod record;
+mod wire;
 
 use std::{
     env, fs,
@@ -41,6 +42,7 @@ use self::{
         stand::{Plan, Provider, SECRET, Stand, ca},
     },
     record::{Record, memory},
+    wire::Wire,
 };
 
 fn main() -> ExitCode {
@@ -76,7 +78,8 @@ async fn soak(duration: Duration) -> ExitCode {
     ] {
         let stand = plan.start().await;
         let secret = RotatingSecret::new(plan.client_id(), SECRET);
-        let (callers, caches) = clients(&stand, &secret);
+        let wire = Wire::to(&stand.auth_origin).await;
+        let (callers, caches) = clients(&stand, &wire, &secret);
         let bench = Arc::new(Bench::new(name, stand.api_url(), plan.lifetime, caches));
         for (which, caller) in callers {
             for _ in 0..2 {
@@ -84,7 +87,7 @@ async fn soak(duration: Duration) -> ExitCode {
             }
         }
         workers.spawn(watch(Arc::clone(&bench)));
-        benches.push((bench, stand, secret));
+        benches.push((bench, stand, wire, secret));
     }
 
     // What is allocated once is there now.
@@ -93,9 +96,9 @@ async fn soak(duration: Duration) -> ExitCode {
     let start = Instant::now();
     let mut schedules = JoinSet::new();
     let mut watched = Vec::new();
-    for (bench, stand, secret) in benches {
+    for (bench, stand, wire, secret) in benches {
         watched.push(Arc::clone(&bench));
-        let faults = Faults { bench, stand, secret, record: Arc::clone(&record) };
+        let faults = Faults { bench, stand, wire, secret, record: Arc::clone(&record) };
         schedules.spawn(faults.run(start + duration));
     }
     let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -117,10 +120,18 @@ async fn soak(duration: Duration) -> ExitCode {
     if record.is_flawless() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Two clients that share a token, over hyper-util; one with its own, over reqwest.
-fn clients(stand: &Stand, secret: &RotatingSecret) -> (Vec<(usize, Caller)>, Vec<TokenCache>) {
-    let layer =
-        || stand.without_credentials().credentials(secret.clone()).build().expect("good settings");
+/// Two clients that share a token, over hyper-util; one with its own, over reqwest. Their token
+/// requests go over `wire`.
+fn clients(
+    stand: &Stand,
+    wire: &Wire,
+    secret: &RotatingSecret,
+) -> (Vec<(usize, Caller)>, Vec<TokenCache>) {
+    let layer = || {
+        let token_url = format!("{}{}", wire.origin, stand.token_path());
+        let builder = stand.without_credentials().token_url(token_url);
+        builder.credentials(secret.clone()).build().expect("good settings")
+    };
     let (shared, own) = (layer(), layer());
     let caches = vec![shared.cache(), own.cache()];
     let ca = stand.front.is_some().then(ca);

@@ -256,7 +256,9 @@ pub fn strip_request(headers: &mut HeaderMap) {
 }
 
 /// Removes the hop-by-hop headers of an upstream's response (RFC 9110 section 7.6.1): those that
-/// `Connection` names, and those that are hop-by-hop by definition.
+/// `Connection` names, and those that are hop-by-hop by definition. A `Content-Length` beside a
+/// `Transfer-Encoding` is removed as well (RFC 9112 section 6.3): alone, it would announce another
+/// end than the body has.
 ///
 /// `Set-Cookie` and `WWW-Authenticate` are kept; consider whether they are meant for the caller.
 /// This function does not recognize a 401 that rejects the layer's token, so call
@@ -268,6 +270,9 @@ pub fn strip_response(headers: &mut HeaderMap) {
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         .collect();
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }

@@ -1,17 +1,30 @@
 //! Detects whether reqwest may have followed a redirect. reqwest reports where a request ended, but
 //! a redirect to the same URL ends where it began.
 //!
-//! To follow a redirect, reqwest wakes its own task with the waker it is polled with, and returns
-//! `Pending`. A future that does so may have followed a redirect. Yields for other reasons count as
-//! well, which costs a replay but never repeats a request. Wake-ups from other threads are ignored.
+//! To follow a redirect, reqwest wakes its own task by reference, with the waker it is polled with,
+//! and returns `Pending`. A future that does so may have followed a redirect. This holds for every
+//! redirect, body and version of HTTP. The lifetime of a body would say less: reqwest keeps nothing of
+//! streams and empty bodies, 307 and 308 keep the body, and so does a connection that is still
+//! sending it.
+//!
+//! Nothing else below wakes like this:
+//!
+//! - Tokio makes a task yield that has used up its cooperative budget, and does so by the same wake
+//!   where a multi-thread runtime polls its main task. The client is polled without a budget.
+//! - Channels and connections wake a clone that they kept, by value or from another task.
+//!
+//! A middleware that yields by waking itself in place is taken for a redirect, which costs a replay
+//! but never repeats a request.
 
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Wake, Waker},
     thread::{self, ThreadId},
 };
+
+use tokio::task::unconstrained;
 
 /// Records whether a future that it polls may have followed a redirect.
 #[derive(Debug, Default)]
@@ -52,6 +65,7 @@ impl Hops {
         });
         // Dropped outside the lock: the last waker of a task drops the task.
         drop(former);
+        let future = pin!(unconstrained(future));
         let polled = future.poll(&mut Context::from_waker(waker));
         let woken = watch.with(|state| {
             state.polled_by = None;

@@ -41,6 +41,8 @@
 //! no way to turn it off: an [`OAuthMiddleware`] cannot be created from a layer with
 //! [`never_replay()`](OAuthClientCredentialsLayer::never_replay). Redirects are handled as
 //! described in [`adapter::reqwest`](super::reqwest#redirects).
+//! A middleware below that yields by waking its task while it is polled looks like a redirect: a 401
+//! to a request whose method is not safe is then returned, and the next request has a newer token.
 //!
 //! # Errors
 //!

@@ -54,6 +54,11 @@ impl Budget {
 
     /// Takes note of a token that arrived.
     pub(crate) fn succeeded(&mut self) {
+        self.end_pause();
+    }
+
+    /// Ends the pause that the last request has begun.
+    pub(crate) fn end_pause(&mut self) {
         self.paused_until = Duration::ZERO;
     }
 

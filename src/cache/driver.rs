@@ -25,6 +25,7 @@ use super::{
     core::{AfterUnlock, Answer, Core, End, RejectAction, interrupted},
     flight::{Completion, Flight, Outcome},
     keep_warm, renewal,
+    replacement::NotReplaced,
     settings::Settings,
     state::{self, Call, Event, FlightId, Rejected, Sending, Which},
 };
@@ -163,6 +164,12 @@ impl Driver {
         action
     }
 
+    /// Reports a request that is not sent again, although its rejected token may be replaced.
+    pub(crate) fn stands(&self, generation: u64, why: &NotReplaced) {
+        let is_new = lock(&self.core).told.is_new_end(generation, why);
+        telemetry::stands(generation, why, is_new);
+    }
+
     /// The renewal that a rejected `call` waited for has ended: returns what to do now.
     pub(crate) fn replace(
         self: &Arc<Self>,
@@ -194,11 +201,16 @@ impl Driver {
         self.carry_out(after);
     }
 
-    /// Reserves budget for another attempt of the renewal `flight`. Returns the time of it.
-    pub(crate) fn attempt_starts(&self, flight: FlightId) -> Result<Duration, TokenError> {
+    /// Reserves budget for another attempt of the renewal `flight`, and returns the time of it.
+    /// `is_resend`: in place of one that was lost with its connection.
+    pub(crate) fn attempt_starts(
+        &self,
+        flight: FlightId,
+        is_resend: bool,
+    ) -> Result<Duration, TokenError> {
         let now = self.clock.now();
         let mut core = lock(&self.core);
-        match core.state.on(Event::AttemptStarts(flight), now).answer {
+        match core.state.on(Event::AttemptStarts { flight, is_resend }, now).answer {
             state::Answer::Refuse(refusal) => Err(core.error(refusal, now)),
             _ => Ok(now.mono),
         }

@@ -167,7 +167,9 @@ impl RenewalGuard {
     ///
     /// An attempt that is slow is joined by another, and not given up: the answer that arrives first
     /// counts. So a connection that is dead is left behind after one attempt's timeout, and a server
-    /// that takes longer than that still serves.
+    /// that takes longer than that still serves. A request that was lost with a connection from
+    /// before is sent once more at once, without a wait and without another number: it is counted by
+    /// the issuance budget, for nobody can tell that the server has not read it.
     async fn renew(
         &mut self,
         source: &dyn TokenSource,
@@ -182,6 +184,7 @@ impl RenewalGuard {
         let mut retry = None;
         let mut timer = None;
         let mut last: Option<TokenError> = None;
+        let mut has_resent = false;
         loop {
             if let Some((attempt, reserved)) = next.take() {
                 self.counts.attempts = attempt.number();
@@ -200,7 +203,7 @@ impl RenewalGuard {
                     }
                     Step::Due => {
                         timer = None;
-                        match (retry.take(), self.reserve()) {
+                        match (retry.take(), self.reserve(false)) {
                             (Some(attempt), Ok(reserved)) => next = Some((attempt, reserved)),
                             (_, Err(error)) if asked.is_empty() => {
                                 return Err(last.unwrap_or(error));
@@ -231,6 +234,16 @@ impl RenewalGuard {
                         "the token had expired when it arrived: the answer took longer than it lives",
                     )
                 }
+                // The request was lost with its connection: it is made once more, at once.
+                Err(error) if error.is_unanswered() && !has_resent => match self.reserve(true) {
+                    Ok(reserved) => {
+                        has_resent = true;
+                        next = Some((attempt, reserved));
+                        (retry, timer, last) = (None, None, Some(error));
+                        continue;
+                    }
+                    Err(_) => error,
+                },
                 Err(error) => {
                     self.counts.wasted += u32::from(was_issued(&error));
                     self.attempt_failed(reserved, !may_have_issued(&error));
@@ -256,10 +269,10 @@ impl RenewalGuard {
         }
     }
 
-    /// Reserves budget for an attempt after the first.
-    fn reserve(&self) -> Result<Duration, TokenError> {
+    /// Reserves budget for an attempt after the first, or for another request of one.
+    fn reserve(&self, is_resend: bool) -> Result<Duration, TokenError> {
         match self.driver.upgrade() {
-            Some(driver) => driver.attempt_starts(self.launch.flight),
+            Some(driver) => driver.attempt_starts(self.launch.flight, is_resend),
             None => Ok(Duration::ZERO),
         }
     }

@@ -6,7 +6,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::SystemTime,
 };
 
@@ -16,10 +16,16 @@ use super::{
     state::Call,
     waiting::Replacing,
 };
-use crate::challenge::Evidence;
-use crate::{error::TokenError, token::issued::AccessToken};
+use crate::{
+    challenge::Evidence,
+    error::{ErrorClass, TokenError},
+    token::issued::AccessToken,
+};
 
 /// The future of [`TokenCache::rejected`](crate::TokenCache::rejected). Dropping it stops nothing.
+///
+/// Polled again after its end, it returns an error of the class
+/// [`Interrupted`](ErrorClass::Interrupted).
 #[derive(Debug)]
 pub struct Replacement {
     state: Replaced,
@@ -27,6 +33,7 @@ pub struct Replacement {
 
 #[derive(Debug)]
 enum Replaced {
+    /// `None`: the result has been handed out.
     Ready(Option<Result<AccessToken, NotReplaced>>),
     Waiting(Replacing),
 }
@@ -54,16 +61,23 @@ impl Future for Replacement {
     type Output = Result<AccessToken, NotReplaced>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.get_mut().state {
-            Replaced::Ready(result) => match result.take() {
-                Some(result) => Poll::Ready(result),
-                None => Poll::Pending,
-            },
-            Replaced::Waiting(replacing) => Pin::new(replacing)
-                .poll(cx)
-                .map(|result| result.map(AccessToken::new).map_err(NotReplaced::new)),
-        }
+        let state = &mut self.get_mut().state;
+        let result = match state {
+            Replaced::Ready(result) => result.take().unwrap_or_else(|| Err(polled_again())),
+            Replaced::Waiting(replacing) => {
+                let result = ready!(Pin::new(replacing).poll(cx));
+                result.map(AccessToken::new).map_err(NotReplaced::new)
+            }
+        };
+        *state = Replaced::Ready(None);
+        Poll::Ready(result)
     }
+}
+
+/// Returns the error of a future that is polled after its end: a `Pending` would hang its caller.
+fn polled_again() -> NotReplaced {
+    const AGAIN: &str = "the future of a replacement was polled after it had ended";
+    NotReplaced::new(Reason::Failed(TokenError::new(ErrorClass::Interrupted, AGAIN)))
 }
 
 /// Why a rejected token was not replaced, and the response that rejected it stands.

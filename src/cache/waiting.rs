@@ -6,7 +6,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use tokio::time::Sleep;
@@ -18,8 +17,7 @@ use super::{
     renewal::in_runtime,
     state::Call,
 };
-use crate::challenge::Evidence;
-use crate::{error::TokenError, token::issued::IssuedToken};
+use crate::{challenge::Evidence, error::TokenError, timer, token::issued::IssuedToken};
 
 /// Waits until there is a token that may go out.
 #[derive(Debug)]
@@ -44,8 +42,10 @@ impl Acquiring {
 
     fn wait(&mut self, waiting: &Waiting, driver: &Driver) {
         self.waiter = Some(waiting.flight.join());
-        self.timer =
-            waiting.until.and_then(|until| timer(until.saturating_sub(driver.clock.now().mono)));
+        self.timer = waiting
+            .until
+            .and_then(|until| timer::after(until.saturating_sub(driver.clock.now().mono)))
+            .map(Box::pin);
     }
 
     pub(crate) fn poll(
@@ -90,18 +90,6 @@ impl Acquiring {
             }
         }
     }
-}
-
-/// Returns a timer, or `None` on a runtime that has none: it cannot be asked whether it has.
-#[cfg(not(all(oauth2_loom, test)))]
-fn timer(after: Duration) -> Option<Pin<Box<Sleep>>> {
-    std::panic::catch_unwind(|| Box::pin(tokio::time::sleep(after))).ok()
-}
-
-/// The models have no runtime.
-#[cfg(all(oauth2_loom, test))]
-fn timer(_: Duration) -> Option<Pin<Box<Sleep>>> {
-    None
 }
 
 /// Waits for a token to send a rejected request with once more.

@@ -165,16 +165,11 @@ impl Inner {
                 TokenError::new(ErrorClass::Credentials, message).with_fingerprint(fingerprint)
             );
         }
-        let mut answer = self.transport.send(request).await;
-        if answer.as_ref().is_err_and(|error| error.is::<Unanswered>()) {
-            // Made again, and not cloned: what may be used only once must be new.
-            let request = self.request.with(&credentials).map_err(told_apart)?;
-            answer = self.transport.send(request).await;
-        }
-        let response = answer.map_err(|error| {
-            let never_sent = outcome::was_never_sent(&*error);
+        let response = self.transport.send(request).await.map_err(|error| {
             let mut failed = transient("no answer came from the token endpoint");
-            if !never_sent {
+            if error.is::<Unanswered>() {
+                failed = failed.with_unanswered_request();
+            } else if !outcome::was_never_sent(&*error) {
                 failed = failed.with_unknown_outcome();
             }
             match connect::advice(&error, self.unused_proxy) {

@@ -141,8 +141,8 @@ pub trait Transport: Send + Sync + 'static {
 }
 
 /// The error of a request that went out on a connection from before, which broke before any byte of
-/// an answer came: it is likely that nobody has read the request. One on a new connection is in
-/// order, at once.
+/// an answer came: it is likely that nobody has read the request, but not certain. The renewal sends
+/// another one at once.
 #[derive(Debug)]
 #[cfg_attr(not(feature = "rustls"), allow(dead_code, reason = "the default transport's"))]
 pub(super) struct Unanswered(pub(super) BoxError);

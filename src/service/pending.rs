@@ -19,11 +19,10 @@ use super::{
     header::Tag,
 };
 use crate::{
-    cache::{Acquiring, Call, NotReplaced, RejectAction, Rejected, Replacing, Sending},
+    cache::{Acquiring, Call, Driver, NotReplaced, RejectAction, Rejected, Replacing, Sending},
     challenge::Evidence,
     error::{BoxError, TokenError},
     mode::Mode,
-    telemetry,
     token::IssuedToken,
 };
 
@@ -34,9 +33,9 @@ fn stands<R>(mut response: Response<R>, why: NotReplaced) -> Response<R> {
 }
 
 /// The same for a request that cannot be sent again, which `reject` did not know of.
-fn unplayable<R>(response: Response<R>, rejected: u64) -> Response<R> {
+fn unplayable<R>(driver: &Driver, response: Response<R>, rejected: u64) -> Response<R> {
     let why = NotReplaced::not_replayable();
-    telemetry::stands(rejected, &why);
+    driver.stands(rejected, &why);
     stands(response, why)
 }
 
@@ -166,9 +165,9 @@ where
     call.rejected(generation, now.mono);
     match (action, kept) {
         (RejectAction::GiveUp(reason), _) => Err(stands(response, NotReplaced::new(reason))),
-        (_, None) => Err(unplayable(response, generation)),
+        (_, None) => Err(unplayable(driver, response, generation)),
         (RejectAction::Retry(snapshot), Some(kept)) => {
-            replay::<S, B, R, M>(response, snapshot, kept, generation)
+            replay::<S, B, R, M>(driver, response, snapshot, kept, generation)
         }
         (RejectAction::Wait(flight), Some(kept)) => Ok(Stage::Replacing {
             replacing: Replacing::new(driver, &flight, *call, evidence),
@@ -179,6 +178,7 @@ where
 
 /// Sends the request again with `snapshot`'s token, if that is possible; else returns the response.
 fn replay<S, B, R, M>(
+    driver: &Driver,
     response: Response<R>,
     snapshot: Arc<IssuedToken>,
     kept: M::Kept,
@@ -194,7 +194,7 @@ where
             request: Some(request),
             snapshot,
         }),
-        None => Err(unplayable(response, rejected)),
+        None => Err(unplayable(driver, response, rejected)),
     }
 }
 
@@ -280,10 +280,16 @@ where
                     };
                     let generation = this.call.last_tried();
                     let stage = match replaced {
-                        Ok(snapshot) => replay::<S, B, R, M>(response, snapshot, kept, generation),
+                        Ok(snapshot) => replay::<S, B, R, M>(
+                            &handle.driver,
+                            response,
+                            snapshot,
+                            kept,
+                            generation,
+                        ),
                         Err(reason) => {
                             let why = NotReplaced::new(reason);
-                            telemetry::stands(generation, &why);
+                            handle.driver.stands(generation, &why);
                             Err(stands(response, why))
                         }
                     };

@@ -11,6 +11,10 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_oauth2_client_credentials::{
     OAuthClientCredentials, TokenCache, TokenError,
@@ -49,7 +53,11 @@ async fn proxy(
 
 /// Starts a reverse proxy on a socket, and returns its URL.
 async fn serve(world: &World) -> String {
-    let layer = world.builder().replay_limit(16).build().unwrap();
+    serve_with(world, 16).await
+}
+
+async fn serve_with(world: &World, replay_limit: usize) -> String {
+    let layer = world.builder().replay_limit(replay_limit).build().unwrap();
     let cache = layer.cache();
     let client = ServiceBuilder::new().layer(layer).service(http());
     let backend = Backend { upstream: world.running.url("").parse().unwrap(), client, cache };
@@ -99,6 +107,105 @@ async fn an_incoming_request_is_forwarded_without_what_is_the_callers() {
         assert!(!call.headers().contains_key(gone));
     }
     assert!(call.headers().contains_key("x-end-to-end"));
+}
+
+/// Sends `request` as it is. Returns the first line of the response.
+async fn send_raw(url: &str, request: &str) -> String {
+    let mut socket = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut response = BufReader::new(socket);
+    let mut line = String::new();
+    response.read_line(&mut line).await.unwrap();
+    line
+}
+
+/// The announced length was reserved, and a process that cannot have as much memory is aborted.
+#[tokio::test]
+async fn a_caller_that_announces_more_than_there_is_memory_aborts_no_proxy() {
+    let world = World::new().await;
+    let url = serve_with(&world, usize::MAX).await;
+    let mut socket = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+    let head = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 70368744177664\r\n\r\nabc";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    // Cut off: what has come so far has passed the layer.
+    socket.shutdown().await.unwrap();
+    let mut response = String::new();
+    let _ended = BufReader::new(socket).read_line(&mut response).await;
+    assert!(!response.contains(" 200 "), "{response}");
+    let line = send_raw(&url, "GET /after HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(line.starts_with("HTTP/1.1 200"), "{line}");
+    assert_eq!(world.api.journal().last().unwrap().path(), "/after");
+}
+
+/// Two servers that disagree on where a request ends take its rest for another caller's request.
+#[tokio::test]
+async fn a_request_with_two_lengths_is_forwarded_with_one() {
+    let world = World::new().await;
+    let url = serve(&world).await;
+    let hidden = "GET /hidden HTTP/1.1\r\nhost: x\r\n\r\n";
+    let chunks = format!("3\r\nabc\r\n{:x}\r\n{hidden}\r\n0\r\n\r\n", hidden.len());
+    let body = format!("abc{hidden}");
+    let length = body.len();
+    for (head, rest) in [
+        ("content-length: 3\r\ntransfer-encoding: chunked".to_owned(), &chunks),
+        ("transfer-encoding: chunked\r\ncontent-length: 3".to_owned(), &chunks),
+        ("transfer-encoding: chunked\r\nconnection: transfer-encoding".to_owned(), &chunks),
+        (format!("connection: content-length\r\ncontent-length: {length}"), &body),
+    ] {
+        let before = world.api.calls();
+        let request = format!("POST /seen HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n{rest}");
+        let line = send_raw(&url, &request).await;
+        assert!(line.starts_with("HTTP/1.1 200"), "{head}: {line}");
+        let journal = &world.api.journal()[before..];
+        assert_eq!(journal.len(), 1, "{head}");
+        assert_eq!((journal[0].path(), &journal[0].body()[..]), ("/seen", body.as_bytes()));
+        let lengths = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+        let lengths = lengths.iter().filter(|name| journal[0].headers().contains_key(*name));
+        assert_eq!(lengths.count(), 1, "{head}");
+    }
+}
+
+/// A length of its own is what a chunked request must not have (RFC 9112 section 6.3).
+#[test]
+fn a_length_beside_a_transfer_encoding_is_not_forwarded() {
+    let upstream = Uri::from_static("https://api.example.com");
+    let request = |headers: &[(&str, &str)]| {
+        let mut request = http::Request::post("/").body(()).unwrap();
+        for (name, value) in headers {
+            let name: http::HeaderName = name.parse().unwrap();
+            request.headers_mut().append(name, value.parse().unwrap());
+        }
+        forward(&mut request, &upstream).unwrap();
+        request
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .map(|value| value.to_str().unwrap().to_owned())
+    };
+    assert_eq!(request(&[("content-length", "3")]).as_deref(), Some("3"));
+    let both = [("content-length", "3"), ("transfer-encoding", "chunked")];
+    assert_eq!(request(&both), None);
+    let named = [("connection", "transfer-encoding"), both[0], both[1]];
+    assert_eq!(request(&named), None);
+}
+
+/// The scheme and authority that a caller writes are not those of the upstream.
+#[tokio::test]
+async fn a_target_that_names_another_host_is_forwarded_to_the_upstream() {
+    let world = World::new().await;
+    let url = serve(&world).await;
+    for (target, seen) in [
+        ("http://169.254.169.254/latest?a", "/latest?a"),
+        ("//evil.example/x", "//evil.example/x"),
+        ("/@evil.example", "/@evil.example"),
+    ] {
+        let before = world.api.calls();
+        let line = send_raw(&url, &format!("GET {target} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+        assert!(line.starts_with("HTTP/1.1 200"), "{target}: {line}");
+        let journal = &world.api.journal()[before..];
+        assert_eq!(journal.len(), 1);
+        assert_eq!(journal[0].uri().to_string(), seen);
+        assert_eq!(journal[0].headers()[header::HOST], world.running.addr().to_string());
+    }
 }
 
 /// A body that arrives from a socket is a stream.

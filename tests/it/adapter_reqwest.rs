@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use reqwest::Body;
 use tower::{Service, ServiceBuilder, ServiceExt};
@@ -155,6 +155,43 @@ async fn a_post_is_not_repeated_after_a_redirect_to_its_own_url() {
     }
 }
 
+/// Of a stream and of an empty body reqwest keeps nothing that could tell of a redirect.
+#[tokio::test]
+async fn no_body_method_or_version_hides_a_redirect_to_the_same_url() {
+    fn stream() -> Body {
+        Body::wrap(http_body_util::Full::new(Bytes::from_static(b"one")))
+    }
+    let bodies: [fn() -> Body; 3] = [Body::default, || Body::from("one"), stream];
+    let clients: [fn() -> reqwest::ClientBuilder; 3] = [
+        reqwest::Client::builder,
+        || reqwest::Client::builder().http2_prior_knowledge(),
+        // Keeps no request for a retry of its own, and has two timers.
+        || {
+            let client = reqwest::Client::builder().retry(reqwest::retry::never());
+            client.timeout(Duration::from_secs(60)).read_timeout(Duration::from_secs(60))
+        },
+    ];
+    for http in clients {
+        let world = World::new().await;
+        let http = ReqwestService::new(http().build().unwrap());
+        let url = world.running.url("/orders");
+        for method in [Method::POST, Method::PATCH, Method::PUT, Method::DELETE] {
+            for body in bodies {
+                let client = ServiceBuilder::new().layer(world.layer()).service(http.clone());
+                let before = world.api.calls();
+                let back = Answer::status(StatusCode::SEE_OTHER).with_header("location", &url);
+                world.api.respond_once(back);
+                world.api.respond_once(Answer::status(StatusCode::UNAUTHORIZED));
+                let request = Request::builder().method(&method).uri(&url).body(body()).unwrap();
+                assert_eq!(call(&client, request).await.unwrap().status(), 401, "{method}");
+                let journal = &world.api.journal()[before..];
+                let seen: Vec<_> = journal.iter().map(|call| call.method().clone()).collect();
+                assert_eq!(seen, [method.clone(), Method::GET]);
+            }
+        }
+    }
+}
+
 /// The reverse: however the API is reached, a POST can be replayed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_post_that_was_not_redirected_is_repeated_every_time() {
@@ -176,6 +213,28 @@ async fn a_post_that_was_not_redirected_is_repeated_every_time() {
             assert_eq!(call(&client, post).await.unwrap().status(), 200, "{round}");
         }
         assert_eq!(world.api.calls(), 400);
+    }
+}
+
+/// On the main task of a multi-thread runtime, a future that has used up what Tokio lets it do at once
+/// wakes itself in the middle of a poll, as a redirect does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_post_of_a_task_that_has_to_yield_is_repeated() {
+    const BUDGET: usize = 128;
+    let world = World::new().await;
+    let http = ReqwestService::new(reqwest::Client::new());
+    for used in 0..=BUDGET {
+        let client = ServiceBuilder::new().layer(world.layer()).service(http.clone());
+        // With the token at once: the POST is sent in the poll that has used up its budget.
+        assert_eq!(call(&client, get(&world.running.url("/"))).await.unwrap().status(), 200);
+        world.api.respond_once(Answer::status(StatusCode::UNAUTHORIZED));
+        let post = Request::post(world.running.url("/")).body(Body::from("one")).unwrap();
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        for _ in 0..used {
+            sender.send(()).unwrap();
+            receiver.recv().await.unwrap();
+        }
+        assert_eq!(call(&client, post).await.unwrap().status(), 200, "{used}");
     }
 }
 

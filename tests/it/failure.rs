@@ -8,7 +8,7 @@ use std::sync::{
 
 use http::StatusCode;
 use tower_oauth2_client_credentials::{
-    Builder, ErrorClass, TokenError,
+    Builder, ErrorClass, TokenCache, TokenError,
     credentials::RotatingSecret,
     source_fn,
     testing::{Answer, ManualClock},
@@ -407,6 +407,23 @@ async fn a_secret_that_changes_again_during_the_refusal_is_tried_at_the_next_cal
     assert!(call.await.unwrap().is_err());
     assert_eq!(world.status("/").await, StatusCode::OK, "at once");
     assert_eq!(world.server.requests(), 3);
+}
+
+/// Requests that are slow are not given up, and must not pile up either.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_answers_has_three_requests_in_flight_and_no_more() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let source = source_fn(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        std::future::pending()
+    });
+    let builder = TokenCache::builder_from(source);
+    let builder = builder.attempt_timeout(secs(1)).renewal_timeout(secs(30));
+    let cache = builder.build().unwrap();
+    let error = cache.token().await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Transient);
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
 }
 
 /// A throttled server gets three requests per renewal, and no more.

@@ -16,7 +16,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
 use http_body_util::{Empty, Full};
 use tower::{Layer, Service, ServiceExt};
 use tower_oauth2_client_credentials::{
-    Builder, NotReplaced, TokenResponse, source_fn,
+    Builder, ErrorClass, NotReplaced, TokenResponse, source_fn,
     testing::{Answer, ManualClock, ProtectedApi},
 };
 
@@ -564,6 +564,27 @@ async fn a_renewal_in_the_background_that_a_401_joined_may_prove_futile() {
     assert_eq!(world.server.requests(), 2);
 }
 
+/// It returned `Pending`, and nothing would have woken it.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_that_is_polled_after_its_end_is_an_error() {
+    let world = World::new();
+    assert_eq!(world.status("/").await, StatusCode::OK);
+    let mut cache = world.cache();
+    let token = cache.peek().unwrap().clone();
+    // The first is waited for; the second is there at once.
+    for _ in 0..2 {
+        let mut replacement = std::pin::pin!(cache.rejected(&token));
+        assert!(replacement.as_mut().await.is_ok());
+        for _ in 0..2 {
+            let error = replacement.as_mut().await.unwrap_err();
+            let error = error.error().expect("why it failed");
+            assert_eq!(error.class(), ErrorClass::Interrupted);
+            assert!(error.to_string().contains("polled after"), "{error}");
+        }
+    }
+    assert_eq!(world.server.requests(), 2);
+}
+
 /// In the cooldown, the current token is known to be rejected.
 #[tokio::test(start_paused = true)]
 async fn a_late_401_is_not_replayed_with_a_token_that_was_rejected_as_well() {
@@ -960,6 +981,33 @@ async fn a_replay_that_is_rejected_late_is_followed_by_one_with_the_newest_token
     let response = call.await.unwrap().unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!((world.server.requests(), world.api.calls()), (3, 4));
+}
+
+/// An API whose tokens are replaced by others while it looks at a request would otherwise keep a call
+/// going for ever.
+#[tokio::test(start_paused = true)]
+async fn a_call_is_sent_three_times_and_no_more() {
+    let world = World::new();
+    let calls = Arc::new(AtomicU64::new(0));
+    let (cache, count) = (world.cache(), Arc::clone(&calls));
+    let api = tower::service_fn(move |_: Request<Empty<Bytes>>| {
+        let mut cache = cache.clone();
+        let number = count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            // Another caller, with the same token, is quicker.
+            let token = cache.peek().unwrap().clone();
+            cache.accepted(&token);
+            pass(secs(1)).await;
+            cache.rejected(&token).await.unwrap();
+            let status = if number < 9 { StatusCode::UNAUTHORIZED } else { StatusCode::OK };
+            let response = Response::builder().status(status);
+            Ok::<_, Infallible>(response.body(Empty::<Bytes>::new()).unwrap())
+        }
+    });
+    let client = Builder::from_cache(world.cache()).build().unwrap().layer(api);
+    let response = client.oneshot(get("/").map(|_| Empty::new())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!((calls.load(Ordering::SeqCst), world.server.requests()), (3, 4));
 }
 
 /// A renewal in flight is joined, even in a cooldown, since this causes no additional request.

@@ -297,6 +297,39 @@ async fn why_a_rejection_stands_is_said_in_the_words_of_the_response() {
     }
 }
 
+/// An API may answer 401 at any rate, and a disk is full some time.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_401s_are_a_few_lines_at_info() {
+    let written = Written::default();
+    let writer = written.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::INFO)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    // Empty bodies are kept, others are past the limit.
+    for body in ["", "past the limit"] {
+        let tap = Tap::open();
+        let layer = tap.builder().replay_limit(1).build().unwrap();
+        let client = layer.layer(service_fn(|_: http::Request<String>| async {
+            let mut response = http::Response::new(Body::default());
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+            Ok::<_, std::io::Error>(response)
+        }));
+        for _ in 0..1000 {
+            let post = http::Request::post("https://a.example/").body(body.to_owned()).unwrap();
+            let response = client.clone().oneshot(post).await.unwrap();
+            assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        }
+    }
+    let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+    for message in ["token rejected", "rejection stands"] {
+        assert!(text.contains(message), "{message}: {text}");
+    }
+    assert!(text.lines().count() <= 30, "{text}");
+}
+
 #[tokio::test]
 async fn a_401_that_is_no_rejection_is_an_event_too() {
     let verdict = "\"not about the token\"";

@@ -168,8 +168,9 @@ pub(crate) enum Event {
     /// The source was asked for the version of its credentials, because of the failure with this
     /// number.
     CredentialsVersion { failure: u64, version: u64 },
-    /// A renewal is about to ask the source once more.
-    AttemptStarts(FlightId),
+    /// A renewal is about to ask the source once more. `is_resend`: at once, because the last request
+    /// was lost with its connection.
+    AttemptStarts { flight: FlightId, is_resend: bool },
     /// An attempt has failed. `is_free`: no token can have been issued to it, so the budget that was
     /// reserved at this time is given back.
     AttemptFailed { reserved: Duration, is_free: bool },
@@ -291,7 +292,7 @@ impl State {
         let give_up = match event {
             // The caller carries out no effects of these.
             Event::Landed(_)
-            | Event::AttemptStarts(_)
+            | Event::AttemptStarts { .. }
             | Event::AttemptFailed { .. }
             | Event::CredentialsVersion { .. } => None,
             _ => self.take_overdue(now),
@@ -308,7 +309,9 @@ impl State {
             Event::CredentialsVersion { failure, version } => {
                 self.credentials_version(failure, version)
             }
-            Event::AttemptStarts(flight) => self.attempt_starts(flight, now),
+            Event::AttemptStarts { flight, is_resend } => {
+                self.attempt_starts(flight, is_resend, now)
+            }
             Event::AttemptFailed { reserved, is_free } => {
                 if let Some(budget) = &mut self.budget {
                     if is_free { budget.refund(reserved) } else { budget.wasted(now.mono) }
@@ -421,15 +424,16 @@ impl State {
     }
 
     /// Reserves budget for an attempt after the first, for which [`renewal`](Self::renewal) did.
-    fn attempt_starts(&mut self, flight: FlightId, now: Now) -> Answer {
+    fn attempt_starts(&mut self, flight: FlightId, is_resend: bool, now: Now) -> Answer {
         let trigger =
             self.in_flight.filter(|f| f.id == flight).map_or(Trigger::Soft, |f| f.trigger);
-        match &mut self.budget {
-            Some(budget) => match budget.reserve(purpose(trigger), now.mono) {
-                Ok(()) => Answer::None,
-                Err(until) => Answer::Refuse(Refusal::Budget { until }),
-            },
-            None => Answer::None,
+        let Some(budget) = &mut self.budget else { return Answer::None };
+        if is_resend {
+            budget.end_pause();
+        }
+        match budget.reserve(purpose(trigger), now.mono) {
+            Ok(()) => Answer::None,
+            Err(until) => Answer::Refuse(Refusal::Budget { until }),
         }
     }
 

@@ -165,6 +165,30 @@ async fn a_request_that_is_lost_otherwise_is_not_sent_again_at_once() {
     .await;
 }
 
+/// The server may have read the request that was lost, and counted its token.
+#[tokio::test]
+async fn a_request_that_is_sent_again_counts_in_the_issuance_budget() {
+    limited(async {
+        for (tokens, sent) in [(3, vec![0, 1, 0]), (2, vec![0, 1])] {
+            let (url, requests) = raw(move |number, stream| match number {
+                0 => stream.write_all(TOKEN),
+                _ => close(stream),
+            });
+            let client = test_client(url).issuance_budget(tokens, Duration::from_secs(3600));
+            let cache = client.build().unwrap().cache();
+            cache.token().await.unwrap();
+            settle().await;
+            assert_eq!(cache.token().await.is_ok(), tokens == 3);
+            settle().await;
+            let class = cache.token().await.unwrap_err().class();
+            let refused = if tokens == 3 { ErrorClass::Budget } else { ErrorClass::Transient };
+            assert_eq!(class, refused);
+            assert_eq!(*requests.lock().unwrap(), sent, "{tokens}");
+        }
+    })
+    .await;
+}
+
 /// Two tests may share a client, or a program may have several runtimes: the pooled connection was
 /// not driven, and each token request took the whole attempt timeout.
 #[test]

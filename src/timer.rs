@@ -1,0 +1,55 @@
+//! Timers where it is not known whether there is a runtime, and whether it has any.
+
+use std::{cell::Cell, panic, time::Duration};
+
+use tokio::{
+    runtime::{Handle, Id},
+    time::{Sleep, sleep},
+};
+
+thread_local! {
+    /// The runtime without a timer that this thread was last in.
+    static WITHOUT: Cell<Option<Id>> = const { Cell::new(None) };
+}
+
+/// Returns a timer of the current runtime, or `None` if there is no runtime or it has no timer.
+///
+/// Tokio panics where a runtime was built without `enable_time`, and cannot be asked. The panic is
+/// caught, and its message is printed once for each thread that such a runtime has. It is not caught
+/// in a program that is built with `panic = "abort"`.
+pub(crate) fn after(duration: Duration) -> Option<Sleep> {
+    let runtime = Handle::try_current().ok()?.id();
+    if WITHOUT.get() == Some(runtime) {
+        return None;
+    }
+    // Tokio has changed nothing by the time it panics.
+    let timer = panic::catch_unwind(|| sleep(duration)).ok();
+    if timer.is_none() {
+        WITHOUT.set(Some(runtime));
+    }
+    timer
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    #[test]
+    fn a_runtime_without_a_timer_is_found_out_once() {
+        let without = Builder::new_current_thread().build().unwrap();
+        let with = Builder::new_current_thread().enable_time().build().unwrap();
+        let timer = || after(Duration::ZERO);
+        assert!(timer().is_none(), "no runtime");
+        assert_eq!(WITHOUT.get(), None);
+        for _ in 0..2 {
+            assert!(without.block_on(async { timer() }).is_none());
+            assert_eq!(WITHOUT.get(), Some(without.handle().id()));
+            assert!(with.block_on(async { timer() }).is_some());
+        }
+        let another = Builder::new_current_thread().build().unwrap();
+        assert!(another.block_on(async { timer() }).is_none());
+        assert_eq!(WITHOUT.get(), Some(another.handle().id()));
+    }
+}
