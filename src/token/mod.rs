@@ -14,7 +14,7 @@ pub(crate) mod jwt;
 mod keep_warm;
 #[cfg(all(oauth2_loom, test))]
 mod model;
-mod random;
+pub(crate) mod random;
 mod renewal;
 pub(crate) mod replacement;
 mod schedule;
