@@ -48,11 +48,7 @@
 //! one, would put no token on it. Responses go through [`error_for_rejected_token`], and then through
 //! [`strip_response`], which lets any other 401 pass with its challenge.
 
-use std::{
-    error::Error as StdError,
-    iter,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use axum_core::{
     body::Body,
@@ -65,7 +61,7 @@ use http::{
 
 use crate::{
     clock::Clock,
-    error::{BoxError, ErrorClass, TokenError},
+    error::{BoxError, ErrorClass, TokenError, chain},
     replay::replay_by_tee,
     token::{NotReplaced, TokenCache},
 };
@@ -111,11 +107,11 @@ fn plain(status: StatusCode) -> Response {
 /// What a call of an upstream has failed with: for handlers that use `?`.
 ///
 /// As a response, a [`TokenError`] is what it is by itself, also behind the errors of other layers and
-/// clients (it is looked for along [`source`](StdError::source)). A rejected token is a 502 or a 503
+/// clients (see [`TokenError::find`]). A rejected token is a 502 or a 503
 /// as well (see [`error_for_rejected_token`]); anything else is a bare 502. The error is in the
 /// response's extensions as an `Arc<UpstreamError>`.
 ///
-/// Not found is what hides itself from `source`: a [`TokenError`] inside `io::Error::other`, or inside
+/// A [`TokenError`] that its wrapper does not give as a `source` is not found, for example one inside
 /// an `anyhow::Error` without context.
 #[derive(Debug)]
 pub struct UpstreamError(BoxError);
@@ -125,22 +121,13 @@ impl UpstreamError {
     /// sources.
     #[must_use]
     pub fn token_error(&self) -> Option<&TokenError> {
-        self.chain().find_map(|error| match error.downcast_ref::<NotReplaced>() {
-            Some(why) => why.error(),
-            None => error.downcast_ref(),
-        })
+        TokenError::find(&*self.0)
     }
 
     /// Why a rejected token was not replaced, if it is that: see [`error_for_rejected_token`].
     #[must_use]
     pub fn not_replaced(&self) -> Option<&NotReplaced> {
-        self.chain().find_map(|error| error.downcast_ref())
-    }
-
-    /// The error and its sources, from the outermost on.
-    fn chain(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-        let outermost: &(dyn StdError + 'static) = &*self.0;
-        iter::successors(Some(outermost), |&error| error.source())
+        chain(&*self.0).find_map(|error| error.downcast_ref())
     }
 
     /// The error as it was.

@@ -33,6 +33,7 @@ mod month;
 mod orders;
 mod origins;
 mod readme;
+mod refusals;
 mod rejection;
 mod replays;
 mod secrets;
