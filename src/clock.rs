@@ -137,7 +137,7 @@ impl Clock {
 
     /// A time that is no earlier than now, and later by about a second: from the coarse clocks,
     /// where there are any.
-    pub(crate) fn soon(&self) -> Now {
+    pub(crate) fn upper_bound(&self) -> Now {
         match self {
             Self::System => system_soon(),
             Self::Test(clock) => clock.coarse().plus(LATE),

@@ -13,7 +13,7 @@ use std::{
 
 use http::StatusCode;
 
-use crate::token::NotReplaced;
+use crate::cache::NotReplaced;
 
 /// What the layer's service fails with: the inner service's error, or a [`TokenError`].
 ///
@@ -533,7 +533,7 @@ mod tests {
         assert_eq!(class(wrapped.into()), Some(ErrorClass::Transient), "the outermost");
         let hidden = io::Error::other(io::Error::other(error.clone()));
         assert_eq!(class(hidden.into()), Some(ErrorClass::Budget), "inside two io errors");
-        let rejected = NotReplaced::new(crate::token::Reason::Failed(error));
+        let rejected = NotReplaced::new(crate::cache::Reason::Failed(error));
         assert_eq!(class(rejected.into()), Some(ErrorClass::Budget), "why it was not replaced");
         assert_eq!(class("other".into()), None);
         assert_eq!(class(NotReplaced::not_replayable().into()), None);

@@ -1,7 +1,7 @@
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use super::{readings::MAX_ESCAPES, *};
-use crate::token::random::Random;
+use crate::random::Random;
 
 fn scrub(secret: &str, text: &str) -> String {
     Scrubber::new(&ClientCredentials::new("me", secret)).scrub(text)
