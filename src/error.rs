@@ -4,25 +4,38 @@
 //! in `token::schedule`; what a server's answer means is decided in `endpoint::response`.
 
 use std::{
-    borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration, time::SystemTime,
+    borrow::Cow,
+    error::Error as StdError,
+    fmt, io, iter,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use http::StatusCode;
 
+use crate::cache::NotReplaced;
+
 /// What the layer's service fails with: the inner service's error, or a [`TokenError`].
 ///
-/// The same type as in tower's own layers. To tell the two apart, downcast:
+/// The same type as in tower's own layers. [`TokenError::find`] tells the two apart, also behind the
+/// errors of other layers and clients. The box is no [`Error`](StdError) by itself: pass its content.
 ///
 /// ```
 /// use tower_oauth2_client_credentials::{BoxError, TokenError};
 ///
 /// fn is_about_the_token(error: &BoxError) -> bool {
-///     error.downcast_ref::<TokenError>().is_some()
+///     TokenError::find(&**error).is_some()
 /// }
 /// # let error: BoxError = "connection refused".into();
 /// # assert!(!is_about_the_token(&error));
 /// ```
 pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// The most errors that are looked at behind one.
+const MAX_SOURCES: usize = 64;
+
+/// The first second of the year 10000, after 1970.
+const END_OF_HTTP_DATES: u64 = 253_402_300_800;
 
 /// The longest text of a server that an error repeats, in characters.
 const MAX_SERVER_TEXT: usize = 256;
@@ -40,6 +53,8 @@ const MAX_SERVER_TEXT: usize = 256;
 pub struct TokenError {
     inner: Arc<Inner>,
     retry_at: Option<SystemTime>,
+    /// No attempt was made for this caller.
+    is_remembered: bool,
     client: Option<Arc<str>>,
 }
 
@@ -73,7 +88,8 @@ pub enum ErrorClass {
     ///
     /// Remembered for as long as it asks (at most 15 minutes).
     Throttled,
-    /// The client was refused: `invalid_client`, `unauthorized_client`, 401 or 403.
+    /// The client was refused: `invalid_client`, `unauthorized_client`, 401, or 403 without a page
+    /// of HTML.
     ///
     /// Asked again only when the secret has changed; remembered for 30 s, doubling to 10 minutes.
     Credentials,
@@ -81,7 +97,7 @@ pub enum ErrorClass {
     /// `unsupported_grant_type`, another 4xx, a redirect. Remembered for 60 s.
     Request,
     /// The answer could not be understood: not JSON, no token, characters that no header can
-    /// carry, another token type, too large. Two attempts, then remembered for 5 s, doubling to
+    /// carry, another token type, too large, a page of HTML with 403 (a firewall's). Two attempts, then remembered for 5 s, doubling to
     /// 60 s.
     Malformed,
     /// The issuance budget is used up (see `issuance_budget`). One that a source keeps itself is
@@ -141,6 +157,7 @@ impl TokenError {
                 source: None,
             }),
             retry_at: None,
+            is_remembered: false,
             client: None,
         }
     }
@@ -170,11 +187,12 @@ impl TokenError {
         self.change(|inner| inner.advice = Some(advice))
     }
 
-    /// Adds the `error` and `error_description` of the answer (RFC 6749 section 5.2), capped and
-    /// cleared of control characters. Scrubbing them of the secret is the caller's part.
-    pub(crate) fn with_oauth_error(self, error: &str, description: Option<&str>) -> Self {
+    /// Adds the `error` and `error_description` of the answer (RFC 6749 section 5.2) or what the
+    /// server has in their place, capped and cleared of control characters. Scrubbing them of the
+    /// secret is the caller's part.
+    pub(crate) fn with_server_words(self, error: Option<&str>, description: Option<&str>) -> Self {
         self.change(|inner| {
-            inner.oauth_error = Some(server_text(error));
+            inner.oauth_error = error.map(server_text);
             inner.oauth_error_description = description.map(server_text);
         })
     }
@@ -211,6 +229,11 @@ impl TokenError {
         Self { retry_at: Some(at), ..self.clone() }
     }
 
+    /// Makes the error of a call that fails without I/O, because of a failure before it.
+    pub(crate) fn remembered_until(&self, at: SystemTime) -> Self {
+        Self { is_remembered: true, ..self.with_retry_at(at) }
+    }
+
     /// Says which client the error is of, unless it says so already.
     pub(crate) fn or_client(mut self, client: impl FnOnce() -> Arc<str>) -> Self {
         self.client.get_or_insert_with(client);
@@ -220,6 +243,36 @@ impl TokenError {
     fn change(mut self, change: impl FnOnce(&mut Inner)) -> Self {
         change(Arc::make_mut(&mut self.inner));
         self
+    }
+
+    /// Finds the error behind another: `error` itself or one of its sources, also inside an
+    /// [`io::Error`], and why a rejected token was not replaced
+    /// ([`NotReplaced`](crate::NotReplaced)).
+    ///
+    /// Clients wrap the errors of their layers. An error that does not give its cause as
+    /// [`source`](StdError::source) hides it.
+    ///
+    /// ```
+    /// use std::error::Error;
+    /// use tower_oauth2_client_credentials::{BoxError, TokenError};
+    ///
+    /// fn explain(error: &(dyn Error + 'static)) {
+    ///     match TokenError::find(error) {
+    ///         Some(error) => println!("no token, {}: {error}", error.class()),
+    ///         None => println!("the call failed: {error}"),
+    ///     }
+    /// }
+    ///
+    /// let error: BoxError = "connection refused".into();
+    /// // A `BoxError` is not an `Error` by itself; what is in it is one.
+    /// explain(&*error);
+    /// ```
+    #[must_use]
+    pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
+        chain(error).find_map(|error| match error.downcast_ref::<NotReplaced>() {
+            Some(why) => why.error(),
+            None => error.downcast_ref(),
+        })
     }
 
     /// What kind of failure it is.
@@ -258,7 +311,9 @@ impl TokenError {
         self.inner.oauth_error.as_deref()
     }
 
-    /// The server's `error_description`, at most 256 characters, scrubbed of the client's secret.
+    /// The server's `error_description`, or other words of its own: the `message` or `detail` of
+    /// other JSON, an XML fault's, a page's title, a plain text. At most 256 characters, scrubbed of
+    /// the client's secret.
     #[must_use]
     pub fn oauth_error_description(&self) -> Option<&str> {
         self.inner.oauth_error_description.as_deref()
@@ -289,7 +344,7 @@ impl TokenError {
     /// What caused it, from the outside in, as it may stand in a log line.
     #[cfg_attr(not(feature = "tracing"), allow(dead_code, reason = "for events"))]
     pub(crate) fn cause(&self) -> Option<Box<str>> {
-        let causes = std::iter::successors(self.source(), |&error| error.source());
+        let causes = iter::successors(self.source(), |&error| error.source()).take(MAX_SOURCES);
         let texts: Vec<_> = causes.map(ToString::to_string).collect();
         (!texts.is_empty()).then(|| server_text(&texts.join(": ")))
     }
@@ -309,8 +364,11 @@ impl fmt::Display for TokenError {
         if let Some(error) = &inner.oauth_error {
             write!(f, " {error}")?;
         }
-        if let Some(description) = &inner.oauth_error_description {
-            write!(f, ": {description}")?;
+        match (&inner.oauth_error_description, &inner.oauth_error) {
+            (Some(description), Some(_)) => write!(f, ": {description}")?,
+            // Without a code, a page's title would read as if it were ours.
+            (Some(description), None) => write!(f, ", it says {description:?}")?,
+            (None, _) => {}
         }
         if let Some(client) = &self.client {
             write!(f, " [client {client}]")?;
@@ -318,7 +376,12 @@ impl fmt::Display for TokenError {
         if let Some(advice) = &inner.advice {
             write!(f, " ({advice})")?;
         }
-        Ok(())
+        match self.retry_at {
+            Some(at) if self.is_remembered => {
+                write!(f, " (a remembered failure; the next attempt is due {})", ShownTime(at))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -343,7 +406,10 @@ impl fmt::Debug for TokenError {
             out.field("oauth_error_description", description);
         }
         if let Some(retry_at) = &self.retry_at {
-            out.field("retry_at", retry_at);
+            out.field("retry_at", &ShownTime(*retry_at));
+        }
+        if self.is_remembered {
+            out.field("is_remembered", &true);
         }
         if let Some(source) = &inner.source {
             out.field("source", source);
@@ -355,6 +421,44 @@ impl fmt::Debug for TokenError {
 impl StdError for TokenError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.inner.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Returns `error` and its sources, from the outermost on. The content of an [`io::Error`] is none of
+/// its sources, but what it is made of.
+pub(crate) fn chain<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    let inside = |error: &'a (dyn StdError + 'static)| {
+        let content = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        content.map(|content| content as &(dyn StdError + 'static)).or_else(|| error.source())
+    };
+    // Nobody nests errors that deep, but a source may be its own.
+    iter::successors(Some(error), move |&error| inside(error)).take(MAX_SOURCES)
+}
+
+/// A point in time as people read it, `Wed, 25 Nov 2026 17:00:00 GMT` (RFC 9110 section 5.6.7).
+#[derive(Clone, Copy)]
+pub(crate) struct ShownTime(pub(crate) SystemTime);
+
+impl fmt::Display for ShownTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Out of this range, the conversion panics.
+        let years = UNIX_EPOCH..UNIX_EPOCH + Duration::from_secs(END_OF_HTTP_DATES);
+        if years.contains(&self.0) {
+            // The fraction of a second is cut off, and the attempt is not due before it.
+            let up = self.0.checked_add(Duration::from_nanos(999_999_999));
+            let shown = up.filter(|up| years.contains(up)).unwrap_or(self.0);
+            write!(f, "at {}", httpdate::HttpDate::from(shown))
+        } else {
+            f.write_str("at a time out of range")
+        }
+    }
+}
+
+impl fmt::Debug for ShownTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -376,11 +480,76 @@ mod tests {
     #[test]
     fn a_servers_text_is_capped_and_kept_on_one_line() {
         let error = TokenError::new(ErrorClass::Request, "the token endpoint refused the request")
-            .with_oauth_error("invalid\nscope", Some(&"x".repeat(300)));
+            .with_server_words(Some("invalid\nscope"), Some(&"x".repeat(300)));
         assert_eq!(*server_text("a\u{2028}b\u{202e}c\u{2066}d"), *"a b c d");
         assert_eq!(error.oauth_error(), Some("invalid scope"));
         assert_eq!(error.oauth_error_description().map(str::len), Some(256));
         assert!(!error.to_string().contains('\n'));
+    }
+
+    #[test]
+    fn a_time_is_shown_as_one_and_none_panics() {
+        let at = |secs, nanos| UNIX_EPOCH + Duration::new(secs, nanos);
+        let shown = |at| ShownTime(at).to_string();
+        assert_eq!(shown(at(1_795_626_000, 0)), "at Wed, 25 Nov 2026 17:00:00 GMT");
+        assert_eq!(shown(at(1_795_626_000, 1)), "at Wed, 25 Nov 2026 17:00:01 GMT", "not before");
+        assert_eq!(shown(at(END_OF_HTTP_DATES - 1, 1)), "at Fri, 31 Dec 9999 23:59:59 GMT");
+        for out_of_range in [
+            at(END_OF_HTTP_DATES, 0),
+            UNIX_EPOCH - Duration::from_nanos(1),
+            UNIX_EPOCH - Duration::from_secs(1 << 40),
+            UNIX_EPOCH + Duration::from_secs(1 << 50),
+        ] {
+            assert_eq!(shown(out_of_range), "at a time out of range");
+            let error = TokenError::new(ErrorClass::Transient, "x").remembered_until(out_of_range);
+            assert!(format!("{error} {error:?}").contains("out of range"));
+        }
+    }
+
+    #[test]
+    fn a_remembered_failure_says_so_and_when_the_next_attempt_is_due() {
+        let at = UNIX_EPOCH + Duration::from_secs(1_795_626_000);
+        let error = TokenError::new(ErrorClass::Transient, "no answer came").with_retry_at(at);
+        assert_eq!(error.to_string(), "no answer came", "the attempt was made for this caller");
+        let due = "at Wed, 25 Nov 2026 17:00:00 GMT";
+        assert!(format!("{error:?}").contains(&format!("retry_at: {due}")), "{error:?}");
+        let remembered = error.remembered_until(at);
+        assert_eq!(
+            remembered.to_string(),
+            format!("no answer came (a remembered failure; the next attempt is due {due})")
+        );
+    }
+
+    /// A chain that is its own source, as a broken wrapper has it.
+    #[derive(Debug)]
+    struct Circle;
+
+    impl fmt::Display for Circle {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("circle")
+        }
+    }
+
+    impl StdError for Circle {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            Some(self)
+        }
+    }
+
+    #[test]
+    fn an_error_is_found_behind_others() {
+        let error = TokenError::new(ErrorClass::Budget, "x");
+        let wrapped = TokenError::new(ErrorClass::Transient, "outer").with_source(error.clone());
+        let class = |error: BoxError| TokenError::find(&*error).map(TokenError::class);
+        assert_eq!(class(error.clone().into()), Some(ErrorClass::Budget));
+        assert_eq!(class(wrapped.into()), Some(ErrorClass::Transient), "the outermost");
+        let hidden = io::Error::other(io::Error::other(error.clone()));
+        assert_eq!(class(hidden.into()), Some(ErrorClass::Budget), "inside two io errors");
+        let rejected = NotReplaced::new(crate::cache::Reason::Failed(error));
+        assert_eq!(class(rejected.into()), Some(ErrorClass::Budget), "why it was not replaced");
+        assert_eq!(class("other".into()), None);
+        assert_eq!(class(NotReplaced::not_replayable().into()), None);
+        assert_eq!(class(Circle.into()), None, "and comes to an end");
     }
 
     #[test]

@@ -47,11 +47,7 @@
 //! requests with that header alone. Pass responses through [`error_for_rejected_token`] first and
 //! [`strip_response`] second; the latter lets any other 401 pass with its challenge.
 
-use std::{
-    error::Error as StdError,
-    iter,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use axum_core::{
     body::Body,
@@ -65,7 +61,7 @@ use http::{
 use crate::{
     cache::{NotReplaced, TokenCache},
     clock::Clock,
-    error::{BoxError, ErrorClass, TokenError},
+    error::{BoxError, ErrorClass, TokenError, chain},
     replay::replay_by_tee,
 };
 
@@ -111,13 +107,13 @@ fn plain(status: StatusCode) -> Response {
 
 /// The error of a call to an upstream, for handlers that use `?`.
 ///
-/// Converts into the response of the [`TokenError`] in its [`source`](StdError::source) chain, if
+/// Converts into the response of the [`TokenError`] in its [`source`](std::error::Error::source) chain, if
 /// there is one. A rejected token becomes a 502 or a 503 as well (see
 /// [`error_for_rejected_token`]), and any other error a plain 502. The error is stored in the
 /// response's extensions as an `Arc<UpstreamError>`.
 ///
-/// A [`TokenError`] that does not appear in the chain is not found, for example one inside
-/// `io::Error::other` or inside an `anyhow::Error` without context.
+/// A [`TokenError`] that does not appear in the chain (see [`TokenError::find`]) is not found, for
+/// example one inside an `anyhow::Error` without context.
 #[derive(Debug)]
 pub struct UpstreamError(BoxError);
 
@@ -125,23 +121,14 @@ impl UpstreamError {
     /// Returns the [`TokenError`] in the error's source chain, if there is one.
     #[must_use]
     pub fn token_error(&self) -> Option<&TokenError> {
-        self.chain().find_map(|error| match error.downcast_ref::<NotReplaced>() {
-            Some(why) => why.error(),
-            None => error.downcast_ref(),
-        })
+        TokenError::find(&*self.0)
     }
 
     /// Returns why a rejected token was not replaced, if that is the error: see
     /// [`error_for_rejected_token`].
     #[must_use]
     pub fn not_replaced(&self) -> Option<&NotReplaced> {
-        self.chain().find_map(|error| error.downcast_ref())
-    }
-
-    /// Returns the error and its sources, outermost first.
-    fn chain(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-        let outermost: &(dyn StdError + 'static) = &*self.0;
-        iter::successors(Some(outermost), |&error| error.source())
+        chain(&*self.0).find_map(|error| error.downcast_ref())
     }
 
     /// Returns the original error.

@@ -246,10 +246,19 @@ impl FromEndpoint {
         if self.audience.is_none() {
             shared.near_miss("audience")?;
         }
+        if self.client_authentication.is_none() {
+            shared.near_miss("client_authentication")?;
+        }
         if self.ca_files.is_empty() && self.ca_pem.is_empty() {
             shared.near_miss("ca_file")?;
         }
         let request = self.token_request(shared)?;
+        let is_raw = request.dialect.sends_raw_basic();
+        if is_raw && self.client_id.as_ref().is_some_and(|id| id.contains(':')) {
+            let problem = "has a colon, which raw HTTP Basic cannot carry (RFC 7617 section 2): set \
+                           the client authentication `client_secret_basic` or `client_secret_post`";
+            return Err(shared.error_in("client_id", problem));
+        }
         let client = ClientLabel::new(shared.name.clone(), self.client_id.clone(), &request.url);
         let credentials = self.credentials_provider(shared)?;
         let host = request.url.host().unwrap_or_default();

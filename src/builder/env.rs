@@ -10,8 +10,13 @@ use super::{
 };
 use crate::cache::TokenCache;
 
+<<<<<<< HEAD
 /// The settings that have a variable, with the suffix of its name.
 const VARIABLES: [(&str, &str); 9] = [
+=======
+/// The settings that have a variable, and the end of its name.
+const VARIABLES: [(&str, &str); 10] = [
+>>>>>>> i13c
     ("token_url", "TOKEN_URL"),
     ("client_id", "CLIENT_ID"),
     ("client_secret", "CLIENT_SECRET"),
@@ -19,12 +24,18 @@ const VARIABLES: [(&str, &str); 9] = [
     ("scope", "SCOPE"),
     ("audience", "AUDIENCE"),
     ("dialect", "DIALECT"),
+    ("client_authentication", "CLIENT_AUTHENTICATION"),
     ("ca_file", "CA_FILE"),
     ("allowed_origin", "ALLOWED_ORIGINS"),
 ];
 
+<<<<<<< HEAD
 /// Suffixes used by other programs and libraries, which are easily mistaken for those above.
 const NEAR_MISSES: [(&str, &str); 14] = [
+=======
+/// Ends of names that are taken for those above, from other programs and libraries.
+const NEAR_MISSES: [(&str, &str); 21] = [
+>>>>>>> i13c
     ("token_url", "TOKEN_ENDPOINT"),
     ("token_url", "TOKEN_URI"),
     ("token_url", "URL"),
@@ -36,6 +47,14 @@ const NEAR_MISSES: [(&str, &str); 14] = [
     ("scope", "SCOPES"),
     ("audience", "AUD"),
     ("audience", "AUDIENCES"),
+    ("client_authentication", "AUTH_METHOD"),
+    ("client_authentication", "AUTHENTICATION"),
+    ("client_authentication", "CLIENT_AUTH"),
+    ("client_authentication", "CLIENT_AUTH_METHOD"),
+    ("client_authentication", "CLIENT_AUTHENTICATION_METHOD"),
+    ("client_authentication", "TOKEN_AUTH_METHOD"),
+    // RFC 7591 section 2.
+    ("client_authentication", "TOKEN_ENDPOINT_AUTH_METHOD"),
     ("ca_file", "CA_BUNDLE"),
     ("ca_file", "CA_CERT"),
     ("allowed_origin", "ALLOWED_ORIGIN"),
@@ -55,6 +74,7 @@ impl Builder {
     /// | `OAUTH_SCOPE` | [`scope`](Self::scope); several are separated by spaces |
     /// | `OAUTH_AUDIENCE` | [`audience`](Self::audience) |
     /// | `OAUTH_DIALECT` | [`dialect`](Self::dialect): `rfc6749`, `auth0`, `podero` or `dadi` |
+    /// | `OAUTH_CLIENT_AUTHENTICATION` | [`client_authentication`](Self::client_authentication): `client_secret_basic`, `client_secret_basic_raw` or `client_secret_post` |
     /// | `OAUTH_CA_FILE` | [`ca_file`](Self::ca_file) |
     /// | `OAUTH_ALLOWED_ORIGINS` | [`allowed_origin`](Self::allowed_origin); several are separated by spaces or commas |
     ///
@@ -143,6 +163,13 @@ fn with_text<T: AllowedOrigins>(
             Ok(dialect) => builder.dialect(dialect),
             Err(error) => {
                 builder.fail("dialect", error.into_problem());
+                builder
+            }
+        },
+        "client_authentication" => match value.parse() {
+            Ok(method) => builder.client_authentication(method),
+            Err(error) => {
+                builder.fail("client_authentication", error.into_problem());
                 builder
             }
         },
@@ -286,7 +313,52 @@ mod tests {
         assert!(debug.contains("allowed: []"), "{debug}");
     }
 
+<<<<<<< HEAD
     // A template with a missing value lifted the restriction that it was meant to set.
+=======
+    #[test]
+    fn the_client_authentication_comes_from_a_variable() {
+        let with = |value| and(("OAUTH_CLIENT_AUTHENTICATION", value));
+        for (value, shown) in [
+            ("client_secret_basic", "ClientSecretBasic,"),
+            ("client_secret_basic_raw", "ClientSecretBasicRaw,"),
+            ("client_secret_post", "ClientSecretPost,"),
+            ("", "ClientSecretBasic,"),
+        ] {
+            let endpoint = of::<ForEndpoint>("OAUTH", &with(value)).build().unwrap();
+            let debug = format!("{endpoint:?}");
+            assert!(debug.contains(&format!("client_authentication: {shown}")), "{debug}");
+        }
+        let post = [with("client_secret_post"), vec![("OAUTH_DIALECT", "rfc6749")]].concat();
+        let debug = format!("{:?}", of::<ForEndpoint>("OAUTH", &post).build().unwrap());
+        assert!(debug.contains("ClientSecretPost"), "the dialect's own is replaced: {debug}");
+        for wrong in ["post", "client_secret_jwt", "CLIENT_SECRET_POST", "client_secret_post "] {
+            let problem = problem(&with(wrong));
+            let said = "client_authentication (OAUTH_CLIENT_AUTHENTICATION) is ";
+            assert!(problem.starts_with(said), "{problem}");
+            assert!(problem.contains("client_secret_basic_raw, client_secret_post)"), "{problem}");
+        }
+        for near in ["OAUTH_CLIENT_AUTH", "OAUTH_TOKEN_ENDPOINT_AUTH_METHOD"] {
+            let problem = problem(&and((near, "client_secret_post")));
+            let said = format!(
+                "client_authentication (OAUTH_CLIENT_AUTHENTICATION) is not set (is {near},"
+            );
+            assert!(problem.starts_with(&said), "{problem}");
+        }
+    }
+
+    #[test]
+    fn raw_basic_with_a_colon_in_the_id_does_not_build() {
+        let raw = ("OAUTH_CLIENT_AUTHENTICATION", "client_secret_basic_raw");
+        let problem = problem(&[and(("OAUTH_CLIENT_ID", "m:e")), vec![raw]].concat());
+        let said = "client_id (OAUTH_CLIENT_ID) has a colon, which raw HTTP Basic cannot carry";
+        assert!(problem.starts_with(said), "{problem}");
+        assert!(from("OAUTH", &and(("OAUTH_CLIENT_ID", "m:e"))).build().is_ok(), "encoded");
+        assert!(from("OAUTH", &and(raw)).build().is_ok(), "no colon");
+    }
+
+    // A template whose value was missing lifted the rule that it was to set.
+>>>>>>> i13c
     #[test]
     fn allowed_origins_that_are_blank_or_wrong_are_an_error_that_names_the_variable() {
         for (list, said) in [

@@ -2,10 +2,7 @@
 //! state's numbers stand for. [`Core`] translates between the two; it is used under the lock of
 //! [`Driver`](super::driver::Driver).
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     budget::Budget,
@@ -18,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::Now,
-    error::{ErrorClass, TokenError},
+    error::{ErrorClass, ShownTime, TokenError},
     random::Random,
     telemetry,
     token::issued::IssuedToken,
@@ -81,7 +78,7 @@ pub(crate) enum Reason {
     /// The server has no other token than the rejected one.
     SameToken,
     /// Forced renewals have not helped lately; the next may be forced then.
-    Cooldown { until: SystemTime },
+    Cooldown { until: ShownTime },
     /// The newer token was rejected as well.
     ReplayRejected,
     /// The renewal failed, or is not tried again yet.
@@ -289,7 +286,7 @@ impl Core {
                 None => Reason::SameToken,
             },
             state::Answer::Refuse(Refusal::Cooldown { until }) => {
-                Reason::Cooldown { until: time(until) }
+                Reason::Cooldown { until: ShownTime(time(until)) }
             }
             state::Answer::Refuse(Refusal::ReplayRejected) => Reason::ReplayRejected,
             state::Answer::Refuse(refusal @ (Refusal::Failed { .. } | Refusal::Budget { .. })) => {
@@ -313,7 +310,7 @@ impl Core {
                 .with_retry_at(now.plus(wait).system_time())
             }
             Refusal::Failed { until } => match (&self.remembered, until) {
-                (Some(error), Some(until)) => error.with_retry_at(until.system_time()),
+                (Some(error), Some(until)) => error.remembered_until(until.system_time()),
                 (Some(error), None) => error.clone(),
                 (None, _) => interrupted("the last renewal failed"),
             },

@@ -139,7 +139,7 @@ impl NotReplaced {
     #[must_use]
     pub fn retry_at(&self) -> Option<SystemTime> {
         match &self.why {
-            Why::Stands(Reason::Cooldown { until }) => Some(*until),
+            Why::Stands(Reason::Cooldown { until }) => Some(until.0),
             Why::Stands(Reason::Failed(error)) => error.retry_at(),
             _ => None,
         }
@@ -160,8 +160,8 @@ impl fmt::Display for NotReplaced {
             Why::Stands(Reason::SameToken) => {
                 f.write_str("the authorization server has no newer token")
             }
-            Why::Stands(Reason::Cooldown { .. }) => {
-                f.write_str("newer tokens were rejected as well, so none is asked for now")
+            Why::Stands(Reason::Cooldown { until }) => {
+                write!(f, "newer tokens were rejected as well, so the next is asked for {until}")
             }
             Why::Stands(Reason::ReplayRejected) => {
                 f.write_str("the newer token was rejected as well")

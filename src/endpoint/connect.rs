@@ -1,8 +1,29 @@
 //! Advice where no answer came: what can be told from the error, and from the environment.
 
-use std::{error::Error as StdError, ffi::OsString, iter};
+use std::ffi::OsString;
 
-use crate::error::BoxError;
+use crate::error::{BoxError, chain};
+
+/// The words of rustls, OpenSSL and Schannel for bytes that are no TLS record: an HTTP server answers
+/// 400 in plain text.
+const NOT_TLS: [&str; 5] = [
+    "InvalidContentType",
+    "wrong version number",
+    "packet length too long",
+    "record overflow",
+    "http request",
+];
+
+/// The words of rustls, OpenSSL and macOS for a certificate whose issuer is not trusted.
+const UNKNOWN_CA: [&str; 6] = [
+    "UnknownIssuer",
+    // Of another CA with the same name.
+    "invalid peer certificate: BadSignature",
+    "self-signed certificate",
+    "self signed certificate",
+    "unable to get local issuer certificate",
+    "certificate is not trusted",
+];
 
 /// Returns the variable that names a proxy for token requests, for a transport that uses none. Its
 /// value may have a password in it.
@@ -23,13 +44,20 @@ pub(crate) fn unused_proxy(
 
 /// Returns what to look at, if that can be told.
 pub(super) fn advice(error: &BoxError, unused_proxy: Option<&'static str>) -> Option<String> {
-    let first: &(dyn StdError + 'static) = &**error;
-    let mut chain = iter::successors(Some(first), |&error| error.source());
-    // rustls' words for bytes that are no TLS record; an HTTP server answers 400 in plain text.
-    if chain.any(|error| error.to_string().contains("InvalidContentType")) {
+    let texts: Vec<_> = chain(&**error).map(ToString::to_string).collect();
+    let says = |words: &[&str]| texts.iter().any(|text| words.iter().any(|w| text.contains(w)));
+    if says(&NOT_TLS) {
         return Some(
             "what answers there does not speak TLS: is it the port of plain HTTP, or must the URL \
              begin with http://?"
+                .into(),
+        );
+    }
+    if says(&UNKNOWN_CA) {
+        return Some(
+            "no CA that is trusted here has signed the server's certificate: if it is one of your \
+             own, add it with `Builder::ca_file` (`OAUTH_CA_FILE`) or `ca_pem`; a transport of your \
+             own has its own setting"
                 .into(),
         );
     }
@@ -43,6 +71,7 @@ pub(super) fn advice(error: &BoxError, unused_proxy: Option<&'static str>) -> Op
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{ErrorClass, TokenError};
 
     #[test]
     fn a_proxy_that_is_set_and_not_used_is_found_by_the_urls_scheme() {
@@ -66,5 +95,23 @@ mod tests {
         assert_eq!(advice(&error, None), None);
         let said = advice(&error, Some("HTTPS_PROXY")).unwrap();
         assert!(said.starts_with("HTTPS_PROXY is set, and the default transport"), "{said}");
+    }
+
+    #[test]
+    fn tls_failures_of_every_transport_say_what_to_look_at() {
+        for (text, said) in [
+            ("received corrupt message of type InvalidContentType", "does not speak TLS"),
+            ("error:0A00010B:SSL routines::wrong version number", "does not speak TLS"),
+            ("invalid peer certificate: UnknownIssuer", "`Builder::ca_file` (`OAUTH_CA_FILE`)"),
+            ("invalid peer certificate: BadSignature", "`Builder::ca_file`"),
+            ("unable to get local issuer certificate", "`Builder::ca_file` (`OAUTH_CA_FILE`)"),
+            ("certificate verify failed: self-signed certificate", "`Builder::ca_file`"),
+        ] {
+            // As hyper-util has it: behind two errors, the inner one in an `io::Error`.
+            let inner = std::io::Error::other(std::io::Error::other(text));
+            let error = TokenError::new(ErrorClass::Transient, "connect").with_source(inner);
+            let advice = advice(&error.into(), Some("HTTPS_PROXY")).unwrap();
+            assert!(advice.contains(said), "{text}: {advice}");
+        }
     }
 }

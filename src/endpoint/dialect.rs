@@ -270,6 +270,11 @@ impl Dialect {
         self.needs_audience.then_some(&*self.audience)
     }
 
+    /// Returns `true` if id and secret go into HTTP Basic as they are.
+    pub(crate) fn sends_raw_basic(&self) -> bool {
+        self.client_authentication == ClientAuthentication::ClientSecretBasicRaw
+    }
+
     pub(crate) fn fixed_headers(&self) -> &[(HeaderName, HeaderValue)] {
         &self.headers.0
     }

@@ -56,6 +56,13 @@ impl<'a> Object<'a> {
         (kind(value) != "null").then_some(*value)
     }
 
+    /// Returns the first member called `name` in upper or lower case, unless it is null.
+    pub(super) fn first_like(&self, name: &str) -> Option<&'a RawValue> {
+        let is_it = |(member, _): &&(String, _)| member.eq_ignore_ascii_case(name);
+        let (_, value) = self.members.iter().find(is_it)?;
+        (kind(value) != "null").then_some(*value)
+    }
+
     /// The value at `path`: a member's name, or a JSON pointer (RFC 6901) if it begins with `/`.
     /// Null and a path that leads nowhere are `None`.
     ///

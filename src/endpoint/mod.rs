@@ -29,13 +29,16 @@
 //! - Client authentication by assertion (`private_key_jwt`) or mTLS, DPoP, discovery.
 //! - Other token types than Bearer.
 
+mod advice;
 mod body;
 mod client_authentication;
 mod client_label;
+mod complaint;
 pub(crate) mod connect;
 pub(crate) mod dialect;
 mod encode;
 mod json;
+mod markup;
 #[cfg(feature = "rustls")]
 mod metered;
 mod outcome;

@@ -6,79 +6,25 @@
 
 use std::time::SystemTime;
 
-use http::{
-    HeaderMap, StatusCode,
-    header::{LOCATION, WWW_AUTHENTICATE},
-    response::Parts,
-};
-use serde_json::value::RawValue;
+use http::{StatusCode, response::Parts};
+use zeroize::Zeroizing;
 
 use super::{
-    client_authentication::ClientAuthentication,
-    dialect::BodyEncoding,
-    encode::BasicEncoding,
-    encode::has_reserved,
-    json::{Object, kind, string},
+    advice::{self, Refusal},
+    complaint::Complaint,
+    json::{Object, string},
+    markup::{self, Markup},
     response::Asked,
     retry_after::retry_after,
     scrub::Scrubber,
-    url::presentable,
 };
-use crate::error::{ErrorClass, TokenError, server_text};
+use crate::error::{ErrorClass, TokenError};
 
-/// What a server says about a failure.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Complaint {
-    code: Option<String>,
-    description: Option<String>,
-}
-
-impl Complaint {
-    /// The complaint in a body, if it is JSON with an `error`: a code (RFC 6749 section 5.2), or
-    /// an object around one as Google and others have it.
-    pub(super) fn in_body(body: &[u8]) -> Option<Self> {
-        // Latin-1 in a description must not hide the code beside it.
-        let body = String::from_utf8_lossy(body);
-        let object = Object::parse_leniently(body.as_bytes())?;
-        let error = object.first("error")?;
-        let text = |object: &Object<'_>, name| object.first(name).and_then(words);
-        let description =
-            || text(&object, "error_description").or_else(|| text(&object, "message"));
-        match kind(error) {
-            "a string" => {
-                let code = words(error)?;
-                Some(Self { code: Some(code), description: description() })
-            }
-            "an object" => {
-                let inner = Object::parse_leniently(error.get().as_bytes())?;
-                Some(Self {
-                    code: text(&inner, "code").or_else(|| text(&inner, "status")),
-                    description: text(&inner, "message").or_else(description),
-                })
-            }
-            // No error, as some write it; null and "" are taken care of above.
-            _ if matches!(error.get(), "false" | "0" | "[]") => None,
-            _ => Some(Self { code: None, description: description() }),
-        }
-    }
-
-    /// The complaint of a refusal. DADI has it in the challenge; others have but a `message`.
-    fn of_refusal(parts: &Parts, body: &[u8]) -> Self {
-        Self::in_body(body).or_else(|| Self::in_challenge(&parts.headers)).unwrap_or_else(|| {
-            let body = String::from_utf8_lossy(body);
-            let object = Object::parse_leniently(body.as_bytes());
-            let description = object.and_then(|object| object.first("message").and_then(words));
-            Self { code: None, description }
-        })
-    }
-
-    fn in_challenge(headers: &HeaderMap) -> Option<Self> {
-        headers.get_all(WWW_AUTHENTICATE).iter().find_map(|challenge| {
-            let challenge = challenge.to_str().ok()?;
-            let code = parameter(challenge, "error")?;
-            Some(Self { code: Some(code), description: parameter(challenge, "error_description") })
-        })
-    }
+/// Returns `true` if the body of a success says that there is no token. GitHub and others refuse
+/// with 200 and an `error`, Lark and WeChat with 200 and a code of their own.
+pub(super) fn is_refusal_with_success(body: &[u8], asked: &Asked<'_>) -> bool {
+    let access_token = &asked.request.dialect.access_token;
+    Complaint::in_body(body).is_some() || Complaint::in_place_of_token(body, access_token).is_some()
 }
 
 /// The failure that an answer without a token is.
@@ -101,28 +47,60 @@ pub(super) fn refused(
         (by_status, _) => known.map_or_else(|| class_of(by_status), |(_, class)| class),
     };
 
-    let scrubber = Scrubber::new(asked.credentials);
-    let mut error = TokenError::new(class, message(class, status)).with_status(status);
-    let description = complaint.description.map(|text| scrubber.scrub(&text));
-    let mut said = None;
-    match (known, complaint.code, description) {
-        // A code we know is no echo: a secret such as "client" must not spoil it.
-        (Some((code, _)), _, text) => error = error.with_oauth_error(code, text.as_deref()),
-        (None, Some(code), text) => {
-            error = error.with_oauth_error(&scrubber.scrub(&code), text.as_deref());
-        }
-        (None, None, text) => said = text,
-    }
+    let is_page = matches!(markup::read(&String::from_utf8_lossy(body)), Some(Markup::Html { .. }));
+    // A firewall's page says nothing about the client.
+    let is_foreign = status == StatusCode::FORBIDDEN && is_page && known.is_none();
+    let class = if is_foreign { ErrorClass::Malformed } else { class };
+    let message = match is_foreign {
+        true => "the token endpoint answered with a page of HTML",
+        false => message(class, status),
+    };
+
+    let scrubber = scrubber(body, asked);
+    let mut error = TokenError::new(class, message).with_status(status);
+    // A code we know is no echo: a secret such as "client" must not spoil it.
+    let code = match (known, &complaint.code) {
+        (Some((code, _)), _) => Some(code.to_owned()),
+        (None, code) => code.as_ref().map(|code| scrubber.scrub(code)),
+    };
+    let said = complaint.description.map(|text| scrubber.scrub(&text));
+    error = error.with_server_words(code.as_deref(), said.as_deref());
     if let Some(delay) = delay {
         error = error.with_retry_after(delay);
     }
-    let code = known.map(|(code, _)| code);
-    let advice = advice(parts, class, code, asked, &scrubber)
-        .or_else(|| Some(format!("it says {:?}", server_text(&said?))));
-    match advice {
+    let refusal = Refusal {
+        parts,
+        class,
+        code: known.map(|(code, _)| code),
+        has_error: complaint.code.is_some_and(|code| is_oauth_code(&code)),
+        said: said.as_deref().unwrap_or_default(),
+        is_foreign,
+        is_empty: body.is_empty(),
+    };
+    match advice::of(&refusal, asked, &scrubber) {
         Some(advice) => error.with_advice(advice),
         None => error,
     }
+}
+
+/// Knows the secret, and the token that some servers send along with an `error`.
+fn scrubber(body: &[u8], asked: &Asked<'_>) -> Scrubber {
+    let mut scrubber = Scrubber::new(asked.credentials);
+    let body = String::from_utf8_lossy(body);
+    if let Some(token) = token_in(&body, &asked.request.dialect.access_token) {
+        scrubber.add(token.as_bytes());
+    }
+    scrubber
+}
+
+fn token_in(body: &str, access_token: &str) -> Option<Zeroizing<String>> {
+    let value = Object::parse_leniently(body.as_bytes())?.at(access_token).ok()??;
+    string(value).map(Zeroizing::new)
+}
+
+/// Whether a code is one of OAuth's, and not the name of a status or a gateway's number.
+fn is_oauth_code(code: &str) -> bool {
+    known_code(code).is_some() || code.starts_with("invalid_")
 }
 
 /// The codes of RFC 6749 section 5.2 and its relatives, and the class of each.
@@ -165,171 +143,5 @@ fn message(class: ErrorClass, status: StatusCode) -> &'static str {
         ErrorClass::Malformed => "the token endpoint answered without a token",
         _ if status.is_redirection() => "the token endpoint answered with a redirect",
         _ => "the token endpoint refused the request",
-    }
-}
-
-/// What the reader can do about it, where that can be told.
-fn advice(
-    parts: &Parts,
-    class: ErrorClass,
-    code: Option<&str>,
-    asked: &Asked<'_>,
-    scrubber: &Scrubber,
-) -> Option<String> {
-    let dialect = &asked.request.dialect;
-    let status = parts.status.as_u16();
-    if parts.status.is_redirection() {
-        return redirect_advice(parts, asked, scrubber);
-    }
-    if code == Some("unsupported_grant_type") || status == 415 {
-        let (sent, other) = match dialect.body {
-            BodyEncoding::Form => ("a form", "BodyEncoding::Json"),
-            BodyEncoding::Json => ("JSON", "BodyEncoding::Form"),
-        };
-        return Some(format!(
-            "the body was {sent}; if the endpoint reads only the other, set \
-             `Dialect::body({other})`"
-        ));
-    }
-    if class == ErrorClass::Credentials
-        && let Some(encoding) = dialect.client_authentication.basic_encoding()
-        && (has_reserved(asked.credentials.id()) || has_reserved(asked.credentials.expose_secret()))
-    {
-        let (sent, other) = match encoding {
-            BasicEncoding::PercentEncoded => {
-                ("percent-encoded", ClientAuthentication::ClientSecretBasicRaw)
-            }
-            BasicEncoding::Raw => ("as they are", ClientAuthentication::ClientSecretBasic),
-        };
-        return Some(format!(
-            "the id or the secret has reserved characters, which went into HTTP Basic {sent}; if \
-             they are right, try the client authentication `{other}`"
-        ));
-    }
-    match status {
-        404 => Some(
-            "is the path of the token URL right? Some servers want a slash at its end, some want \
-             none"
-                .into(),
-        ),
-        405 => Some(
-            "nothing takes POST at the token URL: is its path right, and the slash at its end?"
-                .into(),
-        ),
-        _ => None,
-    }
-}
-
-fn redirect_advice(parts: &Parts, asked: &Asked<'_>, scrubber: &Scrubber) -> Option<String> {
-    let location = parts.headers.get(LOCATION)?;
-    let location = presentable(&String::from_utf8_lossy(location.as_bytes()));
-    let path = match location.split_once("://") {
-        Some((_, rest)) => rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/"),
-        None => &location,
-    };
-    // Django and others: the secret would go out again, by GET after a 301.
-    let slash_missing = path.strip_suffix('/') == Some(asked.request.url.path());
-    let what_to_do = if slash_missing {
-        "add the trailing slash to the token URL"
-    } else {
-        "set the token URL to where the endpoint is, with or without a trailing slash"
-    };
-    let location = server_text(&scrubber.scrub(&location));
-    Some(format!("it redirects to {location}, and the secret follows no redirect: {what_to_do}"))
-}
-
-/// A text that is not empty.
-fn words(value: &RawValue) -> Option<String> {
-    string(value).filter(|text| !text.trim().is_empty())
-}
-
-/// The value of an auth-param (RFC 9110 section 11.2) of any challenge in `challenge`, read past
-/// the commas that servers forget or have too many of.
-fn parameter(challenge: &str, name: &str) -> Option<String> {
-    let mut rest = challenge;
-    while let Some((before, after)) = rest.split_once('=') {
-        let named = before.trim_end().rsplit([' ', '\t', ',']).next().unwrap_or_default();
-        let after = after.trim_start();
-        let (value, next) = match after.strip_prefix('"') {
-            Some(quoted) => unquote(quoted),
-            None => {
-                let end = after.find([' ', '\t', ',']).unwrap_or(after.len());
-                let (token, next) = after.split_at_checked(end).unwrap_or((after, ""));
-                (token.to_owned(), next)
-            }
-        };
-        if named.eq_ignore_ascii_case(name) {
-            return Some(value).filter(|value| !value.is_empty());
-        }
-        rest = next;
-    }
-    None
-}
-
-/// What stands before the closing quote, and what stands behind it.
-fn unquote(quoted: &str) -> (String, &str) {
-    let mut value = String::new();
-    let mut chars = quoted.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '"' => break,
-            '\\' => value.extend(chars.next()),
-            c => value.push(c),
-        }
-    }
-    (value, chars.as_str())
-}
-
-#[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::*;
-
-    #[test]
-    fn a_challenge_is_read_past_its_commas() {
-        for (challenge, code, description) in [
-            // DADI's has a comma too many.
-            (
-                r#"Bearer, error="invalid_credentials", error_description="Invalid credentials""#,
-                Some("invalid_credentials"),
-                Some("Invalid credentials"),
-            ),
-            (r#"bearer error=invalid_client scope="a=b""#, Some("invalid_client"), None),
-            (r#"Basic realm="error=x, \"y\"",error = "z""#, Some("z"), None),
-            (r#"Basic realm="api""#, None, None),
-            (r#"Bearer, error="#, None, None),
-            (r#"Bearer error="unclosed"#, Some("unclosed"), None),
-            ("Basic", None, None),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-            let complaint = Complaint::in_challenge(&headers);
-            let expected = code.map(|code| Complaint {
-                code: Some(code.into()),
-                description: description.map(Into::into),
-            });
-            assert_eq!(complaint, expected, "{challenge}");
-        }
-    }
-
-    #[test]
-    fn an_error_in_a_body_is_a_code_or_an_object_around_one() {
-        let read = |body: &str| {
-            Complaint::in_body(body.as_bytes())
-                .map(|c| (c.code.unwrap_or_default(), c.description.unwrap_or_default()))
-        };
-        let found = |code: &str, text: &str| Some((code.to_owned(), text.to_owned()));
-        assert_eq!(read(r#"{"error":"a","error_description":"b"}"#), found("a", "b"));
-        assert_eq!(read(r#"{"error":"a","message":"b"}"#), found("a", "b"));
-        assert_eq!(read(r#"{"error":{"code":7,"status":"a","message":"b"}}"#), found("a", "b"));
-        assert_eq!(read(r#"{"error":true,"message":"b"}"#), found("", "b"));
-        assert_eq!(read("\u{feff}{\"error\":\"a\",\"error\":\"b\"}"), found("a", ""));
-        let latin1 = b"{\"error\":\"invalid_client\",\"error_description\":\"refus\xe9\"}";
-        let complaint = Complaint::in_body(latin1).unwrap();
-        assert_eq!(complaint.code.as_deref(), Some("invalid_client"));
-        for none in [r#"{"error":null}"#, r#"{"error":""}"#, r#"{"error":false}"#, "{}", "<a>"] {
-            assert_eq!(read(none), None, "{none}");
-        }
     }
 }

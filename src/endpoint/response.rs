@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{
     json::{Duplicate, Object, kind, number, string},
-    refusal::{self, Complaint},
+    refusal,
     request::TokenRequest,
     scrub::Scrubber,
 };
@@ -49,8 +49,7 @@ pub(super) fn read(
     now: SystemTime,
 ) -> Result<TokenResponse, TokenError> {
     let succeeded = matches!(parts.status, StatusCode::OK | StatusCode::CREATED);
-    // GitHub and others refuse with 200 and an `error`.
-    if !succeeded || Complaint::in_body(body).is_some() {
+    if !succeeded || refusal::is_refusal_with_success(body, asked) {
         return Err(refusal::refused(parts, body, asked, now));
     }
     success(body, asked, now).map_err(|error| error.with_status(parts.status))
@@ -144,7 +143,7 @@ fn no_token(answer: &Object<'_>, name: &str) -> TokenError {
         Some(other) => error.with_advice(format!(
             "it has `{other}`: if that is the token, set `Dialect::access_token_field`"
         )),
-        None => error,
+        None => error.with_advice("is the path of the token URL right?"),
     }
 }
 
@@ -448,7 +447,7 @@ mod tests {
              Invalid credentials supplied"
         );
         let error = refused(422, &[], r#"{"message":"no such thing"}"#);
-        assert!(error.to_string().ends_with(r#": 422 (it says "no such thing")"#), "{error}");
+        assert!(error.to_string().ends_with(r#": 422, it says "no such thing""#), "{error}");
     }
 
     #[test]

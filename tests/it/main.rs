@@ -39,6 +39,7 @@ mod origins;
 mod outage;
 mod provider;
 mod readme;
+mod refusals;
 mod rejection;
 mod replays;
 mod revocations;

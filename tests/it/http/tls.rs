@@ -107,6 +107,7 @@ async fn a_certificate_of_another_ca_is_refused_and_the_error_says_why() {
         }
         assert!(causes.starts_with("no answer came from the token endpoint [client "), "{causes}");
         assert!(causes.contains("invalid peer certificate: "), "{causes}");
+        assert!(causes.contains("`Builder::ca_file` (`OAUTH_CA_FILE`)"), "{causes}");
         assert_eq!((server.requests(), api.calls()), (0, 0), "nothing was sent");
     })
     .await;
