@@ -10,13 +10,8 @@ use super::{
 };
 use crate::cache::TokenCache;
 
-<<<<<<< HEAD
 /// The settings that have a variable, with the suffix of its name.
-const VARIABLES: [(&str, &str); 9] = [
-=======
-/// The settings that have a variable, and the end of its name.
 const VARIABLES: [(&str, &str); 10] = [
->>>>>>> i13c
     ("token_url", "TOKEN_URL"),
     ("client_id", "CLIENT_ID"),
     ("client_secret", "CLIENT_SECRET"),
@@ -29,13 +24,8 @@ const VARIABLES: [(&str, &str); 10] = [
     ("allowed_origin", "ALLOWED_ORIGINS"),
 ];
 
-<<<<<<< HEAD
 /// Suffixes used by other programs and libraries, which are easily mistaken for those above.
-const NEAR_MISSES: [(&str, &str); 14] = [
-=======
-/// Ends of names that are taken for those above, from other programs and libraries.
 const NEAR_MISSES: [(&str, &str); 21] = [
->>>>>>> i13c
     ("token_url", "TOKEN_ENDPOINT"),
     ("token_url", "TOKEN_URI"),
     ("token_url", "URL"),
@@ -313,9 +303,6 @@ mod tests {
         assert!(debug.contains("allowed: []"), "{debug}");
     }
 
-<<<<<<< HEAD
-    // A template with a missing value lifted the restriction that it was meant to set.
-=======
     #[test]
     fn the_client_authentication_comes_from_a_variable() {
         let with = |value| and(("OAUTH_CLIENT_AUTHENTICATION", value));
@@ -357,8 +344,7 @@ mod tests {
         assert!(from("OAUTH", &and(raw)).build().is_ok(), "no colon");
     }
 
-    // A template whose value was missing lifted the rule that it was to set.
->>>>>>> i13c
+    // A template with a missing value lifted the restriction that it was meant to set.
     #[test]
     fn allowed_origins_that_are_blank_or_wrong_are_an_error_that_names_the_variable() {
         for (list, said) in [
