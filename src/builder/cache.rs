@@ -51,6 +51,31 @@ impl<T: HasCache, S: MakesCache> Builder<T, S> {
         self
     }
 
+    /// Starts with a token that was fetched earlier, for example one that another process stored.
+    /// Without it, the first request fetches one.
+    ///
+    /// The lifetime of `response` counts from now, so pass what is left of it. A token without a
+    /// lifetime (`expires_in` of zero) is ignored. An API that rejects the token has it renewed like
+    /// any other. The token does not count as issued.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use std::time::Duration;
+    /// use tower_oauth2_client_credentials::{TokenCache, TokenResponse, source_fn};
+    ///
+    /// let stored = TokenResponse::bearer("stored")?.expires_in(Duration::from_secs(1800));
+    /// let source = source_fn(|_| async { TokenResponse::bearer("fetched") });
+    /// let cache = TokenCache::builder_from(source).initial_token(stored).build()?;
+    ///
+    /// assert_eq!(cache.token().await?.expose_secret(), "stored");
+    /// assert_eq!(cache.issued(), 0);
+    /// # Ok::<(), tower_oauth2_client_credentials::BoxError>(()) }).unwrap();
+    /// ```
+    pub fn initial_token(mut self, response: crate::TokenResponse) -> Self {
+        self.shared.settings.initial_token = Some(response);
+        self
+    }
+
     /// Renews the token on a timer as well, once a first token has been fetched. By default, only
     /// requests trigger renewals, so that an idle client uses no quota.
     pub fn keep_warm(mut self) -> Self {

@@ -112,7 +112,7 @@ impl Core {
             renewal_timeout: settings.renewal_timeout,
         };
         let budget = settings.budget.map(|(tokens, per)| Budget::new(tokens, per));
-        Self {
+        let mut core = Self {
             state: State::new(limits, budget),
             newest: None,
             former: None,
@@ -121,7 +121,14 @@ impl Core {
             last_error: None,
             random: settings.seed.map_or_else(Random::new, Random::seeded),
             told: telemetry::Told::default(),
+        };
+        if let Some(response) = settings.initial_token.clone() {
+            let now = settings.clock.now();
+            let seed = core.random.next();
+            core.state.adopt(response.lifetime(), seed, now);
+            core.store(Some(response));
         }
+        core
     }
 
     /// Passes `event` to the state and stores what it says. The flag is set if the epoch has to

@@ -2,8 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::clock::Clock;
-use crate::token::schedule::{ATTEMPT_TIMEOUT, DEFAULT_LIFETIME, RENEWAL_TIMEOUT};
+use crate::{
+    clock::Clock,
+    token::{
+        TokenResponse,
+        schedule::{ATTEMPT_TIMEOUT, DEFAULT_LIFETIME, RENEWAL_TIMEOUT},
+    },
+};
 
 /// The settings of a cache.
 #[derive(Debug)]
@@ -15,6 +20,8 @@ pub(crate) struct Settings {
     /// no quota.
     pub(crate) keep_warm: bool,
     pub(crate) seed: Option<u64>,
+    /// The token to start with.
+    pub(crate) initial_token: Option<TokenResponse>,
     /// For one attempt of a renewal.
     pub(crate) attempt_timeout: Duration,
     /// For a renewal in all.
@@ -31,6 +38,7 @@ impl Default for Settings {
             budget: None,
             keep_warm: false,
             seed: None,
+            initial_token: None,
             attempt_timeout: ATTEMPT_TIMEOUT,
             renewal_timeout: RENEWAL_TIMEOUT,
             client: None,

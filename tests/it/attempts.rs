@@ -185,3 +185,29 @@ async fn while_no_renewal_is_made_every_call_falls_back_to_the_former_token() {
         pass(secs(1)).await;
     }
 }
+
+/// Pins the stored token that is used past its end, or is not replaced after a 401.
+#[tokio::test(start_paused = true)]
+async fn an_initial_token_is_used_renewed_and_replaced_like_any_other() {
+    let provider = Provider::new();
+    let stored = |provider: &Provider| {
+        let (text, lifetime) = provider.stored();
+        TokenResponse::bearer(text).unwrap().expires_in(lifetime)
+    };
+    let client = |provider: &Provider| {
+        let builder = provider.builder().initial_token(stored(provider));
+        builder.build().unwrap().layer(crate::provider::Api(provider.clone()))
+    };
+    let used = client(&provider);
+    assert_eq!(answer(&used, "/").await.unwrap(), StatusCode::OK);
+    assert_eq!(provider.asked(), 0);
+    pass(secs(3300)).await;
+    assert_eq!(answer(&used, "/").await.unwrap(), StatusCode::OK);
+    settle().await;
+    assert_eq!(provider.asked(), 1, "in its soft window");
+
+    let rejected = client(&provider);
+    provider.revoke_all();
+    assert_eq!(answer(&rejected, "/").await.unwrap(), StatusCode::OK);
+    assert_eq!(provider.asked(), 2);
+}

@@ -158,6 +158,11 @@ impl Provider {
         self.books().tokens.iter_mut().for_each(|token| token.is_revoked = true);
     }
 
+    /// A token that was issued to somebody else, and its lifetime.
+    pub(crate) fn stored(&self) -> (String, Duration) {
+        self.books().issue(self.clock.elapsed())
+    }
+
     /// The newest alone.
     pub(crate) fn revoke_newest(&self) {
         self.books().tokens.iter_mut().last().unwrap().is_revoked = true;

@@ -55,6 +55,15 @@ impl State {
         }
     }
 
+    /// Starts with a token that was issued earlier, and is good for `lifetime` from `now` on.
+    pub(crate) fn adopt(&mut self, lifetime: Lifetime, seed: u64, now: Now) {
+        let default = self.limits.default_lifetime;
+        let schedule = Schedule::new(now, lifetime, default, &mut Random::seeded(seed));
+        if !schedule.is_uncacheable() {
+            self.succeed(schedule, false, now);
+        }
+    }
+
     fn publish(
         &mut self,
         issued: Issued,
