@@ -6,8 +6,8 @@ use tower_layer::Layer;
 
 use crate::{
     cache::{Driver, TokenCache},
-    mode::{self, NeverReplay, Replay},
-    rules::Rules,
+    policy::Policy,
+    replay::mode::{self, NeverReplay, Replay},
     service::OAuthClientCredentials,
 };
 
@@ -41,7 +41,7 @@ use crate::{
 /// ```
 pub struct OAuthClientCredentialsLayer<M = Replay> {
     driver: Arc<Driver>,
-    rules: Arc<Rules>,
+    policy: Arc<Policy>,
     mode: PhantomData<fn() -> M>,
 }
 
@@ -54,11 +54,11 @@ impl OAuthClientCredentialsLayer {
     /// [`Builder::from_cache`](crate::Builder::from_cache).
     #[must_use]
     pub fn from_cache(cache: TokenCache) -> Self {
-        Self::with_rules(&cache, Rules::default())
+        Self::with_policy(&cache, Policy::default())
     }
 
-    pub(crate) fn with_rules(cache: &TokenCache, rules: Rules) -> Self {
-        Self { driver: Arc::clone(cache.driver()), rules: Arc::new(rules), mode: PhantomData }
+    pub(crate) fn with_policy(cache: &TokenCache, policy: Policy) -> Self {
+        Self { driver: Arc::clone(cache.driver()), policy: Arc::new(policy), mode: PhantomData }
     }
 
     /// Turns off replays: a 401 is returned to the caller unchanged. The token that it rejects is
@@ -68,7 +68,7 @@ impl OAuthClientCredentialsLayer {
     /// request costs more than an occasional 401.
     #[must_use]
     pub fn never_replay(self) -> OAuthClientCredentialsLayer<NeverReplay> {
-        OAuthClientCredentialsLayer { driver: self.driver, rules: self.rules, mode: PhantomData }
+        OAuthClientCredentialsLayer { driver: self.driver, policy: self.policy, mode: PhantomData }
     }
 }
 
@@ -88,13 +88,17 @@ impl<S: Clone, M> Layer<S> for OAuthClientCredentialsLayer<M> {
     type Service = OAuthClientCredentials<S, M>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        OAuthClientCredentials::new(inner, Arc::clone(&self.driver), Arc::clone(&self.rules))
+        OAuthClientCredentials::new(inner, Arc::clone(&self.driver), Arc::clone(&self.policy))
     }
 }
 
 impl<M> Clone for OAuthClientCredentialsLayer<M> {
     fn clone(&self) -> Self {
-        Self { driver: Arc::clone(&self.driver), rules: Arc::clone(&self.rules), mode: PhantomData }
+        Self {
+            driver: Arc::clone(&self.driver),
+            policy: Arc::clone(&self.policy),
+            mode: PhantomData,
+        }
     }
 }
 
@@ -102,7 +106,7 @@ impl<M> fmt::Debug for OAuthClientCredentialsLayer<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OAuthClientCredentialsLayer")
             .field("cache", &self.driver)
-            .field("rules", &self.rules)
+            .field("policy", &self.policy)
             .field("mode", &mode::name::<M>())
             .finish()
     }

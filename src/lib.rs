@@ -163,28 +163,18 @@
     feature = "tonic"
 ))]
 pub mod adapter;
-#[cfg(any(doc, doctest))]
-#[doc = include_str!("../ARCHITECTURE.md")]
-pub mod architecture {}
 pub mod builder;
 pub mod cache;
-mod challenge;
 mod clock;
-mod config_error;
 pub mod credentials;
-mod discard;
 pub mod endpoint;
 mod error;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod layer;
-#[cfg(any(doc, doctest))]
-pub mod layer_order;
-mod mode;
-mod origin;
+mod policy;
 mod random;
-#[cfg(any(doc, doctest))]
-pub mod recipes;
 mod replay;
-mod rules;
 mod service;
 mod sync;
 mod telemetry;
@@ -201,13 +191,13 @@ mod readme {}
 pub use self::{
     builder::base::Builder,
     cache::{handle::TokenCache, replacement::NotReplaced},
-    config_error::ConfigError,
     endpoint::dialect::Dialect,
+    error::config::ConfigError,
     error::{BoxError, ErrorClass, TokenError},
     layer::OAuthClientCredentialsLayer,
-    mode::{Mode, NeverReplay, Replay},
-    origin::{Origin, OriginError},
+    policy::origin::{Origin, OriginError},
     replay::ReplayBody,
+    replay::mode::{Mode, NeverReplay, Replay},
     service::{OAuthClientCredentials, future::ResponseFuture},
     token::{
         issued::AccessToken,

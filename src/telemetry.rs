@@ -29,8 +29,8 @@ use http::Uri;
 
 use crate::{
     cache::{NotReplaced, Outcome, Reason, RejectAction, Sending},
-    challenge::{Evidence, Verdict},
     error::TokenError,
+    policy::challenge::{Evidence, Verdict},
     token::{Attempt, Trigger},
 };
 

@@ -74,8 +74,8 @@ use super::hops::Hops;
 use crate::{
     endpoint::{Transport, TransportRequestBody, TransportResponseBody},
     error::BoxError,
+    policy::Redirected,
     replay::{ReplayBody, TeeHandle, keep_stream},
-    rules::Redirected,
     token::BoxFuture,
 };
 

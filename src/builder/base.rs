@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     cache::{Settings, TokenCache},
-    config_error::{ConfigError, shown},
+    error::config::{ConfigError, shown},
     token::TokenSource,
 };
 

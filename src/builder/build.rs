@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     cache::TokenCache,
-    config_error::ConfigError,
     endpoint::TokenEndpoint,
+    error::config::ConfigError,
     error::{ErrorClass, TokenError},
     layer::OAuthClientCredentialsLayer,
     token::{TokenResponse, TokenSource, source_fn},
@@ -23,11 +23,11 @@ impl<S: sealed::Source> Builder<ForLayer, S> {
     /// Returns the first setting that is wrong or missing.
     pub fn build(mut self) -> Result<OAuthClientCredentialsLayer, ConfigError> {
         self.shared.first_error()?;
-        if !self.target.rules.origins.names_any() {
+        if !self.target.policy.origins.names_any() {
             self.shared.near_miss("allowed_origin")?;
         }
         let cache = self.source.into_cache(self.shared)?;
-        Ok(OAuthClientCredentialsLayer::with_rules(&cache, self.target.rules))
+        Ok(OAuthClientCredentialsLayer::with_policy(&cache, self.target.policy))
     }
 }
 

@@ -14,7 +14,6 @@ use super::{
 #[cfg(feature = "rustls")]
 use crate::endpoint::RustlsTransport;
 use crate::{
-    config_error::{ConfigError, shown},
     credentials::{ClientCredentials, CredentialsProvider, SecretFile, id_problem, secret_problem},
     endpoint::{
         ClientAuthentication, ClientLabel, Dialect, TokenEndpoint, TokenRequest, TowerTransport,
@@ -22,7 +21,8 @@ use crate::{
         url::{self, Insecure},
     },
     error::BoxError,
-    origin,
+    error::config::{ConfigError, shown},
+    policy::origin,
 };
 
 /// Headers that are determined by other settings or by the connection.

@@ -8,7 +8,7 @@ use super::{
     base::Builder,
     target::{ForLayer, sealed},
 };
-use crate::rules::{Existing, Test};
+use crate::policy::{Existing, RejectionPredicate};
 
 /// # Layer settings
 impl<S: sealed::Source> Builder<ForLayer, S> {
@@ -21,7 +21,7 @@ impl<S: sealed::Source> Builder<ForLayer, S> {
     /// redirect layer wraps this one.
     pub fn allowed_origin(mut self, origin: impl AsRef<str>) -> Self {
         match origin.as_ref().parse() {
-            Ok(origin) => self.target.rules.origins.allow(origin),
+            Ok(origin) => self.target.policy.origins.allow(origin),
             Err(error) => self.fail("allowed_origin", format!("is wrong: {error}")),
         }
         self
@@ -45,21 +45,21 @@ impl<S: sealed::Source> Builder<ForLayer, S> {
 
     /// Sends requests to origins that are not allowed without the token, instead of failing.
     pub fn pass_other_origins_without_token(mut self) -> Self {
-        self.target.rules.origins.pass_others_without_token();
+        self.target.policy.origins.pass_others_without_token();
         self
     }
 
     /// Lets plain `http` requests to other machines carry the token if no allowed origins are set.
     /// Every machine on the path can then read and use the token.
     pub fn dangerously_allow_plain_http(mut self) -> Self {
-        self.target.rules.origins.allow_plain_http();
+        self.target.policy.origins.allow_plain_http();
         self
     }
 
     /// Replaces an `Authorization` header that is already present. By default, such a request is
     /// sent unchanged, and its response is not examined.
     pub fn replace_authorization(mut self) -> Self {
-        self.target.rules.existing = Existing::Replace;
+        self.target.policy.existing = Existing::Replace;
         self
     }
 
@@ -67,7 +67,7 @@ impl<S: sealed::Source> Builder<ForLayer, S> {
     /// OAuth Toolkit do). In most APIs a 403 means that a valid token lacks permission, so this is
     /// off by default.
     pub fn forbidden_means_rejected(mut self) -> Self {
-        self.target.rules.challenges = self.target.rules.challenges.forbidden_is_stale();
+        self.target.policy.challenges = self.target.policy.challenges.forbidden_is_stale();
         self
     }
 
@@ -78,7 +78,7 @@ impl<S: sealed::Source> Builder<ForLayer, S> {
     /// DPoP or another proof-of-possession scheme. gRPC's `UNAUTHENTICATED` in the response headers
     /// is a rejection as well.
     pub fn rejected_when(mut self, test: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
-        self.target.rules.test = Some(Test(Arc::new(test)));
+        self.target.policy.test = Some(RejectionPredicate(Arc::new(test)));
         self
     }
 
@@ -86,7 +86,7 @@ impl<S: sealed::Source> Builder<ForLayer, S> {
     /// be replayed. Default: 65,536. A longer body is sent as usual, but not replayed. Bodies that
     /// are cheap to clone are kept regardless of their size.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
-        self.target.rules.replay_limit = bytes;
+        self.target.policy.replay_limit = bytes;
         self
     }
 }

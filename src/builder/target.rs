@@ -12,7 +12,7 @@ use crate::{
     cache::TokenCache,
     credentials::CredentialsProvider,
     endpoint::{ClientAuthentication, Dialect, Headers, Transport, url},
-    rules::Rules,
+    policy::Policy,
     token::TokenSource,
 };
 
@@ -20,7 +20,7 @@ use crate::{
 /// [`OAuthClientCredentialsLayer`](crate::OAuthClientCredentialsLayer).
 #[derive(Debug, Default)]
 pub struct ForLayer {
-    pub(super) rules: Rules,
+    pub(super) policy: Policy,
 }
 
 /// The target of a [`Builder`](crate::Builder) that builds a [`TokenCache`](crate::TokenCache): see
@@ -80,7 +80,7 @@ pub(crate) mod sealed {
     use std::sync::Arc;
 
     use super::{ForCache, ForEndpoint, ForLayer, FromCache, FromEndpoint, FromSource};
-    use crate::{builder::base::Shared, cache::TokenCache, config_error::ConfigError};
+    use crate::{builder::base::Shared, cache::TokenCache, error::config::ConfigError};
 
     pub trait Target {}
 

@@ -176,7 +176,7 @@ fn every_kind_of_client_takes_the_settings_that_it_has() {
             .replace_authorization()
             .forbidden_means_rejected()
             .rejected_when(|_| false)
-            .replay_limit(crate::rules::REPLAY_LIMIT)
+            .replay_limit(crate::policy::REPLAY_LIMIT)
     }
     fn of_cache<T: HasCache, S: MakesCache>(builder: Builder<T, S>) -> Builder<T, S> {
         builder

@@ -30,9 +30,9 @@ use super::{
     state::{self, Call, Event, FlightId, Rejected, Sending, Which},
 };
 use crate::{
-    challenge::Evidence,
     clock::{Clock, Now},
     error::TokenError,
+    policy::challenge::Evidence,
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},

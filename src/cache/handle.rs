@@ -20,7 +20,7 @@ use super::{
     state::{Call, Rejected, Sending},
     waiting::Acquiring,
 };
-use crate::challenge::Evidence;
+use crate::policy::challenge::Evidence;
 use crate::{error::TokenError, token::issued::AccessToken, token::source::TokenSource};
 
 /// One access token, fetched from a [`TokenSource`] when it is needed, renewed before it expires,

@@ -20,9 +20,9 @@ use super::{
     renewal::RenewalGuard,
 };
 use crate::{
-    challenge::Evidence,
     clock::{Clock, Now, ReadClock},
     error::{ErrorClass, TokenError},
+    policy::challenge::Evidence,
     token::{Attempt, BoxFuture, TokenResponse, TokenSource},
 };
 

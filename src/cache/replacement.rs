@@ -17,8 +17,8 @@ use super::{
     waiting::Replacing,
 };
 use crate::{
-    challenge::Evidence,
     error::{ErrorClass, TokenError},
+    policy::challenge::Evidence,
     token::issued::AccessToken,
 };
 

@@ -17,7 +17,7 @@ use super::{
     renewal::in_runtime,
     state::Call,
 };
-use crate::{challenge::Evidence, error::TokenError, timer, token::issued::IssuedToken};
+use crate::{error::TokenError, policy::challenge::Evidence, timer, token::issued::IssuedToken};
 
 /// Waits until there is a token that may go out.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 use std::{fmt, str::FromStr};
 
 use super::encode::BasicEncoding;
-use crate::config_error::{ConfigError, shown};
+use crate::error::config::{ConfigError, shown};
 
 /// The place of the client's id and secret in a token request: one, never both, which oidc-provider
 /// and oxide-auth refuse.

@@ -8,7 +8,7 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use http::{HeaderName, HeaderValue};
 
 use super::{ClientAuthentication, preset};
-use crate::config_error::{ConfigError, shown};
+use crate::error::config::{ConfigError, shown};
 
 type Preset = (&'static str, fn() -> Dialect);
 

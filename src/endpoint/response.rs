@@ -15,8 +15,8 @@ use super::{
     scrub::Scrubber,
 };
 use crate::{
-    config_error::shown,
     credentials::ClientCredentials,
+    error::config::shown,
     error::{ErrorClass, TokenError, server_text},
     token::{TokenResponse, jwt},
 };

@@ -4,7 +4,7 @@
 
 use http::{Uri, uri::Scheme};
 
-use crate::{config_error::shown, origin::is_loopback};
+use crate::{error::config::shown, policy::origin::is_loopback};
 
 /// How careful to be about the token URL's scheme.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,11 +1,13 @@
 //! Keeps requests and their bodies, so that they can be sent again.
 //!
 //! This module defines the [`ReplayBody`] trait and implements it. `request` combines the body with
-//! the request's `head`, `tee` copies a stream as it is sent, and `again` is the stream that is
+//! the request's `head`, `tee` copies a stream as it is sent, and `replayed` is the stream that is
 //! sent the second time. The layer decides whether a request is replayed.
 
-mod again;
+pub(crate) mod drain;
 mod head;
+pub(crate) mod mode;
+mod replayed;
 mod request;
 mod tee;
 

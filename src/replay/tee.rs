@@ -23,7 +23,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use super::again::Replay;
+use super::replayed::Replayed;
 
 /// The maximum allocation for bytes that are announced but not received yet.
 const FIRST_PIECE: usize = 16 * 1024;
@@ -45,7 +45,7 @@ pub struct TeeHandle<B> {
 
 /// The slot in which the tee leaves the replay for the handle. Empty if there is no replay, or not
 /// yet.
-type Shared<B> = Arc<Mutex<Option<Replay<B>>>>;
+type Shared<B> = Arc<Mutex<Option<Replayed<B>>>>;
 
 /// The bytes that have passed so far.
 struct Buffer {
@@ -105,7 +105,7 @@ pub(crate) fn tee<B: Body<Data = Bytes>>(body: B, limit: usize) -> (Tee<B>, TeeH
 }
 
 impl<B> Tee<B> {
-    fn hand_over(&self, replay: Replay<B>) {
+    fn hand_over(&self, replay: Replayed<B>) {
         let mut slot = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(replay);
     }
@@ -173,9 +173,9 @@ impl<B> TeeHandle<B> {
     /// Returns the body for a second request, if the original was read to its end within the limit,
     /// or was dropped. Returns `None` while the original is still being read, so call this as late
     /// as possible.
-    pub(crate) fn replay(self) -> Option<Replay<B>> {
+    pub(crate) fn replay(self) -> Option<Replayed<B>> {
         match self.shared {
-            None => Some(Replay::empty()),
+            None => Some(Replayed::empty()),
             Some(shared) => shared.lock().unwrap_or_else(PoisonError::into_inner).take(),
         }
     }
@@ -230,10 +230,10 @@ impl Buffer {
         self.copied.extend_from_slice(data);
     }
 
-    fn followed_by<B>(self, rest: Option<B>) -> Replay<B> {
+    fn followed_by<B>(self, rest: Option<B>) -> Replayed<B> {
         let Self { whole, copied, trailers, announced, limit: _ } = self;
         let kept = if copied.is_empty() { whole } else { Bytes::from(copied) };
-        Replay { kept, rest, trailers, announced }
+        Replayed { kept, rest, trailers, announced }
     }
 }
 
@@ -248,7 +248,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::{
-        super::again::{hint, less},
+        super::replayed::{hint, less},
         *,
     };
 

@@ -22,10 +22,10 @@ use super::{
     pending::{Pending, Resolved},
 };
 use crate::{
-    challenge::{Evidence, Verdict},
     error::{BoxError, ErrorClass, TokenError},
-    mode::{Mode, Replay},
-    rules::{self, Rules},
+    policy::challenge::{Evidence, Verdict},
+    policy::{self, Policy},
+    replay::mode::{Mode, Replay},
     telemetry,
 };
 
@@ -115,7 +115,7 @@ where
     fn needs_attention(&self, polled: &Poll<Result<Response<R>, BoxError>>) -> bool {
         match (self, polled) {
             (Self::Sent { tag, .. }, Poll::Ready(Ok(response))) => {
-                !(tag.expects_nothing() && Rules::surely_accepts(response))
+                !(tag.expects_nothing() && Policy::accepts_fast(response))
             }
             (Self::Sent { .. }, _) => false,
             _ => true,
@@ -211,8 +211,8 @@ pub(crate) fn judge<S, R, K>(
     mut response: Response<R>,
     kept: &mut Option<K>,
 ) -> Result<Response<R>, (Response<R>, Evidence)> {
-    let mut verdict = handle.rules.judge(&response);
-    if let Some(test) = &handle.rules.test {
+    let mut verdict = handle.policy.judge(&response);
+    if let Some(test) = &handle.policy.test {
         (response, verdict) = test.judge(response, verdict);
     }
     let evidence = match verdict {
@@ -227,11 +227,11 @@ pub(crate) fn judge<S, R, K>(
         }
         Verdict::Rejected(evidence) => evidence,
     };
-    if rules::is_from_elsewhere(&response) {
+    if policy::is_from_elsewhere(&response) {
         telemetry::not_a_rejection(tag.generation(), Verdict::Neutral);
         return Ok(response);
     }
-    if rules::may_have_had_effect(&response) {
+    if policy::may_have_had_effect(&response) {
         *kept = None;
     }
     Err((response, evidence))

@@ -6,7 +6,7 @@ use super::header::TokenHeader;
 use crate::{
     cache::{Cached, Driver},
     error::{ErrorClass, TokenError},
-    rules::Rules,
+    policy::Policy,
     sync::{Mutex, lock},
 };
 
@@ -14,7 +14,7 @@ use crate::{
 /// of it.
 pub(crate) struct Handle<S> {
     pub(crate) driver: Arc<Driver>,
-    pub(crate) rules: Arc<Rules>,
+    pub(crate) policy: Arc<Policy>,
     /// Cloned for each call that is not made by the service itself.
     template: Mutex<S>,
     /// The copy that any of the services with this handle has validated or replaced last.
@@ -24,12 +24,12 @@ pub(crate) struct Handle<S> {
 impl<S: Clone> Handle<S> {
     pub(super) fn new(
         driver: Arc<Driver>,
-        rules: Arc<Rules>,
+        policy: Arc<Policy>,
         template: S,
         latest: Cached<TokenHeader>,
     ) -> Arc<Self> {
         let (template, latest) = (Mutex::new(template), Mutex::new(latest));
-        Arc::new(Self { driver, rules, template, latest })
+        Arc::new(Self { driver, policy, template, latest })
     }
 
     /// Returns a clone of the inner service that has yet to be made ready.

@@ -5,7 +5,7 @@ use http::HeaderValue;
 
 use crate::{
     cache::{Detach, Granted, Sending},
-    rules::Rules,
+    policy::Policy,
     token::{IssuedToken, unshared},
 };
 
@@ -21,8 +21,8 @@ impl TokenHeader {
         Self { tag: Tag::NONE, value: HeaderValue::from_static("") }
     }
 
-    pub(super) fn new(granted: &Granted, rules: &Rules) -> Self {
-        let tag = Tag::first(granted.snapshot.generation, rules);
+    pub(super) fn new(granted: &Granted, policy: &Policy) -> Self {
+        let tag = Tag::first(granted.snapshot.generation, policy);
         Self {
             tag: if granted.watched { tag.watched() } else { tag },
             value: granted.snapshot.header.clone(),
@@ -48,13 +48,13 @@ impl Tag {
     const REPLAY: u64 = 2;
     const TESTED: u64 = 4;
 
-    fn first(generation: u64, rules: &Rules) -> Self {
-        let tested = if rules.test.is_some() { Self::TESTED } else { 0 };
+    fn first(generation: u64, policy: &Policy) -> Self {
+        let tested = if policy.test.is_some() { Self::TESTED } else { 0 };
         Self(generation << 3 | tested)
     }
 
-    pub(crate) fn of(snapshot: &IssuedToken, sending: Sending, rules: &Rules) -> Self {
-        let tag = Self::first(snapshot.generation, rules);
+    pub(crate) fn of(snapshot: &IssuedToken, sending: Sending, policy: &Policy) -> Self {
+        let tag = Self::first(snapshot.generation, policy);
         match sending {
             Sending::First => tag.watched(),
             Sending::Replay => Self(tag.0 | Self::WATCHED | Self::REPLAY),

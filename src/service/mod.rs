@@ -24,9 +24,9 @@ use tower_service::Service;
 use crate::{
     cache::{Acquiring, Answer, Cached, Driver, Refreshed, TokenCache, in_runtime},
     error::{BoxError, TokenError},
-    mode::{self, Mode, Replay},
-    origin::Admission,
-    rules::{Existing, Rules},
+    policy::origin::Admission,
+    policy::{Existing, Policy},
+    replay::mode::{self, Mode, Replay},
 };
 
 use self::{
@@ -83,9 +83,9 @@ enum Alternative {
 }
 
 impl<S: Clone, M> OAuthClientCredentials<S, M> {
-    pub(crate) fn new(inner: S, driver: Arc<Driver>, rules: Arc<Rules>) -> Self {
+    pub(crate) fn new(inner: S, driver: Arc<Driver>, policy: Arc<Policy>) -> Self {
         let cached = Cached::none(TokenHeader::none());
-        let handle = Handle::new(driver, rules, inner.clone(), cached.clone());
+        let handle = Handle::new(driver, policy, inner.clone(), cached.clone());
         Self { inner, handle, cached, mode: PhantomData }
     }
 
@@ -125,14 +125,14 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let is_ready = self.handle.rules.origins.surely_admit(request.uri())
+        let is_ready = self.handle.policy.origins.admits_fast(request.uri())
             && self.cached.is_current_fast(&self.handle.driver);
         if !is_ready && let Err(alternative) = self.prepare(request.uri(), request.headers()) {
             return self.call_alternative(request, alternative);
         }
         let TokenHeader { tag, ref value } = *self.cached.value();
         // First kept, then changed: a copy of the map would have no room for one more header.
-        let kept = M::keep(&mut request, self.handle.rules.replay_limit);
+        let kept = M::keep(&mut request, self.handle.policy.replay_limit);
         match request.headers_mut().try_append(AUTHORIZATION, value.clone()) {
             Ok(false) => {}
             appended => {
@@ -151,8 +151,8 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
     /// it is available at once.
     #[cold]
     fn prepare(&mut self, uri: &Uri, headers: &HeaderMap) -> Result<(), Alternative> {
-        let origins = &self.handle.rules.origins;
-        if !origins.surely_admit(uri) {
+        let origins = &self.handle.policy.origins;
+        if !origins.admits_fast(uri) {
             match origins.admit(uri) {
                 Admission::Attach => {}
                 Admission::Without => return Err(Alternative::PassThrough),
@@ -185,7 +185,7 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         let (answer, epoch) = driver.acquire(now);
         match answer {
             Answer::Use(granted) => {
-                let header = TokenHeader::new(&granted, &self.handle.rules);
+                let header = TokenHeader::new(&granted, &self.handle.policy);
                 let answer = Cached::new(header, epoch, granted.until, now);
                 self.cached.replace(answer, &self.handle.latest);
                 Ok(())
@@ -199,14 +199,14 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
 
     /// Leaves the handle that is shared with other services for one of its own.
     fn own_handle(&mut self) {
-        let (driver, rules) = (Arc::clone(&self.handle.driver), Arc::clone(&self.handle.rules));
+        let (driver, policy) = (Arc::clone(&self.handle.driver), Arc::clone(&self.handle.policy));
         let template = self.handle.fresh_inner();
-        self.handle = Handle::new(driver, rules, template, self.cached.clone());
+        self.handle = Handle::new(driver, policy, template, self.cached.clone());
     }
 
     /// Returns `true` if `headers` have an `Authorization` that stays.
     fn keeps_own(&self, headers: &HeaderMap) -> bool {
-        self.handle.rules.existing == Existing::Keep && headers.contains_key(AUTHORIZATION)
+        self.handle.policy.existing == Existing::Keep && headers.contains_key(AUTHORIZATION)
     }
 
     /// Handles a request that had an `Authorization` of its own, to which the token's was appended,
@@ -218,7 +218,7 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         appended: Result<bool, MaxSizeReached>,
     ) -> Result<(), Alternative> {
         let value = self.cached.value().value.clone();
-        match self.handle.rules.existing {
+        match self.handle.policy.existing {
             Existing::Replace => {
                 // First removed: a map that is full has room for it then, too.
                 headers.remove(AUTHORIZATION);
@@ -297,7 +297,7 @@ impl<S: fmt::Debug, M> fmt::Debug for OAuthClientCredentials<S, M> {
         f.debug_struct("OAuthClientCredentials")
             .field("inner", &self.inner)
             .field("cache", &self.handle.driver)
-            .field("rules", &self.handle.rules)
+            .field("policy", &self.handle.policy)
             .field("mode", &mode::name::<M>())
             .finish()
     }

@@ -20,9 +20,9 @@ use super::{
 };
 use crate::{
     cache::{Acquiring, Call, Driver, NotReplaced, RejectAction, Rejected, Replacing, Sending},
-    challenge::Evidence,
     error::{BoxError, TokenError},
-    mode::Mode,
+    policy::challenge::Evidence,
+    replay::mode::Mode,
     token::IssuedToken,
 };
 
@@ -259,7 +259,7 @@ where
                     };
                     let sending = this.call.sending();
                     let keep = this.call.may_be_sent_twice();
-                    let tag = Tag::of(snapshot, sending, &handle.rules);
+                    let tag = Tag::of(snapshot, sending, &handle.policy);
                     let call = send::<_, _, _, M>(service, handle, request, snapshot, keep);
                     *inner = None;
                     match (call, sending) {
@@ -394,7 +394,7 @@ where
     S: Service<Request<B>>,
     M: Mode<B, R>,
 {
-    let kept = if keep { M::keep(&mut request, handle.rules.replay_limit) } else { None };
+    let kept = if keep { M::keep(&mut request, handle.policy.replay_limit) } else { None };
     match request.headers_mut().try_insert(AUTHORIZATION, snapshot.header.clone()) {
         Ok(_) => Ok((service.call(request), kept)),
         Err(_) => Err(too_many_headers()),

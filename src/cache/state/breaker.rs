@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use crate::challenge::Evidence;
+use crate::policy::challenge::Evidence;
 
 /// How long a forced token that some requests used and none was rejected with stays on probation.
 /// (Where no request can be replayed, no replay can show a cure.)

@@ -14,7 +14,7 @@ use super::{
     Answer, Call, Effects, Event, Failed, FlightId, Issued, Landed, Limits, Phase, Refusal,
     Rejected, SameAs, Sending, State, Which,
 };
-use crate::challenge::Evidence;
+use crate::policy::challenge::Evidence;
 use crate::{clock::Now, error::ErrorClass, token::source::Lifetime};
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -69,9 +69,9 @@ pub(crate) use self::{
 };
 use super::budget::{Budget, Purpose};
 use crate::{
-    challenge::Evidence,
     clock::Now,
     error::ErrorClass,
+    policy::challenge::Evidence,
     token::{Schedule, Trigger},
 };
 

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{Answer, InFlight, Launch, Phase, Refusal, State, Token, Trigger, Usable, Which};
-use crate::{challenge::Evidence, clock::Now, token::IssuedToken};
+use crate::{clock::Now, policy::challenge::Evidence, token::IssuedToken};
 
 /// A newest token that is rejected within so long a time may only be too new for the API.
 const SETTLING: Duration = Duration::from_secs(120);

@@ -34,14 +34,14 @@ pub(crate) enum Evidence {
 
 /// Which responses count as a rejection of the token.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Rules {
+pub(crate) struct ChallengePolicy {
     forbidden: bool,
 }
 
 /// Where gRPC puts its status when there is nothing but a status ("Trailers-Only").
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-impl Rules {
+impl ChallengePolicy {
     /// Reads 403 as it does 401: the views of django-oauth-toolkit answer so to an expired token.
     /// Elsewhere 403 is what a valid token of too little scope gets, so it is off by default.
     #[must_use]
@@ -52,11 +52,7 @@ impl Rules {
 
     /// At a glance: it accepts the token, and there is nothing more to it. `false` says nothing.
     #[inline]
-    pub(crate) fn surely_accepts(
-        status: StatusCode,
-        version: Version,
-        headers: &HeaderMap,
-    ) -> bool {
+    pub(crate) fn accepts_fast(status: StatusCode, version: Version, headers: &HeaderMap) -> bool {
         let status = status.as_u16();
         // gRPC needs HTTP/2, so HTTP/1.1 does not pay for the look-up.
         status <= 400
@@ -251,7 +247,7 @@ mod tests {
         for line in lines {
             headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_bytes(line).unwrap());
         }
-        Rules::default().judge(StatusCode::UNAUTHORIZED, Version::HTTP_11, &headers)
+        ChallengePolicy::default().judge(StatusCode::UNAUTHORIZED, Version::HTTP_11, &headers)
     }
 
     #[test]
@@ -369,10 +365,10 @@ mod tests {
     #[test]
     fn only_a_401_is_a_rejection_unless_403_is_asked_for() {
         let mut headers = HeaderMap::new();
-        let judge = |status: u16, headers: &HeaderMap, rules: Rules| {
+        let judge = |status: u16, headers: &HeaderMap, rules: ChallengePolicy| {
             rules.judge(StatusCode::from_u16(status).unwrap(), Version::HTTP_11, headers)
         };
-        let default = Rules::default();
+        let default = ChallengePolicy::default();
         let strict = default.forbidden_is_stale();
         for (status, verdict) in [
             (101, Accepted),
@@ -409,7 +405,7 @@ mod tests {
         let judge = |grpc_status: &'static str, status: StatusCode, version: Version| {
             let mut headers = HeaderMap::new();
             headers.insert("grpc-status", HeaderValue::from_static(grpc_status));
-            Rules::default().judge(status, version, &headers)
+            ChallengePolicy::default().judge(status, version, &headers)
         };
         assert_eq!(judge("16", StatusCode::OK, Version::HTTP_2), WEAK);
         assert_eq!(judge("16", StatusCode::OK, Version::HTTP_3), WEAK);
@@ -419,7 +415,10 @@ mod tests {
             assert_eq!(judge(other, StatusCode::OK, Version::HTTP_2), Accepted, "{other}");
         }
         let none = HeaderMap::new();
-        assert_eq!(Rules::default().judge(StatusCode::OK, Version::HTTP_2, &none), Accepted);
+        assert_eq!(
+            ChallengePolicy::default().judge(StatusCode::OK, Version::HTTP_2, &none),
+            Accepted
+        );
     }
 
     #[test]

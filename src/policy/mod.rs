@@ -1,24 +1,28 @@
 //! The policy of a layer: which origins receive the token, which responses reject it, and how much
 //! of a request is kept.
 
+pub(crate) mod challenge;
+pub(crate) mod origin;
+mod origin_value;
+
 use std::{fmt, sync::Arc};
 
 use http::{Response, response::Parts};
 
-use crate::{
-    challenge::{self, Evidence, Verdict},
-    origin::OriginRules,
+use self::{
+    challenge::{Evidence, Verdict},
+    origin::OriginPolicy,
 };
 
 /// The default of [`Builder::replay_limit`](crate::Builder::replay_limit), in bytes.
 pub(crate) const REPLAY_LIMIT: usize = 64 * 1024;
 
 #[derive(Clone, Debug)]
-pub(crate) struct Rules {
-    pub(crate) origins: OriginRules,
+pub(crate) struct Policy {
+    pub(crate) origins: OriginPolicy,
     pub(crate) existing: Existing,
-    pub(crate) challenges: challenge::Rules,
-    pub(crate) test: Option<Test>,
+    pub(crate) challenges: challenge::ChallengePolicy,
+    pub(crate) test: Option<RejectionPredicate>,
     pub(crate) replay_limit: usize,
 }
 
@@ -32,7 +36,7 @@ pub(crate) enum Existing {
 
 /// A user's predicate that decides whether a response rejects the token.
 #[derive(Clone)]
-pub(crate) struct Test(pub(crate) Arc<dyn Fn(&Parts) -> bool + Send + Sync>);
+pub(crate) struct RejectionPredicate(pub(crate) Arc<dyn Fn(&Parts) -> bool + Send + Sync>);
 
 /// A response extension set by adapters whose client follows redirects itself. The layer looks for
 /// it only after a rejection.
@@ -46,19 +50,19 @@ pub(crate) enum Redirected {
     AfterEffect,
 }
 
-impl Default for Rules {
+impl Default for Policy {
     fn default() -> Self {
         Self {
-            origins: OriginRules::default(),
+            origins: OriginPolicy::default(),
             existing: Existing::Keep,
-            challenges: challenge::Rules::default(),
+            challenges: challenge::ChallengePolicy::default(),
             test: None,
             replay_limit: REPLAY_LIMIT,
         }
     }
 }
 
-impl Rules {
+impl Policy {
     /// Returns the verdict of `response` on the token that its request carried.
     pub(crate) fn judge<R>(&self, response: &Response<R>) -> Verdict {
         self.challenges.judge(response.status(), response.version(), response.headers())
@@ -67,8 +71,12 @@ impl Rules {
     /// Returns `true` if `response` surely accepts the token. This is the fast path: `false` means
     /// that [`judge`](Self::judge) must decide. The user's predicate is not called.
     #[inline]
-    pub(crate) fn surely_accepts<R>(response: &Response<R>) -> bool {
-        challenge::Rules::surely_accepts(response.status(), response.version(), response.headers())
+    pub(crate) fn accepts_fast<R>(response: &Response<R>) -> bool {
+        challenge::ChallengePolicy::accepts_fast(
+            response.status(),
+            response.version(),
+            response.headers(),
+        )
     }
 }
 
@@ -98,7 +106,7 @@ pub(crate) fn may_have_had_effect<R>(response: &Response<R>) -> bool {
     false
 }
 
-impl Test {
+impl RejectionPredicate {
     /// Returns the verdict according to the user's predicate. `verdict` is the verdict without it.
     #[cold]
     pub(crate) fn judge<R>(
@@ -117,9 +125,9 @@ impl Test {
     }
 }
 
-impl fmt::Debug for Test {
+impl fmt::Debug for RejectionPredicate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Test")
+        f.write_str("RejectionPredicate")
     }
 }
 
@@ -144,7 +152,7 @@ mod tests {
             (false, WEAK, Accepted),
             (false, STRONG, Accepted),
         ] {
-            let test = Test(Arc::new(move |_| rejects));
+            let test = RejectionPredicate(Arc::new(move |_| rejects));
             let (_, judged) = test.judge(Response::new(()), without);
             assert_eq!(judged, verdict, "{rejects} {without:?}");
         }

@@ -7,7 +7,7 @@ use http::Request;
 use http_body::Body;
 
 use crate::{
-    discard::Discard,
+    replay::drain::Discard,
     replay::{KeptRequest, ReplayBody},
 };
 

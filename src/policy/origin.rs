@@ -7,20 +7,18 @@
 //! Host names are compared as text and never resolved. A name that points to a loopback address is
 //! therefore not loopback, and a name with a trailing dot is a different name, as in browsers.
 
-mod value;
-
 use std::net::Ipv4Addr;
 
 use http::Uri;
 
-use self::value::{Scheme, ipv6};
+use super::origin_value::{Scheme, ipv6};
 use crate::error::{ErrorClass, TokenError, server_text};
 
-pub use self::value::{Origin, OriginError};
+pub use super::origin_value::{Origin, OriginError};
 
 /// The origins that may receive the token.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct OriginRules {
+pub(crate) struct OriginPolicy {
     allowed: Vec<Origin>,
     /// The authorities of the https origins, in their usual spelling.
     usual: Vec<Box<str>>,
@@ -39,7 +37,7 @@ pub(crate) enum Admission {
     Refuse(TokenError),
 }
 
-impl OriginRules {
+impl OriginPolicy {
     /// Adds an allowed origin. Once there is one, no other origin receives the token. Adding an
     /// `http` origin allows plain HTTP to it.
     pub(crate) fn allow(&mut self, origin: Origin) {
@@ -73,7 +71,7 @@ impl OriginRules {
     /// https, to an allowed origin in its usual spelling. `false` means that [`admit`](Self::admit)
     /// must decide.
     #[inline]
-    pub(crate) fn surely_admit(&self, uri: &Uri) -> bool {
+    pub(crate) fn admits_fast(&self, uri: &Uri) -> bool {
         uri.scheme_str() == Some("https")
             && (self.allowed.is_empty()
                 || uri.authority().is_some_and(|authority| {
@@ -165,17 +163,17 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn rules(allowed: &[&str]) -> OriginRules {
-        let mut rules = OriginRules::default();
+    fn rules(allowed: &[&str]) -> OriginPolicy {
+        let mut rules = OriginPolicy::default();
         for origin in allowed {
             rules.allow(origin.parse().unwrap());
         }
         rules
     }
 
-    fn attaches(rules: &OriginRules, text: &str) -> bool {
+    fn attaches(rules: &OriginPolicy, text: &str) -> bool {
         let attaches = matches!(rules.admit(&uri(text)), Admission::Attach);
-        assert!(attaches || !rules.surely_admit(&uri(text)), "{text} is not sure at all");
+        assert!(attaches || !rules.admits_fast(&uri(text)), "{text} is not sure at all");
         attaches
     }
 
@@ -262,14 +260,14 @@ mod tests {
     #[test]
     fn the_usual_ways_to_write_an_origin_are_seen_at_a_glance() {
         let any = rules(&[]);
-        assert!(any.surely_admit(&uri("https://api.example.com/v1")));
-        assert!(!any.surely_admit(&uri("http://localhost/v1")), "is looked at closely");
+        assert!(any.admits_fast(&uri("https://api.example.com/v1")));
+        assert!(!any.admits_fast(&uri("http://localhost/v1")), "is looked at closely");
 
         let listed = rules(&["http://a.example", "https://b.example", "https://[0:0::1]:8443"]);
-        assert!(listed.surely_admit(&uri("https://b.example/v1")));
-        assert!(listed.surely_admit(&uri("https://[::1]:8443/v1")));
-        assert!(!listed.surely_admit(&uri("https://a.example/v1")), "another scheme");
-        assert!(!listed.surely_admit(&uri("https://b.example:8443/v1")), "another port");
+        assert!(listed.admits_fast(&uri("https://b.example/v1")));
+        assert!(listed.admits_fast(&uri("https://[::1]:8443/v1")));
+        assert!(!listed.admits_fast(&uri("https://a.example/v1")), "another scheme");
+        assert!(!listed.admits_fast(&uri("https://b.example:8443/v1")), "another port");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! This file holds the error and its classes. What a class means for the next attempt is decided
 //! in `token::schedule`; what a server's answer means is decided in `endpoint::response`.
 
+pub(crate) mod config;
+
 use std::{
     borrow::Cow,
     error::Error as StdError,

@@ -13,7 +13,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 /// The second copy of a body: the bytes kept from the original, followed by the unread rest of it.
-pub(crate) struct Replay<B> {
+pub(crate) struct Replayed<B> {
     pub(super) kept: Bytes,
     pub(super) rest: Option<B>,
     pub(super) trailers: Option<HeaderMap>,
@@ -22,7 +22,7 @@ pub(crate) struct Replay<B> {
     pub(super) announced: SizeHint,
 }
 
-impl<B> Replay<B> {
+impl<B> Replayed<B> {
     /// Creates the replay of an empty body.
     pub(super) fn empty() -> Self {
         let announced = SizeHint::with_exact(0);
@@ -30,7 +30,7 @@ impl<B> Replay<B> {
     }
 }
 
-impl<B> Body for Replay<B>
+impl<B> Body for Replayed<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
