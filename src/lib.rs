@@ -60,9 +60,9 @@
 //!
 //! # Cookbook
 //!
-//! The page [`recipes`] has solutions for specific tasks: generated clients, federated tokens,
+//! The page [`guide::recipes`] has solutions for specific tasks: generated clients, federated tokens,
 //! other headers, unusual responses, APIs that do not use 401, and short-lived processes. The page
-//! [`layer_order`] shows where timeouts, retries, tracing and other layers belong. The directory
+//! [`guide::layer_order`] shows where timeouts, retries, tracing and other layers belong. The directory
 //! `examples/` of the repository has a program for each adapter.
 //!
 //! # Index
@@ -78,10 +78,10 @@
 //! | Rotate secrets, or read them from a file or a vault | [`credentials`] |
 //! | Send requests with your own body type | [`ReplayBody`] |
 //! | Use reqwest, axum, tonic or oauth2 | [`adapter`](https://docs.rs/tower-oauth2-client-credentials/latest/tower_oauth2_client_credentials/adapter/) (one feature each) |
-//! | Combine with timeouts, retries and other layers | [`layer_order`] |
-//! | Look up solutions for specific tasks | [`recipes`] |
+//! | Combine with timeouts, retries and other layers | [`guide::layer_order`] |
+//! | Look up solutions for specific tasks | [`guide::recipes`] |
 //! | Test your client | [`testing`](https://docs.rs/tower-oauth2-client-credentials/latest/tower_oauth2_client_credentials/testing/) (feature `testing`) |
-//! | Understand the implementation | [`architecture`] |
+//! | Understand the implementation | [`guide::architecture`] |
 //!
 //! # Token lifetime
 //!
