@@ -4,7 +4,13 @@
 //! Each row builds a request, sends it and drops it; `bare` is the same without any layer, so what a
 //! layer adds is its row less `bare` of the same group. Times on shared machines move by 10 % and more:
 //! `hot_path` counts instructions, and is the guard; `benches/peers` compares with other crates.
-#![allow(missing_docs, clippy::expect_used, clippy::panic, reason = "a program that measures")]
+#![allow(
+    missing_docs,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a program that measures time"
+)]
 
 #[allow(dead_code, reason = "shared with the bench crate of the peers")]
 mod common;

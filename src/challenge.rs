@@ -15,14 +15,21 @@ use http::{HeaderMap, HeaderName, StatusCode, Version, header};
 pub(crate) enum Verdict {
     /// The token was understood, whatever else may be wrong.
     Accepted,
-    /// Weak evidence that the token is stale: a 401 whose challenges name no code, another code, or
-    /// another scheme. Some endpoints misuse it, so it is no reason to make other requests wait.
-    Stale,
-    /// Strong evidence: a `Bearer` challenge with `error="invalid_token"`.
-    Invalid,
-    /// Neutral, neither a rejection nor an acceptance: a newer token of the same kind would get the
-    /// same answer, or a proxy or a broken server answers.
-    Unknown,
+    /// The token was rejected.
+    Rejected(Evidence),
+    /// Neither a rejection nor an acceptance: a newer token of the same kind would get the same
+    /// response, or a proxy or a broken server answers.
+    Neutral,
+}
+
+/// The strength of the evidence that a rejected token is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Evidence {
+    /// A `Bearer` challenge with `error="invalid_token"`.
+    Strong,
+    /// A 401 whose challenges name no code, another code, or another scheme. Some endpoints misuse
+    /// it, so it is no reason to make other requests wait.
+    Weak,
 }
 
 /// Which responses count as a rejection of the token.
@@ -67,7 +74,7 @@ impl Rules {
             200 if version >= Version::HTTP_2 => grpc(headers),
             401 => challenged(headers),
             403 if self.forbidden => challenged(headers),
-            407 | 408 | 429 | 500.. => Verdict::Unknown,
+            407 | 408 | 429 | 500.. => Verdict::Neutral,
             _ => Verdict::Accepted,
         }
     }
@@ -76,7 +83,7 @@ impl Rules {
 /// `UNAUTHENTICATED` is 16; gRPC answers with status 200 whatever happened.
 fn grpc(headers: &HeaderMap) -> Verdict {
     match headers.get(&GRPC_STATUS) {
-        Some(status) if status.as_bytes() == b"16" => Verdict::Stale,
+        Some(status) if status.as_bytes() == b"16" => Verdict::Rejected(Evidence::Weak),
         _ => Verdict::Accepted,
     }
 }
@@ -96,11 +103,11 @@ fn challenged(headers: &HeaderMap) -> Verdict {
         seen.read(line.as_bytes());
     }
     if seen.invalid_token {
-        Verdict::Invalid
+        Verdict::Rejected(Evidence::Strong)
     } else if seen.neutral_code || (seen.possession && !seen.transferable) {
-        Verdict::Unknown
+        Verdict::Neutral
     } else {
-        Verdict::Stale
+        Verdict::Rejected(Evidence::Weak)
     }
 }
 
@@ -232,9 +239,12 @@ mod tests {
     use http::HeaderValue;
 
     use super::{
-        Verdict::{Accepted, Invalid, Stale, Unknown},
+        Verdict::{Accepted, Neutral},
         *,
     };
+
+    const WEAK: Verdict = Verdict::Rejected(Evidence::Weak);
+    const STRONG: Verdict = Verdict::Rejected(Evidence::Strong);
 
     fn on_401(lines: &[&[u8]]) -> Verdict {
         let mut headers = HeaderMap::new();
@@ -248,92 +258,92 @@ mod tests {
     fn challenges_are_read_as_servers_write_them() {
         let table: &[(&str, Verdict)] = &[
             // Nothing to read is as good as no challenge.
-            ("", Stale),
-            (" , ,", Stale),
-            ("=", Stale),
-            (r#"""#, Stale),
-            (r#"error="insufficient_scope""#, Unknown),
-            (r#"error="invalid_token""#, Stale),
+            ("", WEAK),
+            (" , ,", WEAK),
+            ("=", WEAK),
+            (r#"""#, WEAK),
+            (r#"error="insufficient_scope""#, Neutral),
+            (r#"error="invalid_token""#, WEAK),
             // RFC 6750, as it should be.
-            ("Bearer", Stale),
-            (r#"Bearer realm="api""#, Stale),
-            (r#"Bearer realm="api", error="invalid_token""#, Invalid),
-            (r#"Bearer error="invalid_token", error_description="The token expired""#, Invalid),
-            (r#"Bearer realm="api", error="insufficient_scope", scope="read""#, Unknown),
-            (r#"Bearer error="insufficient_user_authentication", acr_values="x""#, Unknown),
+            ("Bearer", WEAK),
+            (r#"Bearer realm="api""#, WEAK),
+            (r#"Bearer realm="api", error="invalid_token""#, STRONG),
+            (r#"Bearer error="invalid_token", error_description="The token expired""#, STRONG),
+            (r#"Bearer realm="api", error="insufficient_scope", scope="read""#, Neutral),
+            (r#"Bearer error="insufficient_user_authentication", acr_values="x""#, Neutral),
             // Other codes: oxide-auth's, Entra's, and whatever else is made up.
-            (r#"Bearer error="invalid_request""#, Stale),
-            (r#"Bearer error="invalid_request" scope="read""#, Stale),
-            (r#"Bearer error="expired_token""#, Stale),
-            (r#"Bearer error="insufficient_claims", claims="eyJ9""#, Stale),
-            (r#"Bearer error="something_of_their_own""#, Stale),
+            (r#"Bearer error="invalid_request""#, WEAK),
+            (r#"Bearer error="invalid_request" scope="read""#, WEAK),
+            (r#"Bearer error="expired_token""#, WEAK),
+            (r#"Bearer error="insufficient_claims", claims="eyJ9""#, WEAK),
+            (r#"Bearer error="something_of_their_own""#, WEAK),
             // Case.
-            ("bearer", Stale),
-            (r#"BEARER ERROR="Invalid_Token""#, Invalid),
+            ("bearer", WEAK),
+            (r#"BEARER ERROR="Invalid_Token""#, STRONG),
             // Malformed: a comma too many, none, no blanks, blanks around `=`, other quotes.
-            (r#"Bearer, error="invalid_credentials", error_description="x""#, Stale),
-            (r#"Bearer, error="invalid_token""#, Invalid),
-            ("Bearer, error=", Stale),
-            (r#"Bearer error="""#, Stale),
-            (r#"Bearer error= scope="x""#, Stale),
-            ("Bearer error=invalid_token", Invalid),
-            ("Bearer realm=my api error=invalid_token", Invalid),
-            ("Bearer realm=my api, error=insufficient_scope", Unknown),
-            (r#"Bearer error="invalid_token" scope="read""#, Invalid),
-            (r#"Bearer scope="read" error="insufficient_scope""#, Unknown),
-            (r#"Bearer realm="a",error="invalid_token",scope="x""#, Invalid),
-            (r#"Bearer realm="a"; error="invalid_token""#, Invalid),
-            (r#"Bearer realm = "a" , error = "invalid_token""#, Invalid),
-            ("Bearer error='invalid_token'", Invalid),
-            (r#"Bearer error="invalid_token"#, Invalid),
-            (r#",,Bearer,,error="invalid_token",,"#, Invalid),
+            (r#"Bearer, error="invalid_credentials", error_description="x""#, WEAK),
+            (r#"Bearer, error="invalid_token""#, STRONG),
+            ("Bearer, error=", WEAK),
+            (r#"Bearer error="""#, WEAK),
+            (r#"Bearer error= scope="x""#, WEAK),
+            ("Bearer error=invalid_token", STRONG),
+            ("Bearer realm=my api error=invalid_token", STRONG),
+            ("Bearer realm=my api, error=insufficient_scope", Neutral),
+            (r#"Bearer error="invalid_token" scope="read""#, STRONG),
+            (r#"Bearer scope="read" error="insufficient_scope""#, Neutral),
+            (r#"Bearer realm="a",error="invalid_token",scope="x""#, STRONG),
+            (r#"Bearer realm="a"; error="invalid_token""#, STRONG),
+            (r#"Bearer realm = "a" , error = "invalid_token""#, STRONG),
+            ("Bearer error='invalid_token'", STRONG),
+            (r#"Bearer error="invalid_token"#, STRONG),
+            (r#",,Bearer,,error="invalid_token",,"#, STRONG),
             // Quoted strings hide commas, quotes, and what looks like a parameter or a scheme.
-            (r#"Bearer realm="a, Basic \", error=\"invalid_token\"""#, Stale),
-            (r#"Basic realm="x, Bearer error=invalid_token""#, Stale),
-            (r#"Bearer realm="a\\", error="invalid_token""#, Invalid),
-            (r#"Bearer realm="my "quoted" realm", error="invalid_token""#, Invalid),
-            (r#"Bearer error="invalid\_token""#, Invalid),
-            (r#"Bearer realm="error=invalid_token"#, Stale),
+            (r#"Bearer realm="a, Basic \", error=\"invalid_token\"""#, WEAK),
+            (r#"Basic realm="x, Bearer error=invalid_token""#, WEAK),
+            (r#"Bearer realm="a\\", error="invalid_token""#, STRONG),
+            (r#"Bearer realm="my "quoted" realm", error="invalid_token""#, STRONG),
+            (r#"Bearer error="invalid\_token""#, STRONG),
+            (r#"Bearer realm="error=invalid_token"#, WEAK),
             // An error is a parameter of that name, not one that ends or starts with it.
-            (r#"Bearer error_description="invalid_token""#, Stale),
-            (r#"Bearer x_error="invalid_token""#, Stale),
-            (r#"Bearer error="invalid_tokens""#, Stale),
-            (r#"Bearer authorization_uri=https://a/?error=invalid_token"#, Stale),
+            (r#"Bearer error_description="invalid_token""#, WEAK),
+            (r#"Bearer x_error="invalid_token""#, WEAK),
+            (r#"Bearer error="invalid_tokens""#, WEAK),
+            (r#"Bearer authorization_uri=https://a/?error=invalid_token"#, WEAK),
             // Other schemes: the bearer token was still what the request had to show.
-            (r#"Basic realm="x""#, Stale),
-            (r#"BASIC realm="Service-now""#, Stale),
-            (r#"Basic realm="SAP NetWeaver Application Server [ABC/100]""#, Stale),
-            (r#"OAuth realm="https%3A%2F%2Fexample.atlassian.net""#, Stale),
-            (r#"OAuth2 realm="x", error="invalid_token""#, Stale),
-            ("Keystone uri=\"https://identity.example/v3\"", Stale),
-            ("Keystone uri='https://identity.example/v3'", Stale),
-            ("Token", Stale),
-            ("Negotiate", Stale),
-            ("Negotiate YIIJvwYG/+==", Stale),
-            ("Negotiate YIIJvwYG", Stale),
-            ("Bearerish", Stale),
-            (r#"Basic realm="x", error="invalid_token""#, Stale),
-            (r#"OAuth realm="x", error="insufficient_scope""#, Unknown),
+            (r#"Basic realm="x""#, WEAK),
+            (r#"BASIC realm="Service-now""#, WEAK),
+            (r#"Basic realm="SAP NetWeaver Application Server [ABC/100]""#, WEAK),
+            (r#"OAuth realm="https%3A%2F%2Fexample.atlassian.net""#, WEAK),
+            (r#"OAuth2 realm="x", error="invalid_token""#, WEAK),
+            ("Keystone uri=\"https://identity.example/v3\"", WEAK),
+            ("Keystone uri='https://identity.example/v3'", WEAK),
+            ("Token", WEAK),
+            ("Negotiate", WEAK),
+            ("Negotiate YIIJvwYG/+==", WEAK),
+            ("Negotiate YIIJvwYG", WEAK),
+            ("Bearerish", WEAK),
+            (r#"Basic realm="x", error="invalid_token""#, WEAK),
+            (r#"OAuth realm="x", error="insufficient_scope""#, Neutral),
             // Proof of possession: no bearer token will do.
-            (r#"DPoP algs="ES256", error="use_dpop_nonce""#, Unknown),
-            (r#"DPoP error="invalid_token""#, Unknown),
-            (r#"dpop algs="ES256""#, Unknown),
-            (r#"PoP nonce="x""#, Unknown),
-            (r#"DPoP algs="ES256", PoP nonce="x""#, Unknown),
-            (r#"DPoP algs="ES256", Basic realm="x""#, Stale),
-            (r#"Bearer, DPoP algs="ES256", error="use_dpop_nonce""#, Unknown),
-            (r#"Bearer error="invalid_dpop_proof""#, Unknown),
+            (r#"DPoP algs="ES256", error="use_dpop_nonce""#, Neutral),
+            (r#"DPoP error="invalid_token""#, Neutral),
+            (r#"dpop algs="ES256""#, Neutral),
+            (r#"PoP nonce="x""#, Neutral),
+            (r#"DPoP algs="ES256", PoP nonce="x""#, Neutral),
+            (r#"DPoP algs="ES256", Basic realm="x""#, WEAK),
+            (r#"Bearer, DPoP algs="ES256", error="use_dpop_nonce""#, Neutral),
+            (r#"Bearer error="invalid_dpop_proof""#, Neutral),
             // Two schemes on a line.
-            (r#"Basic realm="x", Bearer"#, Stale),
-            (r#"Bearer realm="x", Basic realm="y""#, Stale),
-            (r#"Bearer realm="x", DPoP algs="ES256 PS256", error="invalid_token""#, Stale),
-            (r#"Bearer error="invalid_token", DPoP algs="ES256""#, Invalid),
-            (r#"Negotiate abc==, Bearer error="invalid_token""#, Invalid),
-            (r#"Negotiate Bearer error="invalid_token""#, Invalid),
-            (r#"Basic realm="x" Bearer error="invalid_token""#, Invalid),
+            (r#"Basic realm="x", Bearer"#, WEAK),
+            (r#"Bearer realm="x", Basic realm="y""#, WEAK),
+            (r#"Bearer realm="x", DPoP algs="ES256 PS256", error="invalid_token""#, WEAK),
+            (r#"Bearer error="invalid_token", DPoP algs="ES256""#, STRONG),
+            (r#"Negotiate abc==, Bearer error="invalid_token""#, STRONG),
+            (r#"Negotiate Bearer error="invalid_token""#, STRONG),
+            (r#"Basic realm="x" Bearer error="invalid_token""#, STRONG),
             // Two for Bearer: the one that says most.
-            (r#"Bearer realm="a", Bearer error="insufficient_scope""#, Unknown),
-            (r#"Bearer error="insufficient_scope", Bearer error="invalid_token""#, Invalid),
+            (r#"Bearer realm="a", Bearer error="insufficient_scope""#, Neutral),
+            (r#"Bearer error="insufficient_scope", Bearer error="invalid_token""#, STRONG),
         ];
         for (line, verdict) in table {
             assert_eq!(on_401(&[line.as_bytes()]), *verdict, "{line}");
@@ -342,18 +352,18 @@ mod tests {
 
     #[test]
     fn several_lines_mean_the_same_as_one() {
-        assert_eq!(on_401(&[]), Stale);
-        assert_eq!(on_401(&[b"Basic realm=\"x\"", b"Bearer error=\"invalid_token\""]), Invalid);
-        assert_eq!(on_401(&[b"Bearer", b"error=\"insufficient_scope\""]), Unknown);
-        assert_eq!(on_401(&[b"Basic", b"DPoP"]), Stale);
-        assert_eq!(on_401(&[b"DPoP", b"PoP"]), Unknown);
+        assert_eq!(on_401(&[]), WEAK);
+        assert_eq!(on_401(&[b"Basic realm=\"x\"", b"Bearer error=\"invalid_token\""]), STRONG);
+        assert_eq!(on_401(&[b"Bearer", b"error=\"insufficient_scope\""]), Neutral);
+        assert_eq!(on_401(&[b"Basic", b"DPoP"]), WEAK);
+        assert_eq!(on_401(&[b"DPoP", b"PoP"]), Neutral);
     }
 
     #[test]
     fn bytes_beyond_ascii_are_nothing_special() {
-        assert_eq!(on_401(&[b"Bearer realm=\"\xe9\xff\", error=\"invalid_token\""]), Invalid);
-        assert_eq!(on_401(&[b"Bearer error=\"\xe9\""]), Stale);
-        assert_eq!(on_401(&[b"\xff\xfe"]), Stale);
+        assert_eq!(on_401(&[b"Bearer realm=\"\xe9\xff\", error=\"invalid_token\""]), STRONG);
+        assert_eq!(on_401(&[b"Bearer error=\"\xe9\""]), WEAK);
+        assert_eq!(on_401(&[b"\xff\xfe"]), WEAK);
     }
 
     #[test]
@@ -370,26 +380,26 @@ mod tests {
             (204, Accepted),
             (302, Accepted),
             (400, Accepted),
-            (401, Stale),
+            (401, WEAK),
             (403, Accepted),
             (404, Accepted),
-            (407, Unknown),
-            (408, Unknown),
-            (429, Unknown),
-            (500, Unknown),
-            (503, Unknown),
-            (999, Unknown),
+            (407, Neutral),
+            (408, Neutral),
+            (429, Neutral),
+            (500, Neutral),
+            (503, Neutral),
+            (999, Neutral),
         ] {
             assert_eq!(judge(status, &headers, default), verdict, "{status}");
         }
-        assert_eq!(judge(403, &headers, strict), Stale);
+        assert_eq!(judge(403, &headers, strict), WEAK);
         // A 403 that explains itself is believed.
         let value = HeaderValue::from_static("Bearer error=\"insufficient_scope\"");
         headers.insert(header::WWW_AUTHENTICATE, value);
-        assert_eq!(judge(403, &headers, strict), Unknown);
+        assert_eq!(judge(403, &headers, strict), Neutral);
         let value = HeaderValue::from_static("Bearer error=\"invalid_token\"");
         headers.insert(header::WWW_AUTHENTICATE, value);
-        assert_eq!(judge(403, &headers, strict), Invalid);
+        assert_eq!(judge(403, &headers, strict), STRONG);
         assert_eq!(judge(403, &headers, default), Accepted);
         assert_eq!(judge(200, &headers, default), Accepted);
     }
@@ -401,10 +411,10 @@ mod tests {
             headers.insert("grpc-status", HeaderValue::from_static(grpc_status));
             Rules::default().judge(status, version, &headers)
         };
-        assert_eq!(judge("16", StatusCode::OK, Version::HTTP_2), Stale);
-        assert_eq!(judge("16", StatusCode::OK, Version::HTTP_3), Stale);
+        assert_eq!(judge("16", StatusCode::OK, Version::HTTP_2), WEAK);
+        assert_eq!(judge("16", StatusCode::OK, Version::HTTP_3), WEAK);
         assert_eq!(judge("16", StatusCode::OK, Version::HTTP_11), Accepted);
-        assert_eq!(judge("16", StatusCode::BAD_GATEWAY, Version::HTTP_2), Unknown);
+        assert_eq!(judge("16", StatusCode::BAD_GATEWAY, Version::HTTP_2), Neutral);
         for other in ["0", "1", "7", "14", "160", ""] {
             assert_eq!(judge(other, StatusCode::OK, Version::HTTP_2), Accepted, "{other}");
         }
@@ -441,7 +451,7 @@ mod tests {
             }
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let verdict = on_401(&[&line]);
-            if verdict == Invalid {
+            if verdict == STRONG {
                 let text = String::from_utf8_lossy(&line).to_lowercase();
                 assert!(text.contains("bearer") && text.contains("error"), "{text}");
             }

@@ -137,7 +137,7 @@ impl Clock {
 
     /// A time that is no earlier than now, and later by about a second: from the coarse clocks,
     /// where there are any.
-    pub(crate) fn soon(&self) -> Now {
+    pub(crate) fn upper_bound(&self) -> Now {
         match self {
             Self::System => system_soon(),
             Self::Test(clock) => clock.coarse().plus(LATE),
@@ -168,7 +168,10 @@ impl Clock {
         let second = self.second();
         let now = self.now();
         let is_close = !now.plus(CLOSE).is_before(deadline.now);
-        deadline.valid_second = if is_close { Second::NONE } else { second };
+        // A reading at either end of the range stands for all beyond it, and does not move on.
+        let is_clipped = now.wall.is_zero() || i64::try_from(now.wall.as_secs()).is_err();
+        let is_valid = !(is_close || is_clipped);
+        deadline.valid_second = if is_valid { second } else { Second::NONE };
         now.is_before(deadline.now)
     }
 }

@@ -5,10 +5,10 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 use tower_layer::Layer;
 
 use crate::{
+    cache::{Driver, TokenCache},
     mode::{self, NeverReplay, Replay},
     rules::Rules,
     service::OAuthClientCredentials,
-    token::{Shared, TokenCache},
 };
 
 /// Adds [`OAuthClientCredentials`] to a service: every request carries a valid access token.
@@ -39,7 +39,7 @@ use crate::{
 /// # });
 /// ```
 pub struct OAuthClientCredentialsLayer<M = Replay> {
-    shared: Arc<Shared>,
+    driver: Arc<Driver>,
     rules: Arc<Rules>,
     mode: PhantomData<fn() -> M>,
 }
@@ -57,7 +57,7 @@ impl OAuthClientCredentialsLayer {
     }
 
     pub(crate) fn with_rules(cache: &TokenCache, rules: Rules) -> Self {
-        Self { shared: Arc::clone(cache.shared()), rules: Arc::new(rules), mode: PhantomData }
+        Self { driver: Arc::clone(cache.driver()), rules: Arc::new(rules), mode: PhantomData }
     }
 
     /// Keeps no request: a 401 goes to the caller as it came. The token that it rejects is renewed
@@ -67,7 +67,7 @@ impl OAuthClientCredentialsLayer {
     /// than the rare 401.
     #[must_use]
     pub fn never_replay(self) -> OAuthClientCredentialsLayer<NeverReplay> {
-        OAuthClientCredentialsLayer { shared: self.shared, rules: self.rules, mode: PhantomData }
+        OAuthClientCredentialsLayer { driver: self.driver, rules: self.rules, mode: PhantomData }
     }
 }
 
@@ -80,7 +80,7 @@ impl<M> OAuthClientCredentialsLayer<M> {
     /// where it goes.
     #[must_use]
     pub fn cache(&self) -> TokenCache {
-        TokenCache::of(Arc::clone(&self.shared))
+        TokenCache::of(Arc::clone(&self.driver))
     }
 }
 
@@ -88,20 +88,20 @@ impl<S: Clone, M> Layer<S> for OAuthClientCredentialsLayer<M> {
     type Service = OAuthClientCredentials<S, M>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        OAuthClientCredentials::new(inner, Arc::clone(&self.shared), Arc::clone(&self.rules))
+        OAuthClientCredentials::new(inner, Arc::clone(&self.driver), Arc::clone(&self.rules))
     }
 }
 
 impl<M> Clone for OAuthClientCredentialsLayer<M> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), rules: Arc::clone(&self.rules), mode: PhantomData }
+        Self { driver: Arc::clone(&self.driver), rules: Arc::clone(&self.rules), mode: PhantomData }
     }
 }
 
 impl<M> fmt::Debug for OAuthClientCredentialsLayer<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OAuthClientCredentialsLayer")
-            .field("cache", &self.shared)
+            .field("cache", &self.driver)
             .field("rules", &self.rules)
             .field("mode", &mode::name::<M>())
             .finish()

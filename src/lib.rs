@@ -129,20 +129,20 @@
 ))]
 pub mod adapter;
 pub mod builder;
+pub mod cache;
 mod challenge;
 mod clock;
 mod config_error;
 pub mod credentials;
-mod detour;
 mod discard;
 pub mod endpoint;
 mod error;
-mod future;
 mod layer;
 #[cfg(any(doc, doctest))]
 pub mod layer_order;
 mod mode;
 mod origin;
+mod random;
 #[cfg(any(doc, doctest))]
 pub mod recipes;
 mod replay;
@@ -162,19 +162,17 @@ mod readme {}
 
 pub use self::{
     builder::base::Builder,
+    cache::{handle::TokenCache, replacement::NotReplaced},
     config_error::ConfigError,
     endpoint::dialect::Dialect,
     error::{BoxError, ErrorClass, TokenError},
-    future::ResponseFuture,
     layer::OAuthClientCredentialsLayer,
     mode::{Mode, NeverReplay, Replay},
     origin::{Origin, OriginError},
     replay::ReplayBody,
-    service::OAuthClientCredentials,
+    service::{OAuthClientCredentials, future::ResponseFuture},
     token::{
-        cache::TokenCache,
-        replacement::NotReplaced,
-        snapshot::AccessToken,
+        issued::AccessToken,
         source::{TokenResponse, TokenSource, source_fn},
     },
 };

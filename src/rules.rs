@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc};
 use http::{Response, response::Parts};
 
 use crate::{
-    challenge::{self, Verdict},
+    challenge::{self, Evidence, Verdict},
     origin::OriginRules,
 };
 
@@ -102,9 +102,9 @@ impl Test {
     ) -> (Response<R>, Verdict) {
         let (parts, body) = response.into_parts();
         let verdict = match (self.0(&parts), verdict) {
-            (true, Verdict::Invalid) => Verdict::Invalid,
-            (true, _) => Verdict::Stale,
-            (false, Verdict::Unknown) => Verdict::Unknown,
+            (true, Verdict::Rejected(Evidence::Strong)) => Verdict::Rejected(Evidence::Strong),
+            (true, _) => Verdict::Rejected(Evidence::Weak),
+            (false, Verdict::Neutral) => Verdict::Neutral,
             (false, _) => Verdict::Accepted,
         };
         (Response::from_parts(parts, body), verdict)
@@ -125,16 +125,18 @@ mod tests {
     /// that is none accepts the token, is still read from the response.
     #[test]
     fn a_users_test_decides_no_more_than_it_is_asked() {
-        use Verdict::{Accepted, Invalid, Stale, Unknown};
+        use Verdict::{Accepted, Neutral};
+        const WEAK: Verdict = Verdict::Rejected(Evidence::Weak);
+        const STRONG: Verdict = Verdict::Rejected(Evidence::Strong);
         for (rejects, without, verdict) in [
-            (true, Accepted, Stale),
-            (true, Unknown, Stale),
-            (true, Stale, Stale),
-            (true, Invalid, Invalid),
+            (true, Accepted, WEAK),
+            (true, Neutral, WEAK),
+            (true, WEAK, WEAK),
+            (true, STRONG, STRONG),
             (false, Accepted, Accepted),
-            (false, Unknown, Unknown),
-            (false, Stale, Accepted),
-            (false, Invalid, Accepted),
+            (false, Neutral, Neutral),
+            (false, WEAK, Accepted),
+            (false, STRONG, Accepted),
         ] {
             let test = Test(Arc::new(move |_| rejects));
             let (_, judged) = test.judge(Response::new(()), without);

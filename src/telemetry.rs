@@ -28,9 +28,10 @@ use std::time::Duration;
 use http::Uri;
 
 use crate::{
-    challenge::Verdict,
+    cache::{NotReplaced, Outcome, Reason, RejectAction, Sending},
+    challenge::{Evidence, Verdict},
     error::TokenError,
-    token::{Attempt, NotReplaced, Outcome, Reason, RejectAction, Sending, Staleness, Trigger},
+    token::{Attempt, Trigger},
 };
 
 #[cfg(not(feature = "tracing"))]
@@ -76,7 +77,7 @@ pub(crate) fn not_a_rejection(generation: u64, verdict: Verdict) {
     target: TARGET,
             generation,
             verdict = match verdict {
-                Verdict::Unknown => "not about the token",
+                Verdict::Neutral => "not about the token",
                 _ => "the token is accepted",
             },
             "not a rejection"
@@ -110,7 +111,7 @@ pub(crate) fn attempt_failed(attempt: u32, error: &TokenError) {
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn rejected(
     generation: u64,
-    staleness: Staleness,
+    evidence: Evidence,
     sending: Sending,
     action: &RejectAction,
     is_new: bool,
@@ -122,9 +123,9 @@ pub(crate) fn rejected(
                 tracing::$level!(
                     target: TARGET,
                     generation,
-                    challenge = match staleness {
-                        Staleness::Invalid => "invalid_token",
-                        Staleness::Unclear => "bare",
+                    challenge = match evidence {
+                        Evidence::Strong => "invalid_token",
+                        Evidence::Weak => "bare",
                     },
                     sending = match sending {
                         Sending::First => "first",
@@ -193,7 +194,7 @@ mod on {
     use tracing::{Instrument as _, Span, field::Empty};
 
     use super::TARGET;
-    use crate::token::{Outcome, Trigger};
+    use crate::{cache::Outcome, token::Trigger};
 
     #[derive(Clone, Debug)]
     pub(crate) struct RenewalSpan(Span);
@@ -229,27 +230,31 @@ mod on {
                     let lifetime = snapshot.schedule.lifetime();
                     let lifetime_s = (lifetime != Duration::MAX).then_some(lifetime.as_secs());
                     tracing::info!(
-                        parent: span,
-                        generation = snapshot.generation,
-                        trigger,
-                        attempt,
-                        lifetime_s,
-                        duration_ms,
-                        "token renewed"
-                    );
+                    target: TARGET,
+                                            parent: span,
+                                            generation = snapshot.generation,
+                                            trigger,
+                                            attempt,
+                                            lifetime_s,
+                                            duration_ms,
+                                            "token renewed"
+                                        );
+                    span.record("lifetime_s", lifetime_s);
                 }
                 Err(error) => {
                     let (class, cause) = (error.class().as_str(), error.cause());
                     tracing::warn!(
-                        parent: span,
-                        class,
-                        trigger,
-                        %error,
-                        cause = cause.as_deref(),
-                        attempt,
-                        duration_ms,
-                        "renewal failed"
-                    );
+                    target: TARGET,
+                                            parent: span,
+                                            class,
+                                            trigger,
+                                            %error,
+                                            cause = cause.as_deref(),
+                                            attempt,
+                                            duration_ms,
+                                            "renewal failed"
+                                        );
+                    span.record("class", class);
                 }
             }
             // After the event, which has them itself: a log line shows the span's beside its own.

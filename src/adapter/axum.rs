@@ -64,10 +64,10 @@ use http::{
 };
 
 use crate::{
+    cache::{NotReplaced, TokenCache},
     clock::Clock,
     error::{BoxError, ErrorClass, TokenError},
     replay::replay_by_tee,
-    token::{NotReplaced, TokenCache},
 };
 
 /// 503 with `Retry-After` if it may pass, 502 if somebody has to do something about it.

@@ -54,9 +54,9 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
+    cache::TokenCache,
     error::{BoxError, ErrorClass, TokenError},
     replay::ReplayBody,
-    token::TokenCache,
 };
 
 /// `UNAVAILABLE` if it may pass, `UNAUTHENTICATED` if the authorization server refuses, and

@@ -7,8 +7,9 @@ use super::{
     target::{ForLayer, FromEndpoint},
 };
 use crate::{
+    cache::{Settings, TokenCache},
     config_error::{ConfigError, shown},
-    token::{Settings, TokenCache, TokenSource},
+    token::TokenSource,
 };
 
 /// Configures a client: where its tokens come from, how they are kept, and where they go.

@@ -7,11 +7,12 @@ use super::{
     target::{ForCache, ForEndpoint, ForLayer, FromCache, FromEndpoint, FromSource, sealed},
 };
 use crate::{
+    cache::TokenCache,
     config_error::ConfigError,
     endpoint::TokenEndpoint,
     error::{ErrorClass, TokenError},
     layer::OAuthClientCredentialsLayer,
-    token::{TokenCache, TokenResponse, TokenSource, source_fn},
+    token::{TokenResponse, TokenSource, source_fn},
 };
 
 impl<S: sealed::Source> Builder<ForLayer, S> {

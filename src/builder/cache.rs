@@ -6,7 +6,7 @@ use super::{
     base::Builder,
     target::{HasCache, MakesCache},
 };
-use crate::{error::server_text, token::Warmth};
+use crate::error::server_text;
 
 /// # How a token is kept
 impl<T: HasCache, S: MakesCache> Builder<T, S> {
@@ -53,7 +53,7 @@ impl<T: HasCache, S: MakesCache> Builder<T, S> {
     /// Renews the token by a timer, too, once there has been one. Without this, renewals are set
     /// off by requests, and an idle client uses up no quota.
     pub fn keep_warm(mut self) -> Self {
-        self.shared.settings.warmth = Warmth::Kept;
+        self.shared.settings.keep_warm = true;
         self
     }
 

@@ -8,7 +8,7 @@ use super::{
     base::Builder,
     target::{ForCache, ForLayer, FromEndpoint, sealed::Target},
 };
-use crate::token::TokenCache;
+use crate::cache::TokenCache;
 
 /// The settings that have a variable, and the end of its name.
 const VARIABLES: [(&str, &str); 9] = [

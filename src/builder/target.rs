@@ -8,10 +8,11 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use zeroize::Zeroizing;
 
 use crate::{
+    cache::TokenCache,
     credentials::CredentialsProvider,
     endpoint::{ClientAuthentication, Dialect, Headers, Transport, url},
     rules::Rules,
-    token::{TokenCache, TokenSource},
+    token::TokenSource,
 };
 
 /// The target of a [`Builder`](crate::Builder) that makes an
@@ -79,7 +80,7 @@ pub(crate) mod sealed {
     use std::sync::Arc;
 
     use super::{ForCache, ForEndpoint, ForLayer, FromCache, FromEndpoint, FromSource};
-    use crate::{builder::base::Shared, config_error::ConfigError, token::TokenCache};
+    use crate::{builder::base::Shared, cache::TokenCache, config_error::ConfigError};
 
     pub trait Target {}
 

@@ -14,12 +14,13 @@ use super::{
     },
 };
 use crate::{
+    cache::TokenCache,
     credentials::{ClientCredentials, RotatingSecret},
     endpoint::{
         ClientAuthentication, Dialect, TokenEndpoint, Transport, TransportRequestBody, preset,
     },
     error::BoxError,
-    token::{BoxFuture, TokenCache, TokenResponse, source_fn},
+    token::{BoxFuture, TokenResponse, source_fn},
 };
 
 /// A transport that nothing gets through.

@@ -4,8 +4,9 @@
 use http::HeaderValue;
 
 use crate::{
+    cache::{Detach, Granted, Sending},
     rules::Rules,
-    token::{Detach, Hand, Sending, Snapshot, unshared},
+    token::{IssuedToken, unshared},
 };
 
 /// An `Authorization` header, and the token that is in it.
@@ -20,11 +21,11 @@ impl TokenHeader {
         Self { tag: Tag::NONE, value: HeaderValue::from_static("") }
     }
 
-    pub(super) fn new(hand: &Hand, rules: &Rules) -> Self {
-        let tag = Tag::first(hand.snapshot.generation, rules);
+    pub(super) fn new(granted: &Granted, rules: &Rules) -> Self {
+        let tag = Tag::first(granted.snapshot.generation, rules);
         Self {
-            tag: if hand.watched { tag.watched() } else { tag },
-            value: hand.snapshot.header.clone(),
+            tag: if granted.watched { tag.watched() } else { tag },
+            value: granted.snapshot.header.clone(),
         }
     }
 }
@@ -52,7 +53,7 @@ impl Tag {
         Self(generation << 3 | tested)
     }
 
-    pub(crate) fn of(snapshot: &Snapshot, sending: Sending, rules: &Rules) -> Self {
+    pub(crate) fn of(snapshot: &IssuedToken, sending: Sending, rules: &Rules) -> Self {
         let tag = Self::first(snapshot.generation, rules);
         match sending {
             Sending::First => tag.watched(),

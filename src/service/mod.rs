@@ -1,7 +1,11 @@
 //! [`OAuthClientCredentials`]: the middleware's service. It admits a request, puts the token on it
-//! and calls the inner service. The response is handled in `future`.
+//! and calls the inner service: the fast path. The response is handled in `future`, and a request that
+//! has to wait in `pending`.
 
+pub(crate) mod future;
+mod handle;
 mod header;
+mod pending;
 
 use std::{
     fmt,
@@ -18,18 +22,19 @@ use http::{
 use tower_service::Service;
 
 use crate::{
-    detour::Detour,
-    error::{BoxError, ErrorClass, TokenError},
-    future::ResponseFuture,
+    cache::{Acquiring, Answer, Cached, Driver, Refreshed, TokenCache, in_runtime},
+    error::{BoxError, TokenError},
     mode::{self, Mode, Replay},
     origin::Admission,
     rules::{Existing, Rules},
-    sync::{Mutex, lock},
-    token::{Acquiring, Answer, Cached, Refreshed, Shared, TokenCache, in_runtime},
 };
 
-pub(crate) use self::header::Tag;
-use self::header::TokenHeader;
+use self::{
+    future::ResponseFuture,
+    handle::{Handle, too_many_headers},
+    header::{Tag, TokenHeader},
+    pending::Pending,
+};
 
 /// Puts an access token on every request and renews it, in one flight, when it nears its end or is
 /// rejected.
@@ -70,34 +75,6 @@ pub struct OAuthClientCredentials<S, M = Replay> {
     mode: PhantomData<fn() -> M>,
 }
 
-/// Everything that a response future may need, behind one pointer, since most responses need none
-/// of it.
-pub(crate) struct Handle<S> {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) rules: Arc<Rules>,
-    /// Cloned for each call that is not made by the service itself.
-    template: Mutex<S>,
-    /// The copy that any of the services with this handle has validated or replaced last.
-    latest: Mutex<Cached<TokenHeader>>,
-}
-
-impl<S: Clone> Handle<S> {
-    fn new(
-        shared: Arc<Shared>,
-        rules: Arc<Rules>,
-        template: S,
-        latest: Cached<TokenHeader>,
-    ) -> Arc<Self> {
-        let (template, latest) = (Mutex::new(template), Mutex::new(latest));
-        Arc::new(Self { shared, rules, template, latest })
-    }
-
-    /// Returns a clone of the inner service that has yet to be made ready.
-    pub(crate) fn fresh_inner(&self) -> S {
-        lock(&self.template).clone()
-    }
-}
-
 /// The treatment of a request that does not get the cached token.
 enum Alternative {
     PassThrough,
@@ -106,9 +83,9 @@ enum Alternative {
 }
 
 impl<S: Clone, M> OAuthClientCredentials<S, M> {
-    pub(crate) fn new(inner: S, shared: Arc<Shared>, rules: Arc<Rules>) -> Self {
+    pub(crate) fn new(inner: S, driver: Arc<Driver>, rules: Arc<Rules>) -> Self {
         let cached = Cached::none(TokenHeader::none());
-        let handle = Handle::new(shared, rules, inner.clone(), cached.clone());
+        let handle = Handle::new(driver, rules, inner.clone(), cached.clone());
         Self { inner, handle, cached, mode: PhantomData }
     }
 
@@ -122,7 +99,7 @@ impl<S, M> OAuthClientCredentials<S, M> {
     /// The token, shared with this service.
     #[must_use]
     pub fn cache(&self) -> TokenCache {
-        TokenCache::of(Arc::clone(&self.handle.shared))
+        TokenCache::of(Arc::clone(&self.handle.driver))
     }
 
     /// The inner service.
@@ -149,7 +126,7 @@ where
     #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let is_ready = self.handle.rules.origins.surely_admit(request.uri())
-            && self.cached.is_current_fast(&self.handle.shared);
+            && self.cached.is_current_fast(&self.handle.driver);
         if !is_ready && let Err(alternative) = self.prepare(request.uri(), request.headers()) {
             return self.call_alternative(request, alternative);
         }
@@ -186,8 +163,8 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
                 Admission::Refuse(error) => return Err(Alternative::Fail(error)),
             }
         }
-        let shared = &self.handle.shared;
-        match self.cached.refresh(&self.handle.latest, shared) {
+        let driver = &self.handle.driver;
+        match self.cached.refresh(&self.handle.latest, driver) {
             Refreshed::Current => return Ok(()),
             Refreshed::Promoted => {
                 self.own_handle();
@@ -199,22 +176,22 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         if self.keeps_own(headers) {
             return Err(Alternative::PassThrough);
         }
-        let now = shared.clock.now();
+        let now = driver.clock.now();
         // `runtime.block_on(service.call(request))` calls outside of the runtime and polls inside
         // of it, where a renewal can be started.
-        if !in_runtime() && !shared.is_fresh(now) {
+        if !in_runtime() && !driver.is_fresh(now) {
             return Err(Alternative::AwaitToken(Acquiring::new()));
         }
-        let (answer, epoch) = shared.acquire(now);
+        let (answer, epoch) = driver.acquire(now);
         match answer {
-            Answer::Use(hand) => {
-                let header = TokenHeader::new(&hand, &self.handle.rules);
-                let answer = Cached::new(header, epoch, hand.until, now);
+            Answer::Use(granted) => {
+                let header = TokenHeader::new(&granted, &self.handle.rules);
+                let answer = Cached::new(header, epoch, granted.until, now);
                 self.cached.replace(answer, &self.handle.latest);
                 Ok(())
             }
             Answer::Wait(waiting) => {
-                Err(Alternative::AwaitToken(Acquiring::waiting_for(&waiting, shared)))
+                Err(Alternative::AwaitToken(Acquiring::waiting_for(&waiting, driver)))
             }
             Answer::Refuse(error) => Err(Alternative::Fail(error)),
         }
@@ -222,9 +199,9 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
 
     /// Leaves the handle that is shared with other services for one of its own.
     fn own_handle(&mut self) {
-        let (shared, rules) = (Arc::clone(&self.handle.shared), Arc::clone(&self.handle.rules));
+        let (driver, rules) = (Arc::clone(&self.handle.driver), Arc::clone(&self.handle.rules));
         let template = self.handle.fresh_inner();
-        self.handle = Handle::new(shared, rules, template, self.cached.clone());
+        self.handle = Handle::new(driver, rules, template, self.cached.clone());
     }
 
     /// Returns `true` if `headers` have an `Authorization` that stays.
@@ -280,11 +257,11 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
             Alternative::AwaitToken(acquiring) => {
                 // A permit must not be held while a token is waited for.
                 self.release();
-                ResponseFuture::detour(Detour::for_token(handle, acquiring, request))
+                ResponseFuture::pending(Pending::for_token(handle, acquiring, request))
             }
             Alternative::Fail(error) => {
                 self.release();
-                ResponseFuture::detour(Detour::refused(handle, error))
+                ResponseFuture::pending(Pending::refused(handle, error))
             }
         }
     }
@@ -304,12 +281,6 @@ fn remove_appended(headers: &mut HeaderMap) {
     }
 }
 
-/// `HeaderMap` takes 32,768 headers.
-#[cold]
-pub(crate) fn too_many_headers() -> TokenError {
-    TokenError::new(ErrorClass::Headers, "the request has no room for one more header")
-}
-
 impl<S: Clone, M> Clone for OAuthClientCredentials<S, M> {
     fn clone(&self) -> Self {
         Self {
@@ -325,7 +296,7 @@ impl<S: fmt::Debug, M> fmt::Debug for OAuthClientCredentials<S, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OAuthClientCredentials")
             .field("inner", &self.inner)
-            .field("cache", &self.handle.shared)
+            .field("cache", &self.handle.driver)
             .field("rules", &self.handle.rules)
             .field("mode", &mode::name::<M>())
             .finish()
@@ -340,8 +311,10 @@ mod tests {
     use super::*;
     use crate::{
         OAuthClientCredentialsLayer,
+        cache::Settings,
+        sync::{Mutex, lock},
         testing::ManualClock,
-        token::{Settings, TokenResponse, source_fn},
+        token::{TokenResponse, source_fn},
     };
 
     /// Keeps where the bytes of the header were that it was sent.
@@ -381,25 +354,25 @@ mod tests {
         };
         let mut first = original.clone();
         let mut second = original.clone();
-        let shared = bytes(&mut first);
-        assert_eq!(bytes(&mut second), shared);
+        let driver = bytes(&mut first);
+        assert_eq!(bytes(&mut second), driver);
         assert!(Arc::ptr_eq(&first.handle, &second.handle));
 
         tokio::time::advance(Duration::from_secs(1)).await;
         let own = bytes(&mut first);
-        assert_ne!(own, shared, "second to call with it, in another second");
+        assert_ne!(own, driver, "second to call with it, in another second");
         assert_eq!(bytes(&mut first), own, "once");
         assert!(!Arc::ptr_eq(&first.handle, &second.handle));
         assert!(first.cached.value().value.is_sensitive());
         let mut third = original.clone();
-        assert_eq!(bytes(&mut third), shared, "one that has just been cloned copies nothing");
+        assert_eq!(bytes(&mut third), driver, "one that has just been cloned copies nothing");
         assert!(Arc::ptr_eq(&third.handle, &original.handle));
 
         // One look does for all clones of a value that is not called itself.
         tokio::time::advance(Duration::from_secs(1)).await;
         for _ in 0..2 {
             bytes(&mut original.clone());
-            assert!(lock(&original.handle.latest).is_current_fast(&original.handle.shared));
+            assert!(lock(&original.handle.latest).is_current_fast(&original.handle.driver));
         }
 
         // After a rejection it starts over, but for the handle.
@@ -436,7 +409,7 @@ mod tests {
 
         // The renewal is due, and never ends.
         tokio::time::advance(Duration::from_secs(60)).await;
-        let is_known = || lock(&original.handle.latest).is_current_fast(&original.handle.shared);
+        let is_known = || lock(&original.handle.latest).is_current_fast(&original.handle.driver);
         drop(original.clone().call(Request::new(())));
         assert!(!is_known(), "the first asks");
         drop(original.clone().call(Request::new(())));
@@ -475,7 +448,7 @@ mod tests {
             clock.1.load(std::sync::atomic::Ordering::Relaxed) - before
         };
         let first = looks();
-        assert!(lock(&original.handle.latest).is_current_fast(&original.handle.shared));
+        assert!(lock(&original.handle.latest).is_current_fast(&original.handle.driver));
         let second = looks();
         assert!(second < first, "a glance of its own, one at what is known: {first}, {second}");
         assert_eq!(looks(), second);
@@ -501,10 +474,10 @@ mod tests {
             lock(&seen.0).take().unwrap()
         };
         let second = Duration::from_secs(1);
-        let shared = bytes(&mut value);
+        let driver = bytes(&mut value);
         tokio::time::advance(second).await;
         let own = bytes(&mut value);
-        assert_ne!(own, shared);
+        assert_ne!(own, driver);
         tokio::time::advance(second).await;
         let mut clone = value.clone();
         assert_eq!(bytes(&mut clone), own);
@@ -514,9 +487,9 @@ mod tests {
         tokio::time::advance(Duration::from_secs(100)).await;
         cache.token().await.unwrap();
         let mut clone = value.clone();
-        let shared = bytes(&mut clone);
+        let driver = bytes(&mut clone);
         let own = bytes(&mut value);
-        assert_ne!(own, shared, "its own again");
+        assert_ne!(own, driver, "its own again");
         tokio::time::advance(second).await;
         assert_eq!(bytes(&mut value), own);
         assert!(Arc::ptr_eq(&clone.handle, &value.handle), "one handle for the new token, too");

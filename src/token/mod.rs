@@ -1,52 +1,21 @@
-//! A token, from where it is fetched to where it is shared: [`TokenSource`] fetches one,
-//! [`TokenCache`] shares it, [`AccessToken`](crate::AccessToken) is what comes out.
+//! What a token is, and where it comes from: a [`TokenSource`] fetches a [`TokenResponse`], and
+//! [`AccessToken`](crate::AccessToken) is what requests carry.
 //!
-//! This folder knows neither token endpoints nor request bodies: a source may be anything that
-//! can produce a [`TokenResponse`].
+//! Nothing here knows token endpoints, caches or requests. The life of a token is in
+//! [`cache`](crate::cache).
 
-mod backoff;
-mod budget;
-pub(crate) mod cache;
-mod cached;
-mod core;
-mod flight;
+pub(crate) mod issued;
 pub(crate) mod jwt;
-mod keep_warm;
-#[cfg(all(oauth2_loom, test))]
-mod model;
-mod random;
-mod renewal;
-pub(crate) mod replacement;
-mod schedule;
-mod settings;
-mod shared;
-pub(crate) mod snapshot;
+pub(crate) mod schedule;
 pub(crate) mod source;
-mod state;
-mod waiting;
+mod trigger;
 
 #[cfg(test)]
 pub(crate) use self::source::Lifetime;
-pub use self::{
-    cache::Token,
-    replacement::Replacement,
-    source::{Attempt, BoxFuture, SourceFn},
-};
-// Public at the crate's root.
+pub use self::source::{Attempt, BoxFuture, SourceFn};
 pub(crate) use self::{
-    cache::TokenCache,
-    replacement::NotReplaced,
-    source::{TokenResponse, TokenSource, source_fn},
-};
-pub(crate) use self::{
-    cached::{Cached, Detach, Refreshed},
-    core::{Answer, Hand, Reason, RejectAction},
-    flight::Outcome,
-    renewal::in_runtime,
-    settings::{Settings, Warmth},
-    shared::Shared,
-    snapshot::Snapshot,
-    source::{sensitive_header, unshared},
-    state::{Call, Rejected, Sending, Staleness, Trigger},
-    waiting::{Acquiring, Replacing},
+    issued::IssuedToken,
+    schedule::Schedule,
+    source::{TokenResponse, TokenSource, sensitive_header, source_fn, unshared},
+    trigger::Trigger,
 };

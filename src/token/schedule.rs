@@ -9,8 +9,8 @@
 
 use std::time::Duration;
 
-use super::{random::Random, source::Lifetime};
-use crate::clock::Now;
+use super::source::Lifetime;
+use crate::{clock::Now, random::Random};
 
 /// By default a renewal may take this long in all, and one attempt of it this long.
 pub(crate) const RENEWAL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,11 +40,11 @@ pub(crate) struct Schedule {
 
 /// Where in its life a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum Age {
     Fresh,
     Soft,
     /// Inside its margin: usable if no newer one can be had.
-    Margin,
+    Hard,
     Expired,
 }
 
@@ -93,34 +93,34 @@ impl Schedule {
     }
 
     /// It serves those who waited for it, and nobody else.
-    pub(crate) fn is_for_once(&self) -> bool {
+    pub(crate) fn is_uncacheable(&self) -> bool {
         self.expiry.is_zero()
     }
 
-    pub(crate) fn standing(&self, now: Now) -> Standing {
+    pub(crate) fn age(&self, now: Now) -> Age {
         let age = now.since(self.t0);
         if age < self.soft {
-            Standing::Fresh
+            Age::Fresh
         } else if age < self.hard {
-            Standing::Soft
+            Age::Soft
         } else if age < self.expiry {
-            Standing::Margin
+            Age::Hard
         } else {
-            Standing::Expired
+            Age::Expired
         }
     }
 
     /// It may go out at `now`.
     pub(crate) fn is_usable(&self, now: Now) -> bool {
-        self.standing(now) != Standing::Expired
+        self.age(now) != Age::Expired
     }
 
     pub(crate) fn is_before_soft(&self, now: Now) -> bool {
-        self.standing(now) == Standing::Fresh
+        self.age(now) == Age::Fresh
     }
 
     pub(crate) fn is_before_hard(&self, now: Now) -> bool {
-        matches!(self.standing(now), Standing::Fresh | Standing::Soft)
+        matches!(self.age(now), Age::Fresh | Age::Soft)
     }
 
     /// How long it may still go out.
@@ -205,25 +205,25 @@ mod tests {
             let early = schedule.hard - schedule.soft;
             let window = (lifetime / 5).min(secs(300.0));
             assert!(early >= window && early <= window + (window / 2).min(secs(60.0)));
-            assert_eq!(schedule.standing(t0), Standing::Fresh);
-            assert_eq!(schedule.standing(schedule.soft_at()), Standing::Soft);
-            assert_eq!(schedule.standing(schedule.hard_at()), Standing::Margin);
-            assert_eq!(schedule.standing(schedule.expires_at()), Standing::Expired);
+            assert_eq!(schedule.age(t0), Age::Fresh);
+            assert_eq!(schedule.age(schedule.soft_at()), Age::Soft);
+            assert_eq!(schedule.age(schedule.hard_at()), Age::Hard);
+            assert_eq!(schedule.age(schedule.expires_at()), Age::Expired);
         }
     }
 
     #[test]
     fn zero_serves_once_and_absurd_lifetimes_are_clamped() {
         let zero = of(0.0, 1);
-        assert!(zero.is_for_once());
-        assert_eq!(zero.standing(T0), Standing::Expired);
+        assert!(zero.is_uncacheable());
+        assert_eq!(zero.age(T0), Age::Expired);
         let mut random = Random::seeded(1);
         let huge = Schedule::new(T0, Lifetime::Of(Duration::MAX), DEFAULT_LIFETIME, &mut random);
         assert_eq!(huge.lifetime(), MAX_LIFETIME);
         let unknown = Schedule::new(T0, Lifetime::Unknown, DEFAULT_LIFETIME, &mut random);
         assert_eq!(unknown.lifetime(), Duration::from_secs(300));
         let never = Schedule::new(T0, Lifetime::Never, DEFAULT_LIFETIME, &mut random);
-        assert_eq!(never.standing(T0.plus(MAX_LIFETIME * 100)), Standing::Fresh);
+        assert_eq!(never.age(T0.plus(MAX_LIFETIME * 100)), Age::Fresh);
     }
 
     #[test]
@@ -244,11 +244,11 @@ mod tests {
     fn a_suspended_host_ages_a_token_and_a_clock_set_back_does_not_renew_it() {
         let token = of(3600.0, 1);
         let slept = Now { mono: T0.mono + secs(5.0), wall: T0.wall + secs(7200.0) };
-        assert_eq!(token.standing(slept), Standing::Expired);
+        assert_eq!(token.age(slept), Age::Expired);
         let back = Now { mono: T0.mono + secs(5.0), wall: T0.wall - secs(7200.0) };
-        assert_eq!(token.standing(back), Standing::Fresh);
+        assert_eq!(token.age(back), Age::Fresh);
         let back_for_long = Now { mono: T0.mono + secs(3600.0), wall: T0.wall };
-        assert_eq!(token.standing(back_for_long), Standing::Expired);
+        assert_eq!(token.age(back_for_long), Age::Expired);
     }
 
     /// A server that hands out a token again says of it what is left, in whole seconds; one that has

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-use super::state::Trigger;
+use super::trigger::Trigger;
 use crate::error::{ErrorClass, TokenError};
 
 /// A boxed future, as the traits of this crate return it: they run once in a token's lifetime.

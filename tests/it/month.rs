@@ -11,6 +11,7 @@
 )]
 
 use std::{
+    collections::HashMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
@@ -23,7 +24,7 @@ use tower_oauth2_client_credentials::{
     BoxError, NotReplaced, OAuthClientCredentialsLayer, TokenError,
     credentials::RotatingSecret,
     endpoint::TransportRequestBody,
-    testing::{AuthorizationServer, InMemory, ManualClock, ProtectedApi},
+    testing::{AuthorizationServer, InMemory, ManualClock, ProtectedApi, ResponseBody},
 };
 
 use crate::kit::{Dice, Watchdog, from_env, get, secs};
@@ -72,8 +73,7 @@ impl Road {
     async fn carry(
         self,
         request: http::Request<TransportRequestBody>,
-    ) -> Result<http::Response<tower_oauth2_client_credentials::testing::ResponseBody>, BoxError>
-    {
+    ) -> Result<http::Response<ResponseBody>, BoxError> {
         let trouble = *self.trouble.lock().unwrap();
         match trouble {
             Trouble::None => {}
@@ -95,7 +95,37 @@ impl Road {
     }
 }
 
-async fn live_through(seed: u64, lifetime: Duration) {
+/// An API that does not accept a token at once.
+#[derive(Clone)]
+struct Lagging {
+    api: InMemory,
+    lag: Duration,
+    first_used: Arc<Mutex<HashMap<Vec<u8>, tokio::time::Instant>>>,
+}
+
+impl Lagging {
+    async fn answer(
+        self,
+        request: http::Request<http_body_util::Full<bytes::Bytes>>,
+    ) -> io::Result<http::Response<ResponseBody>> {
+        let token = request.headers()[http::header::AUTHORIZATION].as_bytes().to_vec();
+        let mut response = self.api.oneshot(request).await?;
+        let now = tokio::time::Instant::now();
+        let first = *self.first_used.lock().unwrap().entry(token).or_insert(now);
+        if now < first + self.lag {
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+        }
+        Ok(response)
+    }
+}
+
+/// How long a token without a former one may be rejected: by the lag, and by the pause after the
+/// first attempt to cure that.
+fn settles(lag: Duration) -> Duration {
+    if lag.is_zero() { lag } else { lag + secs(120) }
+}
+
+async fn live_through(seed: u64, lifetime: Duration, lag: Duration) {
     let mut dice = Dice::seeded(seed);
     let clock = ManualClock::new();
     let server = AuthorizationServer::builder().clock(clock.clone()).build();
@@ -113,7 +143,8 @@ async fn live_through(seed: u64, lifetime: Duration) {
         .build()
         .unwrap();
     let mut cache = layer.cache();
-    let mut client = layer.layer(api.service());
+    let lagging = Lagging { api: api.service(), lag, first_used: Arc::default() };
+    let mut client = layer.layer(tower::service_fn(move |request| lagging.clone().answer(request)));
 
     let (mut revocations, mut steps) = (0, 0);
     let mut trouble_until = Duration::ZERO;
@@ -128,11 +159,13 @@ async fn live_through(seed: u64, lifetime: Duration) {
         if now >= trouble_until {
             let over = std::mem::replace(&mut *trouble.lock().unwrap(), Trouble::None);
             if let Some(lasts) = over.lasts() {
-                excused_until = excused_until.max(now + lasts);
+                excused_until = excused_until.max(now + lasts + settles(lag));
             }
         }
         if new_secret.as_ref().is_some_and(|(at, _)| now >= *at) {
             secret.set(new_secret.take().unwrap().1);
+            // The token may have expired meanwhile, without a former one.
+            excused_until = excused_until.max(now + settles(lag));
         }
         if now >= next_event {
             next_event = now + secs(dice.between(600, 4 * 3600));
@@ -140,7 +173,7 @@ async fn live_through(seed: u64, lifetime: Duration) {
             if let Some(lasts) =
                 std::mem::replace(&mut *trouble.lock().unwrap(), Trouble::None).lasts()
             {
-                excused_until = excused_until.max(now + lasts);
+                excused_until = excused_until.max(now + lasts + settles(lag));
             }
             match dice.between(0, 9) {
                 0 | 1 => *trouble.lock().unwrap() = Trouble::Down,
@@ -174,6 +207,8 @@ async fn live_through(seed: u64, lifetime: Duration) {
                     steps += 1;
                 }
             }
+            // The next token may have no former one to stand in for it.
+            excused_until = excused_until.max(clock.elapsed() + settles(lag));
             let trouble = *trouble.lock().unwrap();
             if trouble != Trouble::None {
                 trouble_until = now + secs(*dice.one_of(&[20, 120, 600, 3 * 3600]));
@@ -208,13 +243,17 @@ async fn live_through(seed: u64, lifetime: Duration) {
     // Renewed at the earliest: the margin, the window and the most of the jitter before the end.
     let least = lifetime - secs(30) - secs(300) - secs(60);
     let lifetimes = clock.elapsed().as_secs() / least.as_secs();
-    let most = lifetimes + revocations + steps + SMALL_CONSTANT;
+    let mut most = lifetimes + revocations + steps + SMALL_CONSTANT;
+    if !lag.is_zero() {
+        // One more where a token had no former one.
+        most += revocations + steps;
+    }
     let issued = cache.issued();
     assert!(issued <= most, "{issued} tokens, {lifetimes} lifetimes, {revocations} revocations");
     assert!(calls > 10_000 && failed < calls / 4, "{failed} of {calls} calls failed");
 }
 
-fn month(lifetime: Duration) {
+fn month(lifetime: Duration, lag: Duration) {
     let _limit = Watchdog::start(secs(600));
     let seeds: Vec<u64> = from_env("MONTH_SEED").map_or_else(|| SEEDS.collect(), |seed| vec![seed]);
     for seed in seeds {
@@ -224,7 +263,7 @@ fn month(lifetime: Duration) {
                 .start_paused(true)
                 .build()
                 .unwrap()
-                .block_on(live_through(seed, lifetime));
+                .block_on(live_through(seed, lifetime, lag));
         }));
         if let Err(panic) = lived {
             eprintln!("again: MONTH_SEED={seed} cargo test --all-features --test it month");
@@ -235,10 +274,20 @@ fn month(lifetime: Duration) {
 
 #[test]
 fn a_month_with_tokens_of_an_hour() {
-    month(secs(3600));
+    month(secs(3600), Duration::ZERO);
 }
 
 #[test]
 fn a_month_with_tokens_of_a_day() {
-    month(secs(86_400));
+    month(secs(86_400), Duration::ZERO);
+}
+
+#[test]
+fn a_month_with_an_api_that_accepts_a_token_two_seconds_after_its_first_use() {
+    month(secs(3600), secs(2));
+}
+
+#[test]
+fn a_month_with_an_api_that_accepts_a_token_a_minute_after_its_first_use() {
+    month(secs(3600), secs(60));
 }

@@ -2,14 +2,15 @@
 //!
 //! [`State`] does no I/O, takes no lock, reads no clock and rolls no dice. It holds numbers and
 //! times only, so it can be cloned, compared and enumerated. The tokens' texts, the errors, the
-//! wakers and the tasks lie beside it in [`driver`](super::shared), which owns the lock.
+//! wakers and the tasks lie beside it in [`driver`](super::driver), which owns the lock.
 //!
 //! # Contract
 //!
 //! There are four kinds of methods, as in quinn-proto's `Connection`:
 //!
 //! - **A, getters**: [`newest`](State::newest), [`former`](State::former),
-//!   [`usable`](State::usable), [`due`](State::due), [`stale_refusal`](State::stale_refusal). They
+//!   [`usable`](State::usable), [`untried`](State::untried), [`is_rejected`](State::is_rejected),
+//!   [`issued`](State::issued), [`due`](State::due), [`stale_refusal`](State::stale_refusal). They
 //!   change nothing.
 //! - **B, input**: [`on`](State::on) takes one [`Event`] and the time. The caller holds the lock
 //!   from before it gathers the event's facts (is the text the same as before?) until it has stored
@@ -64,13 +65,15 @@ use self::{
 pub(crate) use self::{
     failure::Failed,
     landing::{Issued, Landed, SameAs},
-    rejection::{Call, Rejected, Sending, Staleness},
+    rejection::{Call, Rejected, Sending},
 };
-use super::{
-    budget::{Budget, Purpose},
-    schedule::Schedule,
+use super::budget::{Budget, Purpose};
+use crate::{
+    challenge::Evidence,
+    clock::Now,
+    error::ErrorClass,
+    token::{Schedule, Trigger},
 };
-use crate::{clock::Now, error::ErrorClass};
 
 /// A renewal that has not ended this long after its deadline is not being polled.
 const OVERDUE_GRACE: Duration = Duration::from_secs(5);
@@ -94,6 +97,8 @@ pub(crate) struct State {
     breaker: Breaker,
     budget: Option<Budget>,
     issued: u64,
+    /// The first number since the newest token that stands for an uncacheable one.
+    uncacheable_from: Option<u64>,
     generations: u64,
     flights: u64,
     failures: u64,
@@ -147,42 +152,6 @@ struct InFlight {
     blocks_until: Option<Duration>,
 }
 
-/// The reason for a renewal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trigger {
-    /// A request had no usable token.
-    Cold,
-    /// A request's token was in its soft window.
-    Soft,
-    /// A request's token was past its hard point.
-    Hard,
-    /// An API rejected the token.
-    Forced,
-    /// A timer renewed the token without a request.
-    Warmup,
-}
-
-impl Trigger {
-    /// The name in events.
-    #[cfg_attr(not(feature = "tracing"), allow(dead_code, reason = "for events"))]
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Cold => "cold",
-            Self::Soft => "soft",
-            Self::Hard => "hard",
-            Self::Forced => "forced",
-            Self::Warmup => "warmup",
-        }
-    }
-
-    fn purpose(self) -> Purpose {
-        match self {
-            Self::Cold => Purpose::Needed,
-            Self::Soft | Self::Hard | Self::Forced | Self::Warmup => Purpose::Convenience,
-        }
-    }
-}
-
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Event {
@@ -193,7 +162,7 @@ pub(crate) enum Event {
     /// An API rejected a request's token.
     Rejected(Rejected),
     /// The renewal that a rejected call waited for has ended.
-    Replace { call: Call, staleness: Staleness },
+    Replace { call: Call, evidence: Evidence },
     /// An API accepted a request's token.
     Accepted { generation: u64, sending: Sending },
     /// The source was asked for the version of its credentials, because of the failure with this
@@ -202,8 +171,9 @@ pub(crate) enum Event {
     /// A renewal is about to ask the source once more. `is_resend`: at once, because the last request
     /// was lost with its connection.
     AttemptStarts { flight: FlightId, is_resend: bool },
-    /// An attempt has failed. `is_free`: no token can have been issued to it.
-    AttemptFailed { is_free: bool },
+    /// An attempt has failed. `is_free`: no token can have been issued to it, so the budget that was
+    /// reserved at this time is given back.
+    AttemptFailed { reserved: Duration, is_free: bool },
     /// A renewal has ended.
     Landed(Landed),
 }
@@ -224,6 +194,8 @@ pub(crate) struct Effects {
 pub(crate) struct Launch {
     pub(crate) flight: FlightId,
     pub(crate) trigger: Trigger,
+    /// The time at which budget was reserved for its first attempt.
+    pub(crate) reserved: Duration,
     /// How often a transient failure may be tried within this renewal.
     pub(crate) attempts: u32,
 }
@@ -304,6 +276,7 @@ impl State {
             breaker: Breaker::new(),
             budget,
             issued: 0,
+            uncacheable_from: None,
             generations: 0,
             flights: 0,
             failures: 0,
@@ -317,7 +290,11 @@ impl State {
         let had_flight = self.in_flight.map(|flight| flight.id);
         let mut launch = None;
         let give_up = match event {
-            Event::Landed(_) | Event::AttemptStarts { .. } | Event::AttemptFailed { .. } => None,
+            // The caller carries out no effects of these.
+            Event::Landed(_)
+            | Event::AttemptStarts { .. }
+            | Event::AttemptFailed { .. }
+            | Event::CredentialsVersion { .. } => None,
             _ => self.take_overdue(now),
         };
         self.drop_expired_former(now);
@@ -325,8 +302,8 @@ impl State {
             Event::Acquire => self.acquire(now, &mut launch),
             Event::TimerDue => self.renew_ahead(now, &mut launch),
             Event::Rejected(rejected) => self.rejected(&rejected, now, &mut launch),
-            Event::Replace { call, staleness } => {
-                self.replace_after_wait(&call, staleness, now, &mut launch)
+            Event::Replace { call, evidence } => {
+                self.replace_after_wait(&call, evidence, now, &mut launch)
             }
             Event::Accepted { generation, sending } => self.accepted(generation, sending),
             Event::CredentialsVersion { failure, version } => {
@@ -335,9 +312,9 @@ impl State {
             Event::AttemptStarts { flight, is_resend } => {
                 self.attempt_starts(flight, is_resend, now)
             }
-            Event::AttemptFailed { is_free } => {
+            Event::AttemptFailed { reserved, is_free } => {
                 if let Some(budget) = &mut self.budget {
-                    if is_free { budget.refund() } else { budget.wasted(now.mono) }
+                    if is_free { budget.refund(reserved) } else { budget.wasted(now.mono) }
                 }
                 Answer::None
             }
@@ -353,7 +330,7 @@ impl State {
         let token = |token: &Token| (token.generation, token.schedule);
         (
             self.newest.as_ref().map(token),
-            self.former.as_ref().map(token),
+            self.former.as_ref().map(|former| (token(former), former.is_rejected)),
             matches!(self.phase, Phase::Benched { .. }),
             self.is_on_probation(),
             self.in_flight.and_then(|flight| flight.blocks_until),
@@ -434,7 +411,7 @@ impl State {
         }
         if let Some(budget) = &mut self.budget {
             budget
-                .reserve(trigger.purpose(), now.mono)
+                .reserve(purpose(trigger), now.mono)
                 .map_err(|until| Refusal::Budget { until })?;
         }
         self.flights += 1;
@@ -442,7 +419,7 @@ impl State {
         let flight = InFlight { id, trigger, launched: now.mono, blocks_until: None };
         self.in_flight = Some(flight);
         let attempts = if self.streak.is_failing() { 1 } else { 3 };
-        *launch = Some(Launch { flight: id, trigger, attempts });
+        *launch = Some(Launch { flight: id, trigger, reserved: now.mono, attempts });
         Ok(flight)
     }
 
@@ -454,7 +431,7 @@ impl State {
         if is_resend {
             budget.end_pause();
         }
-        match budget.reserve(trigger.purpose(), now.mono) {
+        match budget.reserve(purpose(trigger), now.mono) {
             Ok(()) => Answer::None,
             Err(until) => Answer::Refuse(Refusal::Budget { until }),
         }
@@ -471,5 +448,13 @@ impl State {
             Ok(flight) => Answer::Wait { flight: flight.id, until: None },
             Err(refusal) => Answer::Refuse(refusal),
         }
+    }
+}
+
+/// The use of a token that is renewed for this reason.
+fn purpose(trigger: Trigger) -> Purpose {
+    match trigger {
+        Trigger::Cold => Purpose::Needed,
+        Trigger::Soft | Trigger::Hard | Trigger::Forced | Trigger::Warmup => Purpose::Convenience,
     }
 }

@@ -25,7 +25,7 @@
 //! than a second or two is [`Promoted`](Refreshed::Promoted): it makes its own copy of the bytes,
 //! now and with each new answer.
 
-use super::shared::Shared;
+use super::driver::Driver;
 use crate::{
     clock::{Deadline, Now},
     sync::{Mutex, lock, try_lock},
@@ -97,27 +97,27 @@ impl<T> Cached<T> {
     /// Returns `true` if the copy is certainly current, by the epoch and the coarse clock. `false`
     /// means that it must be refreshed.
     #[inline(always)]
-    pub(crate) fn is_current_fast(&self, shared: &Shared) -> bool {
-        self.epoch == shared.epoch() && shared.clock.is_before_fast(&self.until)
+    pub(crate) fn is_current_fast(&self, driver: &Driver) -> bool {
+        self.epoch == driver.epoch() && driver.clock.is_before_fast(&self.until)
     }
 
     /// Returns whether the copy is current, by the epoch and the exact clocks. If so,
     /// [`is_current_fast`](Self::is_current_fast) is `true` for the rest of this second.
-    pub(crate) fn is_current(&mut self, shared: &Shared) -> bool {
-        self.epoch == shared.epoch() && shared.clock.is_before(&mut self.until)
+    pub(crate) fn is_current(&mut self, driver: &Driver) -> bool {
+        self.epoch == driver.epoch() && driver.clock.is_before(&mut self.until)
     }
 }
 
 impl<T: Detach> Cached<T> {
     /// Brings the copy up to date without asking the cache, if that is possible: by the exact
     /// clocks, or by the `latest` copy of the handle's clones.
-    pub(crate) fn refresh(&mut self, latest: &Mutex<Self>, shared: &Shared) -> Refreshed {
-        if self.is_current_fast(shared) {
+    pub(crate) fn refresh(&mut self, latest: &Mutex<Self>, driver: &Driver) -> Refreshed {
+        if self.is_current_fast(driver) {
             return Refreshed::Current;
         }
-        if self.epoch != shared.epoch() {
+        if self.epoch != driver.epoch() {
             let mut latest = lock(latest);
-            if latest.is_current_fast(shared) || latest.is_current(shared) {
+            if latest.is_current_fast(driver) || latest.is_current(driver) {
                 self.adopt(&latest);
                 return Refreshed::Current;
             }
@@ -125,18 +125,18 @@ impl<T: Detach> Cached<T> {
         }
         // A lock that another clone holds is not waited for: the clocks say as much.
         let mut latest = try_lock(latest);
-        let validated = latest.as_deref().filter(|latest| self.is_validated_by(latest, shared));
+        let validated = latest.as_deref().filter(|latest| self.is_validated_by(latest, driver));
         if let Some(latest) = validated {
             // One reading of the exact clocks per second serves all clones.
             self.until = latest.until;
-        } else if self.is_current(shared) {
+        } else if self.is_current(driver) {
             if let Some(latest) = latest.as_deref_mut()
                 && self.epoch == latest.epoch
             {
                 latest.until = self.until;
             }
         } else if let Some(latest) = latest.as_deref_mut()
-            && latest.is_current(shared)
+            && latest.is_current(driver)
         {
             // The cache has told another clone that the same token holds for longer.
             self.adopt(latest);
@@ -157,8 +157,8 @@ impl<T: Detach> Cached<T> {
     }
 
     /// Returns whether `other` is the same answer, and current.
-    fn is_validated_by(&self, other: &Self, shared: &Shared) -> bool {
-        self.epoch == other.epoch && other.is_current_fast(shared)
+    fn is_validated_by(&self, other: &Self, driver: &Driver) -> bool {
+        self.epoch == other.epoch && other.is_current_fast(driver)
     }
 
     /// Takes over `other`, in bytes of its own if the copy has had such before.
@@ -205,8 +205,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        cache::{Settings, TokenCache},
         testing::ManualClock,
-        token::{Settings, TokenCache, TokenResponse, source_fn},
+        token::{TokenResponse, source_fn},
     };
 
     #[derive(Clone)]
@@ -239,24 +240,24 @@ mod tests {
             }
         }
 
-        fn shared(&self) -> &Shared {
-            self.cache.shared()
+        fn driver(&self) -> &Driver {
+            self.cache.driver()
         }
 
         /// The cache answers the first clone with `value`, for `seconds` from now on.
         fn answer(&mut self, value: u32, seconds: u64) {
-            let now = self.shared().clock.now();
+            let now = self.driver().clock.now();
             let until = now.plus(Duration::from_secs(seconds));
-            let answer = Cached::new(Value(Arc::new(value)), self.shared().epoch(), until, now);
+            let answer = Cached::new(Value(Arc::new(value)), self.driver().epoch(), until, now);
             self.first.replace(answer, &self.latest);
         }
 
         fn refresh_first(&mut self) -> Refreshed {
-            self.first.refresh(&self.latest, self.cache.shared())
+            self.first.refresh(&self.latest, self.cache.driver())
         }
 
         fn refresh_second(&mut self) -> Refreshed {
-            self.second.refresh(&self.latest, self.cache.shared())
+            self.second.refresh(&self.latest, self.cache.driver())
         }
     }
 
@@ -269,16 +270,16 @@ mod tests {
         stand.answer(1, 60);
         assert_eq!(stand.refresh_second(), Refreshed::Current);
         assert!(Arc::ptr_eq(&stand.second.value().0, &stand.first.value().0), "the same bytes");
-        assert!(stand.second.is_current_fast(stand.shared()));
+        assert!(stand.second.is_current_fast(stand.driver()));
 
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(stand.refresh_first(), Refreshed::Promoted, "by the exact clocks");
-        assert!(!stand.second.is_current_fast(stand.shared()), "another second");
+        assert!(!stand.second.is_current_fast(stand.driver()), "another second");
         assert_eq!(stand.refresh_second(), Refreshed::Promoted, "by what the first has read");
-        assert!(stand.second.is_current_fast(stand.shared()));
+        assert!(stand.second.is_current_fast(stand.driver()));
 
         stand.cache.token().await.unwrap();
-        assert!(!stand.second.is_current_fast(stand.shared()), "another epoch");
+        assert!(!stand.second.is_current_fast(stand.driver()), "another epoch");
         assert_eq!(stand.refresh_second(), Refreshed::Outdated);
         stand.answer(2, 60);
         assert_eq!(stand.refresh_second(), Refreshed::Current);
@@ -293,7 +294,7 @@ mod tests {
         assert_eq!(stand.refresh_second(), Refreshed::Current);
         stand.answer(2, 0);
         assert_eq!(*stand.first.value().0, 2, "this request has it");
-        assert!(!stand.first.is_current_fast(stand.shared()));
+        assert!(!stand.first.is_current_fast(stand.driver()));
         assert_eq!(stand.refresh_second(), Refreshed::Current);
         assert_eq!(*stand.second.value().0, 1);
         assert_eq!(stand.refresh_first(), Refreshed::Current, "the other clone's knowledge");
@@ -319,7 +320,7 @@ mod tests {
     async fn a_handle_that_stays_in_use_owns_its_bytes_from_then_on() {
         let mut stand = Stand::new();
         stand.answer(1, 60);
-        let shared = Arc::clone(&stand.first.value().0);
+        let driver = Arc::clone(&stand.first.value().0);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(stand.refresh_first(), Refreshed::Promoted);
         assert_eq!(Arc::strong_count(&stand.first.value().0), 1);
@@ -330,7 +331,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(stand.refresh_second(), Refreshed::Current);
         assert!(Arc::ptr_eq(&stand.second.value().0, &stand.first.value().0), "a clone borrows");
-        assert!(!Arc::ptr_eq(&shared, &stand.first.value().0));
+        assert!(!Arc::ptr_eq(&driver, &stand.first.value().0));
 
         stand.cache.token().await.unwrap();
         stand.answer(2, 60);
@@ -348,7 +349,7 @@ mod tests {
         stand.answer(1, 2);
         for _ in 0..3 {
             assert_eq!(stand.refresh_first(), Refreshed::Current);
-            assert!(!stand.first.is_current_fast(stand.shared()), "the exact clocks count");
+            assert!(!stand.first.is_current_fast(stand.driver()), "the exact clocks count");
         }
     }
 }

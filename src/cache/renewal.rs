@@ -6,7 +6,6 @@ use std::{
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll},
-    thread,
     time::Duration,
 };
 
@@ -18,16 +17,16 @@ use tokio::{
 use super::{
     backoff::{Next, next_attempt},
     core::{End, interrupted},
+    driver::Driver,
     flight::{Completion, Flight},
-    random::Random,
-    shared::Shared,
-    source::{Attempt, BoxFuture, Lifetime, TokenResponse, TokenSource},
     state::Launch,
 };
 use crate::{
     clock::{Clock, Now},
     error::{ErrorClass, TokenError},
+    random::Random,
     telemetry,
+    token::source::{Attempt, BoxFuture, Lifetime, TokenResponse, TokenSource},
 };
 
 /// The most attempts that one renewal has in flight at once.
@@ -40,47 +39,48 @@ pub(crate) fn in_runtime() -> bool {
 
 /// Runs the renewal on a task of its own. Not under a lock: a runtime that is shutting down drops
 /// the task immediately.
-pub(crate) fn launch(shared: &Arc<Shared>, launch: Launch, flight: Arc<Flight>, random: Random) {
+pub(crate) fn launch(driver: &Arc<Driver>, launch: Launch, flight: Arc<Flight>, random: Random) {
     let guard = RenewalGuard {
-        shared: Arc::downgrade(shared),
+        driver: Arc::downgrade(driver),
         launch,
         flight,
         version: 0,
         counts: AttemptCounts::default(),
         has_ended: false,
-        since: shared.clock.now(),
+        in_source: false,
+        since: driver.clock.now(),
         span: telemetry::RenewalSpan::new(),
     };
     #[cfg(all(oauth2_loom, test))]
     {
         drop(random);
-        super::model::run(shared, guard);
+        super::model::run(driver, guard);
     }
     #[cfg(not(all(oauth2_loom, test)))]
-    spawn(shared, guard, random);
+    spawn(driver, guard, random);
 }
 
 #[cfg_attr(
     all(oauth2_loom, test),
     allow(dead_code, reason = "the model has threads in place of tasks")
 )]
-fn spawn(shared: &Arc<Shared>, guard: RenewalGuard, random: Random) {
+fn spawn(driver: &Arc<Driver>, guard: RenewalGuard, random: Random) {
     let Ok(runtime) = Handle::try_current() else {
-        shared.attempt_failed(true);
+        driver.attempt_failed(guard.launch.reserved, true);
         let error = interrupted("a token must be asked for, and there is no Tokio runtime");
         guard.abandon(error);
         return;
     };
     let timeouts = Timeouts {
-        attempt: shared.settings.attempt_timeout,
-        renewal: shared.settings.renewal_timeout,
+        attempt: driver.settings.attempt_timeout,
+        renewal: driver.settings.renewal_timeout,
     };
     let flight = guard.launch.flight;
-    let source = Arc::clone(&shared.source);
-    let clock = shared.clock.clone();
+    let source = Arc::clone(&driver.source);
+    let clock = driver.clock.clone();
     let span = guard.span.clone();
     let task = runtime.spawn(telemetry::within(span, guard.run(source, clock, random, timeouts)));
-    shared.renewal_runs(flight, task.abort_handle());
+    driver.renewal_runs(flight, task.abort_handle());
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,12 +93,14 @@ struct Timeouts {
 #[derive(Debug)]
 pub(crate) struct RenewalGuard {
     /// Weak: a renewal keeps no cache alive.
-    shared: Weak<Shared>,
+    driver: Weak<Driver>,
     launch: Launch,
     flight: Arc<Flight>,
     version: u64,
     counts: AttemptCounts,
     has_ended: bool,
+    /// The source's code is running: a panic is its own.
+    in_source: bool,
     since: Now,
     span: telemetry::RenewalSpan,
 }
@@ -121,7 +123,9 @@ impl RenewalGuard {
         timeouts: Timeouts,
     ) {
         // Before the first attempt: a change during it must be noticed.
+        self.in_source = true;
         self.version = source.credentials_version();
+        self.in_source = false;
         let result = self.renew(&*source, &clock, random, timeouts).await;
         self.finish(result);
     }
@@ -143,10 +147,10 @@ impl RenewalGuard {
             wasted: self.counts.wasted,
             is_interrupted,
         };
-        match self.shared.upgrade() {
-            Some(shared) => {
-                let outcome = shared.finish(self.launch.flight, &self.flight, end);
-                let took = shared.clock.now().since(self.since);
+        match self.driver.upgrade() {
+            Some(driver) => {
+                let outcome = driver.finish(self.launch.flight, &self.flight, end);
+                let took = driver.clock.now().since(self.since);
                 let (trigger, attempts) = (self.launch.trigger, self.counts.attempts);
                 telemetry::renewed(&self.span, trigger, &outcome, attempts, took);
             }
@@ -176,62 +180,71 @@ impl RenewalGuard {
         let start = clock.now();
         let mut deadline = Box::pin(time::sleep(timeouts.renewal));
         let mut asked = Vec::with_capacity(1);
-        let mut next = Some(Attempt::new(self.launch.trigger));
+        let mut next = Some((Attempt::new(self.launch.trigger), self.launch.reserved));
+        let mut retry = None;
         let mut timer = None;
         let mut last: Option<TokenError> = None;
         let mut has_resent = false;
         loop {
-            if timer.is_none()
-                && let Some(attempt) = next.take()
-            {
+            if let Some((attempt, reserved)) = next.take() {
                 self.counts.attempts = attempt.number();
+                self.in_source = true;
                 let (t0, future) = (clock.now(), source.fetch(attempt));
-                asked.push(Asked { attempt, t0, future });
-                next = Some(attempt.beside()).filter(|_| asked.len() < MAX_ASKED);
-                timer = next.is_some().then(|| Box::pin(time::sleep(timeouts.attempt)));
+                self.in_source = false;
+                asked.push(Asked { attempt, reserved, t0, future });
+                retry = Some(attempt.beside()).filter(|_| asked.len() < MAX_ASKED);
+                timer = retry.is_some().then(|| Box::pin(time::sleep(timeouts.attempt)));
             }
-            let (attempt, t0, answer) = match step(&mut asked, &mut timer, &mut deadline).await {
-                Step::Answered(attempt, t0, answer) => (attempt, t0, answer),
-                Step::Due => {
-                    timer = None;
-                    if let Err(error) = self.reserve(false) {
-                        next = None;
-                        if asked.is_empty() {
-                            return Err(last.unwrap_or(error));
-                        }
+            let in_source = &mut self.in_source;
+            let (attempt, reserved, t0, answer) =
+                match step(&mut asked, &mut timer, &mut deadline, in_source).await {
+                    Step::Answered(Answered { attempt, reserved, t0, answer }) => {
+                        (attempt, reserved, t0, answer)
                     }
-                    continue;
-                }
-                Step::Late => {
-                    let error = timed_out(timeouts.renewal);
-                    return Err(match last {
-                        Some(last) => error.with_source(last),
-                        None => error,
-                    });
-                }
-            };
+                    Step::Due => {
+                        timer = None;
+                        match (retry.take(), self.reserve(false)) {
+                            (Some(attempt), Ok(reserved)) => next = Some((attempt, reserved)),
+                            (_, Err(error)) if asked.is_empty() => {
+                                return Err(last.unwrap_or(error));
+                            }
+                            _ => {}
+                        }
+                        continue;
+                    }
+                    Step::Late => {
+                        let error = timed_out(timeouts.renewal);
+                        return Err(match last {
+                            // When to come back is worth more to the caller.
+                            Some(last) if last.retry_after().is_some() => last,
+                            Some(last) => error.with_source(last),
+                            None => error,
+                        });
+                    }
+                };
             let error = match answer {
                 Ok(response) if !has_expired(&response, clock.now().since(t0)) => {
                     return Ok((response, t0));
                 }
                 Ok(_) => {
                     self.counts.wasted += 1;
-                    self.attempt_failed(false);
+                    self.attempt_failed(reserved, false);
                     TokenError::new(
                         ErrorClass::Transient,
                         "the token had expired when it arrived: the answer took longer than it lives",
                     )
                 }
-                Err(error)
-                    if error.is_unanswered() && !has_resent && self.reserve(true).is_ok() =>
-                {
-                    has_resent = true;
-                    (next, timer, last) = (Some(attempt), None, Some(error));
-                    continue;
-                }
                 Err(error) => {
+                    if error.is_unanswered()
+                        && !has_resent
+                        && let Ok(reserved) = self.reserve(true)
+                    {
+                        has_resent = true;
+                        (next, timer, last) = (Some((attempt, reserved)), None, Some(error));
+                        continue;
+                    }
                     self.counts.wasted += u32::from(was_issued(&error));
-                    self.attempt_failed(!may_have_issued(&error));
+                    self.attempt_failed(reserved, !may_have_issued(&error));
                     same_credentials(last.take(), error)
                 }
             };
@@ -239,12 +252,15 @@ impl RenewalGuard {
             let number = attempt.number().max(self.counts.attempts);
             match next_attempt(&error, number, self.launch.attempts, &mut random) {
                 Next::Retry(delay) if fits(delay, start, clock.now(), timeouts.renewal) => {
-                    next = Some(attempt.numbered(number).after(&error));
+                    retry = Some(attempt.numbered(number).after(&error));
                     timer = Some(Box::pin(time::sleep(delay)));
                 }
-                // Others are still in flight.
-                _ if !asked.is_empty() => (next, timer) = (None, None),
-                // With a wait that does not fit, the server's reason is told at once.
+                // Others in flight may do better: this one says nothing about them.
+                _ if !asked.is_empty() && error.class() == ErrorClass::Transient => {
+                    (retry, timer) = (None, None);
+                }
+                // The server's word ends the renewal, however many attempts are still in flight; so
+                // does a wait that does not fit.
                 _ => return Err(error),
             }
             last = Some(error);
@@ -252,16 +268,16 @@ impl RenewalGuard {
     }
 
     /// Reserves budget for an attempt after the first, or for another request of one.
-    fn reserve(&self, is_resend: bool) -> Result<(), TokenError> {
-        match self.shared.upgrade() {
-            Some(shared) => shared.attempt_starts(self.launch.flight, is_resend),
-            None => Ok(()),
+    fn reserve(&self, is_resend: bool) -> Result<Duration, TokenError> {
+        match self.driver.upgrade() {
+            Some(driver) => driver.attempt_starts(self.launch.flight, is_resend),
+            None => Ok(Duration::ZERO),
         }
     }
 
-    fn attempt_failed(&self, is_free: bool) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.attempt_failed(is_free);
+    fn attempt_failed(&self, reserved: Duration, is_free: bool) {
+        if let Some(driver) = self.driver.upgrade() {
+            driver.attempt_failed(reserved, is_free);
         }
     }
 }
@@ -273,7 +289,8 @@ impl Drop for RenewalGuard {
                 "the renewal was cut short: its task panicked or was aborted, or its runtime was shut down",
             );
             // A source that panics is a failure; anything else says nothing about the source.
-            self.end(Err(error), !thread::panicking());
+            let is_interrupted = !self.in_source;
+            self.end(Err(error), is_interrupted);
         }
     }
 }
@@ -281,14 +298,24 @@ impl Drop for RenewalGuard {
 /// An attempt in flight.
 struct Asked<'a> {
     attempt: Attempt,
+    /// The time at which budget was reserved for it.
+    reserved: Duration,
     /// The moment before the source was asked.
     t0: Now,
     future: BoxFuture<'a, Result<TokenResponse, TokenError>>,
 }
 
+/// An attempt that has ended.
+struct Answered {
+    attempt: Attempt,
+    reserved: Duration,
+    t0: Now,
+    answer: Result<TokenResponse, TokenError>,
+}
+
 /// The next thing that happens in a renewal.
 enum Step {
-    Answered(Attempt, Now, Result<TokenResponse, TokenError>),
+    Answered(Answered),
     /// The timer has run out: another attempt is due.
     Due,
     /// The renewal's time is up.
@@ -301,14 +328,19 @@ async fn step(
     asked: &mut Vec<Asked<'_>>,
     timer: &mut Option<Pin<Box<Sleep>>>,
     deadline: &mut Pin<Box<Sleep>>,
+    in_source: &mut bool,
 ) -> Step {
     poll_fn(|cx: &mut Context<'_>| {
         for index in 0..asked.len() {
-            if let Some(one) = asked.get_mut(index)
-                && let Poll::Ready(answer) = one.future.as_mut().poll(cx)
-            {
-                let Asked { attempt, t0, .. } = asked.remove(index);
-                return Poll::Ready(Step::Answered(attempt, t0, answer));
+            let Some(one) = asked.get_mut(index) else { break };
+            // Left as it is if the source panics.
+            *in_source = true;
+            let polled = one.future.as_mut().poll(cx);
+            *in_source = false;
+            if let Poll::Ready(answer) = polled {
+                let Asked { attempt, reserved, t0, .. } = asked.remove(index);
+                let answered = Answered { attempt, reserved, t0, answer };
+                return Poll::Ready(Step::Answered(answered));
             }
         }
         if deadline.as_mut().poll(cx).is_ready() {

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::Staleness;
+use crate::challenge::Evidence;
 
 /// How long a forced token that some requests used and none was rejected with stays on probation.
 /// (Where no request can be replayed, no replay can show a cure.)
@@ -19,10 +19,11 @@ const PROBATION: Duration = Duration::from_secs(60);
 /// the next cure.
 const DOUBT: Duration = Duration::from_secs(600);
 
-/// However many cures there are, no more renewals are forced in a row than this, and then one every
-/// two seconds: an API that answers 401 at random looks cured each time.
+/// However many cures there are, no more renewals are forced in a row than this, and then one a
+/// second: an API that answers 401 at random looks cured each time. Two replicas of a client whose
+/// server keeps one token alive end each other's token for each call, and are cured each time, too.
 const MAX_BURST: u32 = 30;
-const REFILL: Duration = Duration::from_secs(2);
+const REFILL: Duration = Duration::from_secs(1);
 
 /// The pause after the first ineffective renewal; it doubles up to one of the limits.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
@@ -39,11 +40,19 @@ const MAX_WEAK: u32 = 5;
 const WEAK_PAUSE: Duration = Duration::from_secs(15 * 60);
 const WINDOW: Duration = Duration::from_secs(30);
 
+/// Ineffective renewals are forgotten after so long a time without a rejection.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(15 * 60);
+
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Breaker {
     /// Ineffective renewals in a row.
     ineffective: u32,
     ineffective_at: Duration,
+    /// Renewals that weak evidence has forced since the last cure, and of which nothing showed that
+    /// they were one.
+    unproven: u32,
+    /// The time of the last rejection since then that forced no renewal.
+    refused_at: Duration,
     /// The time of the last rejection that was not held against a token on probation.
     doubted_at: Option<Duration>,
     token: Token,
@@ -79,6 +88,8 @@ impl Breaker {
         Self {
             ineffective: 0,
             ineffective_at: Duration::ZERO,
+            unproven: 0,
+            refused_at: Duration::ZERO,
             doubted_at: None,
             token: Token::new(Probation::None, Duration::ZERO),
             burst: 0,
@@ -99,14 +110,21 @@ impl Breaker {
 
     /// Takes note of a request with the newest token that was rejected, and that is no replay.
     /// Unless that is news, it shows that the renewal which brought the token was ineffective.
-    pub(super) fn rejected(&mut self, now: Duration) {
+    pub(super) fn rejected(&mut self, evidence: Evidence, now: Duration) {
         if self.token.probation != Probation::Pending {
             return;
         }
-        if self.token.is_accepted {
-            if now.saturating_sub(self.token.since) >= PROBATION {
-                return;
+        let age = now.saturating_sub(self.token.since);
+        // Where no caller reports what its requests came to, nobody is accepted.
+        if age >= MAX_PAUSE || self.token.is_accepted && age >= PROBATION {
+            self.unproven = self.unproven.saturating_add(u32::from(evidence == Evidence::Weak));
+            if self.unproven >= MAX_WEAK {
+                self.ineffective = self.ineffective.max(MAX_WEAK - 1);
+                self.ineffective(now);
             }
+            return;
+        }
+        if self.token.is_accepted {
             if self.doubted_at.is_none_or(|at| now.saturating_sub(at) >= DOUBT) {
                 self.doubted_at = Some(now);
                 return;
@@ -133,6 +151,7 @@ impl Breaker {
         if self.token.probation != Probation::None {
             self.token.probation = Probation::None;
             self.ineffective = 0;
+            self.unproven = 0;
             self.doubted_at = None;
         }
         self.request_accepted();
@@ -158,7 +177,7 @@ impl Breaker {
         self.token.probation != Probation::Failed || self.token.is_accepted
     }
 
-    /// Returns `true` if no forced renewal was ineffective since the last cure.
+    /// Returns `true` if no forced renewal was ineffective since the last cure, or for a while.
     pub(super) fn is_trusting(&self) -> bool {
         self.ineffective == 0
     }
@@ -170,17 +189,36 @@ impl Breaker {
     }
 
     /// The time from which a renewal may be forced, if that is later than `now`.
-    pub(super) fn cooldown_until(
-        &mut self,
-        staleness: Staleness,
-        now: Duration,
-    ) -> Option<Duration> {
+    pub(super) fn cooldown_until(&mut self, evidence: Evidence, now: Duration) -> Option<Duration> {
+        self.forget(now);
+        let until = self.until(evidence, now);
+        if until.is_some() {
+            self.refused_at = now;
+        }
+        until
+    }
+
+    /// Forgets ineffective renewals once nothing has been rejected for a while: where an API lags
+    /// behind new tokens, each revocation looks ineffective at first.
+    fn forget(&mut self, now: Duration) {
+        let last = self.ineffective_at.max(self.refused_at);
+        if now.saturating_sub(last) >= FORGOTTEN_AFTER {
+            self.ineffective = 0;
+            self.unproven = 0;
+            self.doubted_at = None;
+            if self.token.is_accepted {
+                self.token.probation = Probation::None;
+            }
+        }
+    }
+
+    fn until(&mut self, evidence: Evidence, now: Duration) -> Option<Duration> {
         let mut until = Duration::ZERO;
         if self.ineffective > 0 {
             let pause = pause(self.ineffective, self.token.is_accepted);
             until = self.ineffective_at.saturating_add(pause);
         }
-        if self.ineffective >= MAX_WEAK && staleness == Staleness::Unclear {
+        if self.ineffective >= MAX_WEAK && evidence == Evidence::Weak {
             until = until.max(self.weak_until(now));
         }
         if self.burst_at(now) >= MAX_BURST {
@@ -203,8 +241,8 @@ impl Breaker {
     #[cfg(test)]
     pub(super) fn summary(&self, now: Duration) -> String {
         let mut copy = self.clone();
-        let strong = copy.cooldown_until(Staleness::Invalid, now).is_some();
-        let weak = copy.cooldown_until(Staleness::Unclear, now).is_some();
+        let strong = copy.cooldown_until(Evidence::Strong, now).is_some();
+        let weak = copy.cooldown_until(Evidence::Weak, now).is_some();
         let token = &self.token;
         format!(
             "{:?} {} {} {} {strong} {weak} {}",
@@ -254,8 +292,8 @@ fn pause(n: u32, is_accepted: bool) -> Duration {
 mod tests {
     use super::*;
 
-    const STRONG: Staleness = Staleness::Invalid;
-    const WEAK: Staleness = Staleness::Unclear;
+    const STRONG: Evidence = Evidence::Strong;
+    const WEAK: Evidence = Evidence::Weak;
 
     fn at(secs: u64) -> Duration {
         Duration::from_secs(secs)
@@ -273,7 +311,7 @@ mod tests {
 
     fn is_news(breaker: &mut Breaker, now: Duration) -> bool {
         let before = breaker.ineffective;
-        breaker.rejected(now);
+        breaker.rejected(STRONG, now);
         breaker.ineffective == before
     }
 
@@ -368,6 +406,18 @@ mod tests {
         }
     }
 
+    /// Pins the pauses that grow with each revocation at an API that lags behind new tokens.
+    #[test]
+    fn a_quarter_of_an_hour_without_a_rejection_begins_again() {
+        let mut breaker = after(5);
+        breaker.request_accepted();
+        assert!(breaker.cooldown_until(WEAK, at(500)).is_some());
+        assert!(breaker.cooldown_until(WEAK, at(1399)).is_none());
+        assert!(!breaker.is_trusting(), "there was a rejection at 500 s");
+        assert!(breaker.cooldown_until(WEAK, at(1400)).is_none());
+        assert!(breaker.is_trusting() && !breaker.knows_misuse());
+    }
+
     #[test]
     fn a_clear_word_is_bound_by_the_shorter_pauses_only() {
         let mut breaker = after(5);
@@ -400,8 +450,36 @@ mod tests {
         assert!(is_news(&mut breaker, at(667)), "also after a cure");
     }
 
+    /// Pins the renewal a minute for requests that cannot be replayed: nothing shows that it helps.
     #[test]
-    fn an_api_that_rejects_at_random_is_held_to_one_renewal_every_two_seconds() {
+    fn without_replays_weak_evidence_forces_five_and_then_one_a_quarter_of_an_hour() {
+        let mut breaker = Breaker::new();
+        let mut forced = 0;
+        for minute in 0..60 {
+            let now = at(62 * minute);
+            breaker.rejected(WEAK, now);
+            if breaker.cooldown_until(WEAK, now).is_none() {
+                forced += 1;
+                breaker.renewal_forced(now);
+                breaker.published(true, now);
+            }
+            breaker.request_accepted();
+        }
+        assert!((6..=10).contains(&forced), "{forced} in an hour");
+    }
+
+    /// Pins the pause after a revocation for callers who never report an acceptance.
+    #[test]
+    fn a_rejection_is_news_after_five_minutes_though_nobody_was_seen_accepted() {
+        let mut breaker = Breaker::new();
+        breaker.published(true, at(0));
+        assert!(is_news(&mut breaker, at(300)));
+        breaker.published(true, at(301));
+        assert!(!is_news(&mut breaker, at(600)));
+    }
+
+    #[test]
+    fn an_api_that_rejects_at_random_is_held_to_one_renewal_a_second() {
         let mut breaker = Breaker::new();
         let mut forced = 0;
         for millis in 0..600_000_u64 {
@@ -413,6 +491,6 @@ mod tests {
                 breaker.replay_accepted();
             }
         }
-        assert!((300..=340).contains(&forced), "{forced}");
+        assert!((600..=640).contains(&forced), "{forced}");
     }
 }

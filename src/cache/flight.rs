@@ -14,14 +14,14 @@ use std::{
     thread,
 };
 
-use super::snapshot::Snapshot;
+use crate::token::issued::IssuedToken;
 use crate::{
     error::TokenError,
     sync::{Mutex, Once, lock},
 };
 
 /// The outcome of a renewal, shared by every waiter.
-pub(crate) type Outcome = Result<Arc<Snapshot>, TokenError>;
+pub(crate) type Outcome = Result<Arc<IssuedToken>, TokenError>;
 
 pub(crate) struct Flight {
     /// Set before anyone is woken: thousands may then read it at once.
@@ -152,7 +152,7 @@ mod tests {
     use std::task::Wake;
 
     use super::*;
-    use crate::token::core::interrupted;
+    use crate::cache::core::interrupted;
 
     #[derive(Debug)]
     struct Sleeper;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Answer, Launch, PATIENCE, Phase, Refusal, State, Token, Trigger, Usable, Which};
-use crate::{clock::Now, token::schedule::Standing};
+use crate::{clock::Now, token::schedule::Age};
 
 impl State {
     pub(super) fn acquire(&mut self, now: Now, launch: &mut Option<Launch>) -> Answer {
@@ -20,16 +20,16 @@ impl State {
         {
             return Answer::Wait { flight: flight.id, until: Some(until) };
         }
-        let until = match newest.schedule.standing(now) {
-            Standing::Fresh => newest.schedule.soft_at(),
-            Standing::Soft => {
+        let until = match newest.schedule.age(now) {
+            Age::Fresh => newest.schedule.soft_at(),
+            Age::Soft => {
                 let hard = newest.schedule.hard_at();
                 match self.renewal(Trigger::Soft, now, launch) {
                     Ok(_) => hard,
                     Err(refusal) => self.next_look(refusal, hard, now),
                 }
             }
-            Standing::Margin | Standing::Expired => {
+            Age::Hard | Age::Expired => {
                 let end = token.schedule.expires_at();
                 match self.renewal(Trigger::Hard, now, launch) {
                     Ok(flight) => {

@@ -12,8 +12,9 @@ use std::{
 
 use super::{
     Answer, Call, Effects, Event, Failed, FlightId, Issued, Landed, Limits, Phase, Refusal,
-    Rejected, SameAs, Sending, Staleness, State, Which,
+    Rejected, SameAs, Sending, State, Which,
 };
+use crate::challenge::Evidence;
 use crate::{clock::Now, error::ErrorClass, token::source::Lifetime};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -28,7 +29,7 @@ struct Moment {
 }
 
 /// Something that can happen next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Acquire,
     Timer,
@@ -51,12 +52,6 @@ enum Step {
     RejectOld,
     AcceptNewest,
     AcceptReplay,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Evidence {
-    Strong,
-    Weak,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,15 +131,11 @@ impl Moment {
         evidence: Evidence,
         before: Option<(u64, Duration)>,
     ) -> Event {
-        let staleness = match evidence {
-            Evidence::Strong => Staleness::Invalid,
-            Evidence::Weak => Staleness::Unclear,
-        };
         let mut call = Call::default();
         if let Some((generation, at)) = before {
             call.rejected(generation, at);
         }
-        Event::Rejected(Rejected { generation, staleness, call, is_replayable: true })
+        Event::Rejected(Rejected { generation, evidence, call, is_replayable: true })
     }
 
     /// The event of `step`, or `None` if it cannot happen here.
@@ -326,12 +317,12 @@ impl Moment {
         let Self { state, now, .. } = self;
         let newest = state.newest().map(|newest| {
             let is_young = now.since(newest.schedule.t0) < Duration::from_secs(120);
-            let life = newest.schedule.standing(*now);
+            let life = newest.schedule.age(*now);
             (life, is_young, newest.forced, state.is_rejected(newest.generation))
         });
         let former = state
             .former()
-            .map(|former| (former.schedule.standing(*now), state.is_rejected(former.generation)));
+            .map(|former| (former.schedule.age(*now), state.is_rejected(former.generation)));
         let phase = match state.phase {
             Phase::Benched { pause, next, probe } => {
                 let due = now.mono >= next;
@@ -396,7 +387,7 @@ fn in_every_state_every_event_keeps_the_invariants() {
         let steps = steps.into_iter().collect::<Vec<_>>().join(" | ");
         let _ = writeln!(graph, "{from} -> {to}: {steps}");
     }
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/token/state/transitions.txt");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cache/state/transitions.txt");
     if std::env::var_os("UPDATE_TRANSITIONS").is_some() {
         std::fs::write(file, &graph).unwrap();
     }

@@ -1,23 +1,23 @@
 //! The driver of the state machine: everything that the handles of a cache share.
 //!
-//! [`Shared`] owns the lock, the texts of the tokens, the flight, the source, the clock and the
-//! tasks. It gathers the facts of an event, passes it to [`State::on`], and carries out the
+//! [`Driver`] owns the lock, the source, the clock and the tasks; [`Core`], under the lock, the state
+//! and what its numbers stand for. It gathers the facts of an event, passes it to [`State::on`], and carries out the
 //! effects. No rule is decided here.
 //!
 //! # Locks
 //!
 //! | lock | guards |
 //! |---|---|
-//! | `Shared::core` | the state, and what lies beside it |
-//! | `Shared::tasks` | the tasks that end with the last handle |
+//! | `Driver::core` | the state, and what lies beside it |
+//! | `Driver::tasks` | the tasks that end with the last handle |
 //! | `Flight::waiters` | the wakers of one renewal |
 //! | `service::Handle::template` | the inner service, to be cloned |
-//! | `service::Handle::recent` | the copy of the token that clones of a service share |
+//! | `service::Handle::latest` | the copy of the token that clones of a service share |
 //!
 //! No lock is held across an await or while another is taken, and no user code runs under one,
 //! except for the clone of the inner service and of a waker.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::task::AbortHandle;
 
@@ -26,12 +26,11 @@ use super::{
     flight::{Completion, Flight, Outcome},
     keep_warm, renewal,
     replacement::NotReplaced,
-    settings::{Settings, Warmth},
-    snapshot::Snapshot,
-    source::{TokenResponse, TokenSource},
-    state::{self, Call, Event, FlightId, Rejected, Sending, Staleness},
+    settings::Settings,
+    state::{self, Call, Event, FlightId, Rejected, Sending, Which},
 };
 use crate::{
+    challenge::Evidence,
     clock::{Clock, Now},
     error::TokenError,
     sync::{
@@ -40,9 +39,11 @@ use crate::{
         lock,
     },
     telemetry,
+    token::issued::IssuedToken,
+    token::source::{TokenResponse, TokenSource},
 };
 
-pub(crate) struct Shared {
+pub(crate) struct Driver {
     /// Changes whenever what a handle cached may be out of date. Written under the lock of `core`.
     epoch: AtomicU64,
     core: Mutex<Core>,
@@ -60,7 +61,7 @@ struct Tasks {
     timer: Option<AbortHandle>,
 }
 
-impl Shared {
+impl Driver {
     pub(crate) fn new(source: Arc<dyn TokenSource>, settings: Settings) -> Arc<Self> {
         Arc::new(Self {
             epoch: AtomicU64::new(1),
@@ -127,7 +128,10 @@ impl Shared {
         let mut core = lock(&self.core);
         if version != refused {
             // Ends that failure, not one that has come meanwhile.
-            core.state.on(Event::CredentialsVersion { failure, version }, now);
+            let effects = core.state.on(Event::CredentialsVersion { failure, version }, now);
+            if effects.epoch_changed {
+                self.next_epoch();
+            }
         }
         core
     }
@@ -155,8 +159,8 @@ impl Shared {
         let is_new = core.told.is_new(rejected.generation, &action);
         drop(core);
         self.carry_out(after);
-        let Rejected { generation, staleness, call, .. } = rejected;
-        telemetry::rejected(generation, staleness, call.sending(), &action, is_new);
+        let Rejected { generation, evidence, call, .. } = rejected;
+        telemetry::rejected(generation, evidence, call.sending(), &action, is_new);
         action
     }
 
@@ -170,11 +174,11 @@ impl Shared {
     pub(crate) fn replace(
         self: &Arc<Self>,
         call: Call,
-        staleness: Staleness,
+        evidence: Evidence,
         now: Now,
     ) -> RejectAction {
         let mut core = self.locked(now);
-        let (answer, after) = self.step(&mut core, Event::Replace { call, staleness }, None, now);
+        let (answer, after) = self.step(&mut core, Event::Replace { call, evidence }, None, now);
         let action = core.reject_action(answer, now);
         drop(core);
         self.carry_out(after);
@@ -182,7 +186,7 @@ impl Shared {
     }
 
     /// Returns a usable token that `call` was not rejected with.
-    pub(crate) fn untried(&self, call: &Call, now: Now) -> Option<Arc<Snapshot>> {
+    pub(crate) fn untried(&self, call: &Call, now: Now) -> Option<Arc<IssuedToken>> {
         let core = lock(&self.core);
         core.state.untried(call, now).and_then(|which| core.kept(which)).cloned()
     }
@@ -198,24 +202,24 @@ impl Shared {
     }
 
     /// Reserves budget for another attempt of the renewal `flight`. `is_resend`: in place of one that
-    /// was lost with its connection.
+    /// was lost with its connection. Returns the time of it.
     pub(crate) fn attempt_starts(
         &self,
         flight: FlightId,
         is_resend: bool,
-    ) -> Result<(), TokenError> {
+    ) -> Result<Duration, TokenError> {
         let now = self.clock.now();
         let mut core = lock(&self.core);
         match core.state.on(Event::AttemptStarts { flight, is_resend }, now).answer {
             state::Answer::Refuse(refusal) => Err(core.error(refusal, now)),
-            _ => Ok(()),
+            _ => Ok(now.mono),
         }
     }
 
     /// Takes note of an attempt that failed. `is_free`: no token can have been issued to it.
-    pub(crate) fn attempt_failed(&self, is_free: bool) {
+    pub(crate) fn attempt_failed(&self, reserved: Duration, is_free: bool) {
         let now = self.clock.now();
-        lock(&self.core).state.on(Event::AttemptFailed { is_free }, now);
+        lock(&self.core).state.on(Event::AttemptFailed { reserved, is_free }, now);
     }
 
     /// The renewal has ended: publishes what it brought and completes its flight.
@@ -229,11 +233,12 @@ impl Shared {
         let copy = response.clone();
         let (answer, mut after) = self.step(&mut core, event, response, now);
         let outcome = core.outcome(answer, copy, failed, &mut after, now);
-        core.take_flight(id);
+        let is_current = core.take_flight(id).is_some();
         let epoch = self.epoch();
         let has_token = core.state.usable(now).is_some();
         drop(core);
-        if self.settings.warmth == Warmth::Kept {
+        // One that was given up leaves the timer to its successor.
+        if self.settings.keep_warm && is_current {
             keep_warm::start(self, &outcome);
         }
         flight.complete(Completion {
@@ -252,7 +257,7 @@ impl Shared {
         }
     }
 
-    /// Starts a renewal if one is due and nothing speaks against it.
+    /// Starts a renewal if one is due and allowed.
     pub(crate) fn renew_in_background(self: &Arc<Self>, now: Now) -> Renewing {
         let mut core = self.locked(now);
         let (answer, after) = self.step(&mut core, Event::TimerDue, None, now);
@@ -262,23 +267,29 @@ impl Shared {
     }
 
     /// Returns the newest token, whether or not it may still go out.
-    pub(crate) fn current(&self) -> Option<Arc<Snapshot>> {
+    pub(crate) fn current(&self) -> Option<Arc<IssuedToken>> {
         lock(&self.core).newest.clone()
     }
 
+    /// Returns the tokens that are kept: the newest and the former one.
+    pub(crate) fn kept(&self) -> [Option<Arc<IssuedToken>>; 2] {
+        let core = lock(&self.core);
+        [Which::Newest, Which::Former].map(|which| core.kept(which).cloned())
+    }
+
     /// Returns the token that may go out at `now`.
-    pub(crate) fn usable(&self, now: Now) -> Option<Arc<Snapshot>> {
+    pub(crate) fn usable(&self, now: Now) -> Option<Arc<IssuedToken>> {
         let core = lock(&self.core);
         core.state.usable(now).and_then(|which| core.kept(which)).cloned()
     }
 
     /// Returns `true` if the token may go out now.
-    pub(crate) fn may_go_out(&self, snapshot: &Snapshot) -> bool {
-        snapshot.is_usable(self.clock.soon()) || snapshot.is_usable(self.clock.now())
+    pub(crate) fn may_go_out(&self, snapshot: &IssuedToken) -> bool {
+        snapshot.is_usable(self.clock.upper_bound()) || snapshot.is_usable(self.clock.now())
     }
 
     /// Returns `true` if the token is known to be rejected, or is kept no more.
-    pub(crate) fn is_rejected(&self, snapshot: &Snapshot) -> bool {
+    pub(crate) fn is_rejected(&self, snapshot: &IssuedToken) -> bool {
         lock(&self.core).state.is_rejected(snapshot.generation)
     }
 
@@ -333,7 +344,7 @@ impl Shared {
     }
 
     fn revive_timer(self: &Arc<Self>) {
-        if self.settings.warmth == Warmth::Kept
+        if self.settings.keep_warm
             && lock(&self.tasks).timer.as_ref().is_some_and(AbortHandle::is_finished)
         {
             keep_warm::revive(self);
@@ -348,7 +359,7 @@ pub(crate) enum Renewing {
     No,
 }
 
-impl Drop for Shared {
+impl Drop for Driver {
     fn drop(&mut self) {
         let tasks = lock(&self.tasks);
         for task in tasks.renewals.iter().map(|(_, task)| task).chain(&tasks.timer) {
@@ -357,7 +368,7 @@ impl Drop for Shared {
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenCache")
             .field("token", &self.current())
@@ -377,34 +388,35 @@ mod tests {
 
     use super::*;
     use crate::{
+        cache::{Acquiring, Granted},
         error::ErrorClass,
-        token::{Acquiring, Attempt, Hand, source_fn},
+        token::{Attempt, source_fn},
     };
 
-    fn a_cache() -> Arc<Shared> {
+    fn a_cache() -> Arc<Driver> {
         let source = Arc::new(source_fn(|attempt| async move {
             if attempt.number() > 0 {
                 std::future::pending::<()>().await;
             }
             TokenResponse::bearer("t")
         }));
-        Shared::new(source, Settings::default())
+        Driver::new(source, Settings::default())
     }
 
     /// Pins the renewal that is under way for ever, because its task was aborted.
     #[tokio::test(start_paused = true)]
     async fn an_aborted_renewal_is_launched_once_more_and_then_an_error() {
-        let shared = a_cache();
+        let driver = a_cache();
         for _ in 0..3 {
             let mut waiting = Acquiring::new();
             let caller = {
-                let shared = Arc::clone(&shared);
-                tokio::spawn(std::future::poll_fn(move |cx| waiting.poll(&shared, cx)))
+                let driver = Arc::clone(&driver);
+                tokio::spawn(std::future::poll_fn(move |cx| waiting.poll(&driver, cx)))
             };
             for _ in 0..2 {
                 tokio::task::yield_now().await;
                 tokio::task::yield_now().await;
-                let (_, task) = lock(&shared.tasks).renewals.pop().unwrap();
+                let (_, task) = lock(&driver.tasks).renewals.pop().unwrap();
                 assert!(!task.is_finished(), "a task of its own, and a new one");
                 task.abort();
             }
@@ -421,60 +433,60 @@ mod tests {
             let number = issued.fetch_add(1, Ordering::Relaxed);
             async move { TokenResponse::bearer(format!("t{number}")) }
         });
-        let shared = Shared::new(Arc::new(source), Settings::default());
-        let token = |shared: &Arc<Shared>| {
-            let (shared, mut acquiring) = (Arc::clone(shared), Acquiring::new());
-            std::future::poll_fn(move |cx| acquiring.poll(&shared, cx))
+        let driver = Driver::new(Arc::new(source), Settings::default());
+        let token = |driver: &Arc<Driver>| {
+            let (driver, mut acquiring) = (Arc::clone(driver), Acquiring::new());
+            std::future::poll_fn(move |cx| acquiring.poll(&driver, cx))
         };
-        let first = token(&shared).await.unwrap();
+        let first = token(&driver).await.unwrap();
         let reject = |sending| {
-            let current = shared.current().unwrap();
+            let current = driver.current().unwrap();
             let call = match sending {
                 Sending::First => Call::default(),
                 Sending::Replay => Call::of_replay(&current),
             };
-            let (generation, staleness) = (current.generation, Staleness::Unclear);
-            let rejected = Rejected { generation, staleness, call, is_replayable: true };
-            shared.reject(rejected, shared.clock.now())
+            let (generation, evidence) = (current.generation, Evidence::Weak);
+            let rejected = Rejected { generation, evidence, call, is_replayable: true };
+            driver.reject(rejected, driver.clock.now())
         };
         assert!(matches!(reject(Sending::First), RejectAction::Wait(_)));
-        while shared.current().unwrap().generation == first.generation {
+        while driver.current().unwrap().generation == first.generation {
             tokio::task::yield_now().await;
         }
-        let watched = |shared: &Arc<Shared>| match shared.acquire(shared.clock.now()).0 {
-            Answer::Use(Hand { watched, .. }) => watched,
+        let watched = |driver: &Arc<Driver>| match driver.acquire(driver.clock.now()).0 {
+            Answer::Use(Granted { watched, .. }) => watched,
             other => panic!("{other:?}"),
         };
         assert!(matches!(reject(Sending::Replay), RejectAction::GiveUp(_)));
-        assert!(watched(&shared));
-        let epoch = shared.epoch();
+        assert!(watched(&driver));
+        let epoch = driver.epoch();
         for sending in [Sending::First, Sending::Replay, Sending::First] {
             assert!(matches!(reject(sending), RejectAction::GiveUp(_)));
         }
-        assert_eq!(shared.epoch(), epoch);
-        shared.accept(shared.current().unwrap().generation, Sending::First);
-        assert_ne!(shared.epoch(), epoch, "nobody need watch any more");
-        assert!(!watched(&shared));
+        assert_eq!(driver.epoch(), epoch);
+        driver.accept(driver.current().unwrap().generation, Sending::First);
+        assert_ne!(driver.epoch(), epoch, "nobody need watch any more");
+        assert!(!watched(&driver));
     }
 
     /// Pins the renewal that outlives its cache, because the handle of an earlier task, stored too
     /// late, has taken the place of its own.
     #[tokio::test(start_paused = true)]
     async fn a_task_that_has_ended_does_not_take_the_place_of_the_next() {
-        let shared = a_cache();
-        let launched = |shared: &Arc<Shared>| match shared.acquire(shared.clock.now()).0 {
-            Answer::Wait(waiting) => (waiting.flight, lock(&shared.tasks).renewals.pop().unwrap()),
+        let driver = a_cache();
+        let launched = |driver: &Arc<Driver>| match driver.acquire(driver.clock.now()).0 {
+            Answer::Wait(waiting) => (waiting.flight, lock(&driver.tasks).renewals.pop().unwrap()),
             other => panic!("{other:?}"),
         };
-        let (first, its_task) = launched(&shared);
+        let (first, its_task) = launched(&driver);
         its_task.1.abort();
         tokio::task::yield_now().await;
-        let (second, task) = launched(&shared);
+        let (second, task) = launched(&driver);
         assert!(!Arc::ptr_eq(&first, &second));
         let (id, task) = task;
-        shared.renewal_runs(id, task.clone());
-        shared.renewal_runs(its_task.0, its_task.1);
-        drop(shared);
+        driver.renewal_runs(id, task.clone());
+        driver.renewal_runs(its_task.0, its_task.1);
+        drop(driver);
         tokio::task::yield_now().await;
         assert!(task.is_finished());
     }
@@ -483,9 +495,9 @@ mod tests {
     /// alive but drives nothing.
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_a_renewal_that_is_overdue_is_told() {
-        let shared = a_cache();
-        let now = shared.clock.now();
-        let wait = |now| match shared.acquire(now).0 {
+        let driver = a_cache();
+        let now = driver.clock.now();
+        let wait = |now| match driver.acquire(now).0 {
             Answer::Wait(waiting) => waiting.flight,
             other => panic!("{other:?}"),
         };
@@ -507,12 +519,12 @@ mod tests {
     async fn tasks_that_have_ended_are_forgotten() {
         let source =
             source_fn(|_| async { Ok(TokenResponse::bearer("t")?.expires_in(Duration::ZERO)) });
-        let shared = Shared::new(Arc::new(source), Settings::default());
+        let driver = Driver::new(Arc::new(source), Settings::default());
         for _ in 0..100 {
             let mut waiting = Acquiring::new();
-            std::future::poll_fn(|cx| waiting.poll(&shared, cx)).await.unwrap();
+            std::future::poll_fn(|cx| waiting.poll(&driver, cx)).await.unwrap();
         }
-        assert!(lock(&shared.tasks).renewals.len() <= 2);
+        assert!(lock(&driver.tasks).renewals.len() <= 2);
     }
 
     /// Pins the request that goes round in circles, and never out: by the coarse clocks, a token that
@@ -524,9 +536,9 @@ mod tests {
             Ok(TokenResponse::bearer("t")?.expires_in(Duration::from_millis(900)))
         });
         let clock = crate::testing::ManualClock::new().to_clock();
-        let shared = Shared::new(Arc::new(source), Settings { clock, ..Settings::default() });
+        let driver = Driver::new(Arc::new(source), Settings { clock, ..Settings::default() });
         let mut waiting = Acquiring::new();
-        let snapshot = std::future::poll_fn(|cx| waiting.poll(&shared, cx)).await.unwrap();
-        assert!(shared.may_go_out(&snapshot));
+        let snapshot = std::future::poll_fn(|cx| waiting.poll(&driver, cx)).await.unwrap();
+        assert!(driver.may_go_out(&snapshot));
     }
 }

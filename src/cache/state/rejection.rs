@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{Answer, InFlight, Launch, Phase, Refusal, State, Token, Trigger, Usable, Which};
-use crate::{clock::Now, token::snapshot::Snapshot};
+use crate::{challenge::Evidence, clock::Now, token::IssuedToken};
 
 /// A newest token that is rejected within so long a time may only be too new for the API.
 const SETTLING: Duration = Duration::from_secs(120);
@@ -22,7 +22,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 pub(crate) struct Rejected {
     /// The number that the request carried.
     pub(crate) generation: u64,
-    pub(crate) staleness: Staleness,
+    pub(crate) evidence: Evidence,
     /// The call so far, without this response.
     pub(crate) call: Call,
     /// The request was kept and may be sent again.
@@ -35,15 +35,6 @@ pub(crate) struct Call {
     /// The time of the first rejection.
     since: Option<Duration>,
     tried: [Option<u64>; 3],
-}
-
-/// The strength of a response's evidence that the token it rejects is of no use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Staleness {
-    /// It calls the token invalid.
-    Invalid,
-    /// It says no more than that the request was not authorized.
-    Unclear,
 }
 
 /// Whether a request was sent for the first time.
@@ -64,7 +55,7 @@ impl Call {
 
     /// A call whose replay with `token` was rejected, and of which no more is known: the token was
     /// asked for because of it, or before.
-    pub(crate) fn of_replay(token: &Snapshot) -> Self {
+    pub(crate) fn of_replay(token: &IssuedToken) -> Self {
         let asked_after = token.forced.then_some(token.schedule.t0.mono);
         Self { since: Some(asked_after.unwrap_or(Duration::MAX)), tried: [None; 3] }
     }
@@ -87,6 +78,11 @@ impl Call {
         self.tried.iter().flatten().any(|&generation| token.is(generation))
     }
 
+    /// The token was asked for after the first rejection.
+    fn was_asked_since(&self, token: &Token) -> bool {
+        self.since.is_some_and(|since| token.schedule.t0.mono >= since)
+    }
+
     fn is_over(&self) -> bool {
         self.tried.iter().all(Option::is_some)
     }
@@ -106,33 +102,43 @@ impl State {
         now: Now,
         launch: &mut Option<Launch>,
     ) -> Answer {
-        let Rejected { generation, staleness, mut call, is_replayable } = *rejected;
-        let asked_after = call.since;
+        let Rejected { generation, evidence, mut call, is_replayable } = *rejected;
+        let before = call;
         call.rejected(generation, now.mono);
         let is = |token: &Token| token.is(generation);
         if let Some(newest) = self.newest.filter(is) {
-            if asked_after.is_some_and(|since| newest.schedule.t0.mono >= since) {
+            if before.was_asked_since(&newest) {
                 // Neither the token of then nor one that was asked for since.
                 self.breaker.ineffective(now.mono);
                 return Answer::Refuse(Refusal::ReplayRejected);
             }
             if self.fall_back(&newest, generation, is_replayable, now) {
-                return self.replace(&call, staleness, now, launch);
+                return self.replace(&call, evidence, now, launch);
             }
-            return self.force(&call, staleness, now, launch);
+            if self.in_flight.is_none() {
+                self.breaker.rejected(evidence, now.mono);
+            }
+            let answer = self.force(&call, evidence, now, launch);
+            // Without a renewal, the former token may still serve this call.
+            return match (answer, self.untried_token(&call, now)) {
+                (Answer::Refuse(_), Some((which, token))) if is_replayable => {
+                    self.replay_with(which, &token, now)
+                }
+                _ => answer,
+            };
         }
         if self.former.is_some_and(|former| is(&former)) {
-            if self.is_believed(staleness) {
+            if self.is_believed(evidence) {
                 match self.phase {
                     Phase::Proven => self.former.iter_mut().for_each(|f| f.is_rejected = true),
                     _ => self.drop_former(),
                 }
             }
-        } else if self.newest.is_none() {
-            // It was uncacheable, and there is none to compare it with.
+        } else if self.newest.is_none() && self.is_uncacheable(generation) {
+            // There is no other to compare it with.
             return Answer::Refuse(Refusal::SameToken);
         }
-        self.replace(&call, staleness, now, launch)
+        self.replace(&call, evidence, now, launch)
     }
 
     /// The newest token was rejected: whether the former one is to be tried before anything else.
@@ -143,7 +149,9 @@ impl State {
         is_replayable: bool,
         now: Now,
     ) -> bool {
-        if self.usable_former(now).is_none() {
+        let Some(former) = self.usable_former(now) else { return false };
+        // A request that cannot be replayed is served only by a token that the next call gets.
+        if !is_replayable && !former.schedule.is_before_hard(now) {
             return false;
         }
         match &mut self.phase {
@@ -171,15 +179,15 @@ impl State {
     pub(super) fn replace_after_wait(
         &mut self,
         call: &Call,
-        staleness: Staleness,
+        evidence: Evidence,
         now: Now,
         launch: &mut Option<Launch>,
     ) -> Answer {
-        let asked_after = |newest: &Token| call.since.is_some_and(|t| newest.schedule.t0.mono >= t);
-        if self.newest.as_ref().is_some_and(|n| call.has_tried(n) && asked_after(n)) {
+        let newest = self.newest.as_ref();
+        if newest.is_some_and(|newest| call.has_tried(newest) && call.was_asked_since(newest)) {
             return Answer::Refuse(Refusal::SameToken);
         }
-        self.replace(call, staleness, now, launch)
+        self.replace(call, evidence, now, launch)
     }
 
     /// A usable token that `call` was not rejected with, in the order in which they are used.
@@ -192,8 +200,15 @@ impl State {
     fn untried_token(&self, call: &Call, now: Now) -> Option<(Which, Token)> {
         let newest = self.newest.map(|newest| (Which::Newest, newest));
         let former = self.usable_former(now).map(|former| (Which::Former, former));
-        let order = if self.is_benched(now) { [former, newest] } else { [newest, former] };
-        order.into_iter().flatten().find(|(_, token)| !call.has_tried(token))
+        let is_former_first = self.is_benched(now) || self.usable_newest(now).is_none();
+        let order = if is_former_first { [former, newest] } else { [newest, former] };
+        // The last sending is for a token that is known to be good, or was asked for since.
+        let is_good = |which: Which, token: &Token| {
+            let is_proven = which == Which::Newest && self.phase == Phase::Proven;
+            call.may_be_sent_twice() || is_proven || call.was_asked_since(token)
+        };
+        let mut order = order.into_iter().flatten();
+        order.find(|(which, token)| !call.has_tried(token) && is_good(*which, token))
     }
 
     /// Returns `true` if the token with this number is known to be rejected, or has been replaced
@@ -202,15 +217,20 @@ impl State {
         let mut kept = self.newest.iter().chain(&self.former);
         match kept.find(|token| token.is(generation)) {
             Some(token) => token.is_rejected,
-            None => self.newest.is_some_and(|newest| generation < newest.generation),
+            None => !self.is_uncacheable(generation),
         }
+    }
+
+    /// The token with this number serves only the calls that waited for it.
+    fn is_uncacheable(&self, generation: u64) -> bool {
+        self.uncacheable_from.is_some_and(|from| generation >= from)
     }
 
     /// The token to replay `call` with, or the renewal to wait for.
     fn replace(
         &mut self,
         call: &Call,
-        staleness: Staleness,
+        evidence: Evidence,
         now: Now,
         launch: &mut Option<Launch>,
     ) -> Answer {
@@ -218,11 +238,11 @@ impl State {
             return Answer::Refuse(Refusal::ReplayRejected);
         }
         let Some((which, token)) = self.untried_token(call, now) else {
-            return self.force(call, staleness, now, launch);
+            return self.force(call, evidence, now, launch);
         };
         if which == Which::Newest {
             if !self.breaker.is_promising()
-                && let Some(until) = self.breaker.cooldown_until(staleness, now.mono)
+                && let Some(until) = self.breaker.cooldown_until(evidence, now.mono)
             {
                 return Answer::Refuse(Refusal::Cooldown { until });
             }
@@ -241,12 +261,12 @@ impl State {
                 };
             }
         }
-        Answer::Use(Usable {
-            which,
-            generation: token.generation,
-            until: now,
-            on_probation: which == Which::Newest,
-        })
+        self.replay_with(which, &token, now)
+    }
+
+    fn replay_with(&self, which: Which, token: &Token, now: Now) -> Answer {
+        let on_probation = which == Which::Newest;
+        Answer::Use(Usable { which, generation: token.generation, until: now, on_probation })
     }
 
     /// No token is left that the call could be replayed with: a renewal is joined or forced, unless
@@ -254,18 +274,18 @@ impl State {
     fn force(
         &mut self,
         call: &Call,
-        staleness: Staleness,
+        evidence: Evidence,
         now: Now,
         launch: &mut Option<Launch>,
     ) -> Answer {
-        let is_believed = self.is_believed(staleness);
-        if self.in_flight.is_none() {
-            self.breaker.rejected(now.mono);
-            if let Some(until) = self.breaker.cooldown_until(staleness, now.mono) {
-                return Answer::Refuse(Refusal::Cooldown { until });
-            }
+        let is_believed = self.is_believed(evidence);
+        let is_newest = self.newest.is_some_and(|newest| call.has_tried(&newest));
+        if self.in_flight.is_none()
+            && let Some(until) = self.breaker.cooldown_until(evidence, now.mono)
+        {
+            return Answer::Refuse(Refusal::Cooldown { until });
         }
-        if let Some(newest) = self.newest.as_mut().filter(|newest| call.has_tried(newest)) {
+        if let Some(newest) = self.newest.as_mut().filter(|_| is_newest) {
             newest.is_rejected |= is_believed;
         }
         let flight = match self.renewal(Trigger::Forced, now, launch) {
@@ -275,10 +295,14 @@ impl State {
         if launch.is_some() {
             self.breaker.renewal_forced(now.mono);
         }
-        // One endpoint that misuses 401 must not stall the others: only a clear word does, and only
-        // while such words have proved true.
-        if staleness == Staleness::Invalid && self.is_trusting() {
+        // One endpoint that misuses 401 must not stall the others: only strong evidence does, and only
+        // while such evidence has proved true.
+        if evidence == Evidence::Strong && self.is_trusting() {
             self.block(flight, now);
+        }
+        if call.is_over() {
+            // The renewal is for the next calls.
+            return Answer::Refuse(Refusal::ReplayRejected);
         }
         Answer::Wait { flight: flight.id, until: None }
     }
@@ -289,14 +313,14 @@ impl State {
         }
     }
 
-    /// A rejection counts against the token itself: it says so clearly, or nothing suggests that the
-    /// API misuses 401.
-    fn is_believed(&self, staleness: Staleness) -> bool {
-        staleness == Staleness::Invalid || !self.breaker.knows_misuse()
+    /// A rejection counts against the token itself: the evidence is strong, or nothing suggests that
+    /// the API misuses 401.
+    fn is_believed(&self, evidence: Evidence) -> bool {
+        evidence == Evidence::Strong || !self.breaker.knows_misuse()
     }
 
-    /// Nothing speaks against making others wait. While no token can be had, nothing proves a
-    /// rejection true or false; then it is believed once, not for each renewal that fails.
+    /// A rejection may make others wait. While the renewals fail, nothing proves a rejection true or
+    /// false; then it is believed once, not for each renewal that fails.
     fn is_trusting(&self) -> bool {
         self.breaker.is_trusting() && !self.streak.is_failing()
     }

@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::schedule::{ATTEMPT_TIMEOUT, DEFAULT_LIFETIME, RENEWAL_TIMEOUT};
 use crate::clock::Clock;
+use crate::token::schedule::{ATTEMPT_TIMEOUT, DEFAULT_LIFETIME, RENEWAL_TIMEOUT};
 
 /// The settings of a cache.
 #[derive(Debug)]
@@ -11,23 +11,16 @@ pub(crate) struct Settings {
     pub(crate) clock: Clock,
     pub(crate) default_lifetime: Duration,
     pub(crate) budget: Option<(u32, Duration)>,
-    pub(crate) warmth: Warmth,
+    /// A timer renews the token as well, once there has been one. Without it an idle client uses up
+    /// no quota.
+    pub(crate) keep_warm: bool,
     pub(crate) seed: Option<u64>,
     /// For one attempt of a renewal.
     pub(crate) attempt_timeout: Duration,
     /// For a renewal in all.
     pub(crate) renewal_timeout: Duration,
-    /// Which client it is, for errors that the source has not said it in.
+    /// The name of the client, for errors of sources that do not give it.
     pub(crate) client: Option<Arc<str>>,
-}
-
-/// What sets off a renewal in the background.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Warmth {
-    /// A request. An idle client uses up no quota.
-    OnDemand,
-    /// A timer, too, once there has been a token.
-    Kept,
 }
 
 impl Default for Settings {
@@ -36,7 +29,7 @@ impl Default for Settings {
             clock: Clock::default(),
             default_lifetime: DEFAULT_LIFETIME,
             budget: None,
-            warmth: Warmth::OnDemand,
+            keep_warm: false,
             seed: None,
             attempt_timeout: ATTEMPT_TIMEOUT,
             renewal_timeout: RENEWAL_TIMEOUT,

@@ -11,14 +11,14 @@ use std::{
 use tokio::time::Sleep;
 
 use super::{
-    core::{Answer, Hand, Reason, RejectAction, Waiting},
+    core::{Answer, Granted, Reason, RejectAction, Waiting},
+    driver::Driver,
     flight::{Completion, Flight, Waiter},
     renewal::in_runtime,
-    shared::Shared,
-    snapshot::Snapshot,
-    state::{Call, Staleness},
+    state::Call,
 };
-use crate::{error::TokenError, timer};
+use crate::challenge::Evidence;
+use crate::{error::TokenError, timer, token::issued::IssuedToken};
 
 /// Waits until there is a token that may go out.
 #[derive(Debug)]
@@ -35,31 +35,31 @@ impl Acquiring {
         Self { waiter: None, timer: None, has_relaunched: false }
     }
 
-    pub(crate) fn waiting_for(waiting: &Waiting, shared: &Shared) -> Self {
+    pub(crate) fn waiting_for(waiting: &Waiting, driver: &Driver) -> Self {
         let mut this = Self::new();
-        this.wait(waiting, shared);
+        this.wait(waiting, driver);
         this
     }
 
-    fn wait(&mut self, waiting: &Waiting, shared: &Shared) {
+    fn wait(&mut self, waiting: &Waiting, driver: &Driver) {
         self.waiter = Some(waiting.flight.join());
         self.timer = waiting
             .until
-            .and_then(|until| timer::after(until.saturating_sub(shared.clock.now().mono)))
+            .and_then(|until| timer::after(until.saturating_sub(driver.clock.now().mono)))
             .map(Box::pin);
     }
 
     pub(crate) fn poll(
         &mut self,
-        shared: &Arc<Shared>,
+        driver: &Arc<Driver>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Arc<Snapshot>, TokenError>> {
+    ) -> Poll<Result<Arc<IssuedToken>, TokenError>> {
         loop {
             let Some(waiter) = &mut self.waiter else {
-                match shared.acquire(shared.clock.now()).0 {
-                    Answer::Use(Hand { snapshot, .. }) => return Poll::Ready(Ok(snapshot)),
+                match driver.acquire(driver.clock.now()).0 {
+                    Answer::Use(Granted { snapshot, .. }) => return Poll::Ready(Ok(snapshot)),
                     Answer::Refuse(error) => return Poll::Ready(Err(error)),
-                    Answer::Wait(waiting) => self.wait(&waiting, shared),
+                    Answer::Wait(waiting) => self.wait(&waiting, driver),
                 }
                 continue;
             };
@@ -76,17 +76,17 @@ impl Acquiring {
             (self.waiter, self.timer) = (None, None);
             let Completion { outcome, no_token_in_epoch, is_interrupted } = completion;
             match outcome {
-                Ok(snapshot) if shared.may_go_out(&snapshot) => return Poll::Ready(Ok(snapshot)),
+                Ok(snapshot) if driver.may_go_out(&snapshot) => return Poll::Ready(Ok(snapshot)),
                 // Polled long after the renewal ended, the token may have expired.
                 Ok(_) => {}
                 Err(_) if is_interrupted && !self.has_relaunched && in_runtime() => {
                     self.has_relaunched = true;
                 }
-                Err(error) if no_token_in_epoch == Some(shared.epoch()) => {
+                Err(error) if no_token_in_epoch == Some(driver.epoch()) => {
                     return Poll::Ready(Err(error));
                 }
                 Err(error) => {
-                    return Poll::Ready(shared.usable(shared.clock.now()).ok_or(error));
+                    return Poll::Ready(driver.usable(driver.clock.now()).ok_or(error));
                 }
             }
         }
@@ -97,44 +97,44 @@ impl Acquiring {
 #[derive(Debug)]
 pub(crate) struct Replacing {
     /// Also keeps the renewal alive.
-    shared: Arc<Shared>,
+    driver: Arc<Driver>,
     waiter: Waiter,
     call: Call,
-    staleness: Staleness,
+    evidence: Evidence,
     has_relaunched: bool,
 }
 
 impl Replacing {
     pub(crate) fn new(
-        shared: &Arc<Shared>,
+        driver: &Arc<Driver>,
         flight: &Arc<Flight>,
         call: Call,
-        staleness: Staleness,
+        evidence: Evidence,
     ) -> Self {
-        let shared = Arc::clone(shared);
-        Self { shared, waiter: flight.join(), call, staleness, has_relaunched: false }
+        let driver = Arc::clone(driver);
+        Self { driver, waiter: flight.join(), call, evidence, has_relaunched: false }
     }
 }
 
 impl Future for Replacing {
-    type Output = Result<Arc<Snapshot>, Reason>;
+    type Output = Result<Arc<IssuedToken>, Reason>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         loop {
             let Completion { outcome, is_interrupted, .. } =
                 ready!(Pin::new(&mut this.waiter).poll(cx));
-            let now = this.shared.clock.now();
+            let now = this.driver.clock.now();
             let action = match outcome {
                 // An uncacheable token is only to be had from here.
-                Ok(snapshot) if snapshot.schedule.is_for_once() => RejectAction::Retry(snapshot),
-                Ok(_) => this.shared.replace(this.call, this.staleness, now),
+                Ok(snapshot) if snapshot.schedule.is_uncacheable() => RejectAction::Retry(snapshot),
+                Ok(_) => this.driver.replace(this.call, this.evidence, now),
                 Err(_) if is_interrupted && !this.has_relaunched && in_runtime() => {
                     this.has_relaunched = true;
-                    this.shared.replace(this.call, this.staleness, now)
+                    this.driver.replace(this.call, this.evidence, now)
                 }
                 // Another token may be untried: it is worth a try.
-                Err(error) => match this.shared.untried(&this.call, now) {
+                Err(error) => match this.driver.untried(&this.call, now) {
                     Some(snapshot) => RejectAction::Retry(snapshot),
                     None => RejectAction::GiveUp(Reason::Failed(error)),
                 },

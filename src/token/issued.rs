@@ -20,11 +20,11 @@ use crate::clock::Now;
 /// Cheap to clone. `Debug` does not show the token.
 #[derive(Clone)]
 pub struct AccessToken {
-    snapshot: Arc<Snapshot>,
+    snapshot: Arc<IssuedToken>,
 }
 
 /// A token as it was issued.
-pub(crate) struct Snapshot {
+pub(crate) struct IssuedToken {
     /// The number of the token in its cache, from 1. A token that the server hands out again keeps
     /// its number.
     pub(crate) generation: u64,
@@ -36,7 +36,7 @@ pub(crate) struct Snapshot {
     scope: Option<Box<str>>,
 }
 
-impl Snapshot {
+impl IssuedToken {
     pub(crate) fn new(
         response: TokenResponse,
         generation: u64,
@@ -56,16 +56,16 @@ impl Snapshot {
     /// Returns `true` if it may go out at `now`. An uncacheable token serves those who waited for
     /// it, whenever that is.
     pub(crate) fn is_usable(&self, now: Now) -> bool {
-        self.schedule.is_for_once() || self.schedule.is_usable(now)
+        self.schedule.is_uncacheable() || self.schedule.is_usable(now)
     }
 }
 
 impl AccessToken {
-    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
+    pub(crate) fn new(snapshot: Arc<IssuedToken>) -> Self {
         Self { snapshot }
     }
 
-    pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
+    pub(crate) fn snapshot(&self) -> &Arc<IssuedToken> {
         &self.snapshot
     }
 
@@ -113,9 +113,9 @@ impl fmt::Debug for AccessToken {
     }
 }
 
-impl fmt::Debug for Snapshot {
+impl fmt::Debug for IssuedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Snapshot")
+        f.debug_struct("IssuedToken")
             .field("generation", &self.generation)
             .field("schedule", &self.schedule)
             .field("forced", &self.forced)

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use super::{Answer, ErrorClass, State};
-use crate::{
-    clock::Now,
-    token::{backoff::backoff, random::Random},
-};
+use crate::{cache::backoff::backoff, clock::Now, random::Random};
 
 /// The end of a renewal that brought no token.
 #[derive(Clone, Copy, Debug, PartialEq)]

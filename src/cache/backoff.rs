@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::random::Random;
 use crate::error::{ErrorClass, TokenError};
+use crate::random::Random;
 
 /// The longest `Retry-After` that is waited for within a renewal.
 const MAX_WAIT: Duration = Duration::from_secs(5);

@@ -65,14 +65,22 @@ impl Budget {
     /// Takes note of a request that may have issued a token, and brought none. A tenth of the
     /// average interval passes before the next, so that a short outage does not spend the budget.
     pub(crate) fn wasted(&mut self, now: Duration) {
-        let pause = self.per / self.tokens.saturating_mul(10).max(1);
-        self.paused_until = now.saturating_add(pause);
+        self.paused_until = self.paused_until.max(now.saturating_add(self.pause()));
     }
 
-    /// Takes the last request back: it cannot have issued a token.
-    pub(crate) fn refund(&mut self) {
-        self.spent.pop_back();
-        self.paused_until = Duration::ZERO;
+    /// Takes the request of time `at` back: it cannot have issued a token.
+    pub(crate) fn refund(&mut self, at: Duration) {
+        if let Some(place) = self.spent.iter().rposition(|&spent| spent == at) {
+            self.spent.remove(place);
+        }
+        // Unless another request has paused it since.
+        if self.paused_until == at.saturating_add(self.pause()) {
+            self.paused_until = Duration::ZERO;
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        self.per / self.tokens.saturating_mul(10).max(1)
     }
 }
 
@@ -141,8 +149,23 @@ mod tests {
         budget.wasted(at(30));
         assert_eq!(budget.reserve(Purpose::Needed, at(389)), Err(at(390)));
         assert_eq!(budget.reserve(Purpose::Needed, at(390)), Ok(()));
-        budget.refund();
+        budget.refund(at(390));
         assert_eq!(budget.reserve(Purpose::Needed, at(390)), Ok(()));
         assert_eq!(budget.spent.len(), 2);
+    }
+
+    /// Pins the third token of two: the slower of two attempts was given back the other's place.
+    #[test]
+    fn a_free_attempt_gives_back_its_own_place_and_no_other() {
+        let mut budget = Budget::new(2, at(60));
+        assert_eq!(budget.reserve(Purpose::Needed, at(0)), Ok(()));
+        assert_eq!(budget.reserve(Purpose::Needed, at(10)), Ok(()));
+        budget.refund(at(0));
+        budget.succeeded();
+        assert_eq!(budget.reserve(Purpose::Needed, at(60)), Ok(()));
+        budget.succeeded();
+        assert_eq!(budget.reserve(Purpose::Needed, at(64)), Err(at(70)), "that of 10 s");
+        budget.refund(at(60));
+        assert!(budget.paused_until <= at(64), "{budget:?}");
     }
 }

@@ -12,12 +12,15 @@ use std::{
 
 use super::{
     core::{Reason, RejectAction},
-    shared::Shared,
-    snapshot::AccessToken,
-    state::{Call, Staleness},
+    driver::Driver,
+    state::Call,
     waiting::Replacing,
 };
-use crate::error::{ErrorClass, TokenError};
+use crate::challenge::Evidence;
+use crate::{
+    error::{ErrorClass, TokenError},
+    token::issued::AccessToken,
+};
 
 /// The future of [`TokenCache::rejected`](crate::TokenCache::rejected). Dropping it stops nothing.
 ///
@@ -38,15 +41,15 @@ enum Replaced {
 impl Replacement {
     /// Returns what `action` comes to, for a `call` that was rejected.
     pub(crate) fn new(
-        shared: &Arc<Shared>,
+        driver: &Arc<Driver>,
         action: RejectAction,
         call: Call,
-        staleness: Staleness,
+        evidence: Evidence,
     ) -> Self {
         let state = match action {
             RejectAction::Retry(token) => Replaced::Ready(Some(Ok(AccessToken::new(token)))),
             RejectAction::Wait(flight) => {
-                Replaced::Waiting(Replacing::new(shared, &flight, call, staleness))
+                Replaced::Waiting(Replacing::new(driver, &flight, call, evidence))
             }
             RejectAction::GiveUp(reason) => Replaced::Ready(Some(Err(NotReplaced::new(reason)))),
         };

@@ -1,6 +1,6 @@
 //! The state and what lies beside it: the texts of the tokens, the flight and the errors that the
 //! state's numbers stand for. [`Core`] translates between the two; it is used under the lock of
-//! [`Shared`](super::shared::Shared).
+//! [`Driver`](super::driver::Driver).
 
 use std::{
     sync::Arc,
@@ -10,11 +10,7 @@ use std::{
 use super::{
     budget::Budget,
     flight::{Flight, Outcome},
-    random::Random,
-    schedule::Schedule,
     settings::Settings,
-    snapshot::Snapshot,
-    source::TokenResponse,
     state::{
         self, Effects, Event, Failed, FlightId, Issued, Landed, Launch, Limits, Refusal, SameAs,
         State, Usable, Which,
@@ -23,14 +19,18 @@ use super::{
 use crate::{
     clock::Now,
     error::{ErrorClass, TokenError},
+    random::Random,
     telemetry,
+    token::issued::IssuedToken,
+    token::schedule::Schedule,
+    token::source::TokenResponse,
 };
 
 /// The state, and the handles that its numbers stand for.
 pub(super) struct Core {
     pub(super) state: State,
-    pub(super) newest: Option<Arc<Snapshot>>,
-    former: Option<Arc<Snapshot>>,
+    pub(super) newest: Option<Arc<IssuedToken>>,
+    former: Option<Arc<IssuedToken>>,
     flight: Option<(FlightId, Arc<Flight>)>,
     /// The error of the failure that the state remembers.
     remembered: Option<TokenError>,
@@ -42,15 +42,15 @@ pub(super) struct Core {
 /// The answer to a caller that needs a token.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Use(Hand),
+    Use(Granted),
     Wait(Waiting),
     Refuse(TokenError),
 }
 
 /// A token to be used, and for how long without asking again.
 #[derive(Debug)]
-pub(crate) struct Hand {
-    pub(crate) snapshot: Arc<Snapshot>,
+pub(crate) struct Granted {
+    pub(crate) snapshot: Arc<IssuedToken>,
     pub(crate) until: Now,
     /// It is of interest whether requests with it are accepted.
     pub(crate) watched: bool,
@@ -68,7 +68,7 @@ pub(crate) struct Waiting {
 #[derive(Debug)]
 pub(crate) enum RejectAction {
     /// Send the request again with this token.
-    Retry(Arc<Snapshot>),
+    Retry(Arc<IssuedToken>),
     /// Wait for the renewal, and ask again.
     Wait(Arc<Flight>),
     /// The response goes to the caller.
@@ -206,8 +206,8 @@ impl Core {
     /// The answer to a caller that needs a token.
     pub(super) fn answer(&self, answer: state::Answer, now: Now) -> Answer {
         match answer {
-            state::Answer::Use(usable) => match self.hand(usable) {
-                Some(hand) => Answer::Use(hand),
+            state::Answer::Use(usable) => match self.granted(usable) {
+                Some(granted) => Answer::Use(granted),
                 None => Answer::Refuse(interrupted("the token is gone")),
             },
             state::Answer::Wait { flight, until } => match self.flight(flight) {
@@ -231,7 +231,7 @@ impl Core {
                 Some(known) => Some(Arc::new(known.renumbered(generation, schedule, forced))),
                 None => response
                     .take()
-                    .map(|new| Arc::new(Snapshot::new(new, generation, schedule, forced))),
+                    .map(|new| Arc::new(IssuedToken::new(new, generation, schedule, forced))),
             }
         };
         let newest = self.state.newest().and_then(&mut find);
@@ -239,7 +239,7 @@ impl Core {
         (self.newest, self.former) = (newest, former);
     }
 
-    pub(super) fn kept(&self, which: Which) -> Option<&Arc<Snapshot>> {
+    pub(super) fn kept(&self, which: Which) -> Option<&Arc<IssuedToken>> {
         match which {
             Which::Newest => self.newest.as_ref(),
             Which::Former => self.former.as_ref(),
@@ -248,7 +248,7 @@ impl Core {
     }
 
     fn same_as(&self, response: &TokenResponse) -> Option<SameAs> {
-        let is_same = |known: &Option<Arc<Snapshot>>| {
+        let is_same = |known: &Option<Arc<IssuedToken>>| {
             known.as_ref().is_some_and(|known| response.has_header(&known.header))
         };
         if is_same(&self.newest) {
@@ -258,14 +258,14 @@ impl Core {
         }
     }
 
-    fn hand(&self, usable: Usable) -> Option<Hand> {
+    fn granted(&self, usable: Usable) -> Option<Granted> {
         let kept = self.kept(usable.which)?;
         let snapshot = if kept.generation == usable.generation {
             Arc::clone(kept)
         } else {
             Arc::new(kept.renumbered(usable.generation, kept.schedule, kept.forced))
         };
-        Some(Hand { snapshot, until: usable.until, watched: usable.on_probation })
+        Some(Granted { snapshot, until: usable.until, watched: usable.on_probation })
     }
 
     fn flight(&self, id: FlightId) -> Option<Arc<Flight>> {
@@ -280,8 +280,8 @@ impl Core {
     pub(super) fn reject_action(&self, answer: state::Answer, now: Now) -> RejectAction {
         let time = |mono: Duration| now.plus(mono.saturating_sub(now.mono)).system_time();
         let reason = match answer {
-            state::Answer::Use(usable) => match self.hand(usable) {
-                Some(hand) => return RejectAction::Retry(hand.snapshot),
+            state::Answer::Use(usable) => match self.granted(usable) {
+                Some(granted) => return RejectAction::Retry(granted.snapshot),
                 None => Reason::SameToken,
             },
             state::Answer::Wait { flight, .. } => match self.flight(flight) {
@@ -324,9 +324,9 @@ impl Core {
     }
 }
 
-fn uncacheable(response: TokenResponse, usable: Usable, t0: Now) -> Arc<Snapshot> {
+fn uncacheable(response: TokenResponse, usable: Usable, t0: Now) -> Arc<IssuedToken> {
     let schedule = Schedule::uncacheable(t0);
-    Arc::new(Snapshot::new(response, usable.generation, schedule, false))
+    Arc::new(IssuedToken::new(response, usable.generation, schedule, false))
 }
 
 pub(crate) fn interrupted(message: &'static str) -> TokenError {

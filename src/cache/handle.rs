@@ -14,15 +14,14 @@ use http::HeaderValue;
 
 use super::{
     cached::Cached,
+    driver::Driver,
     replacement::Replacement,
     settings::Settings,
-    shared::Shared,
-    snapshot::AccessToken,
-    source::TokenSource,
-    state::{Call, Rejected, Sending, Staleness},
+    state::{Call, Rejected, Sending},
     waiting::Acquiring,
 };
-use crate::error::TokenError;
+use crate::challenge::Evidence;
+use crate::{error::TokenError, token::issued::AccessToken, token::source::TokenSource};
 
 /// One access token, fetched from a [`TokenSource`] when it is needed, renewed before it expires,
 /// shared by all clones.
@@ -53,7 +52,7 @@ use crate::error::TokenError;
 ///
 /// When the last clone is dropped, so is the renewal.
 pub struct TokenCache {
-    shared: Arc<Shared>,
+    driver: Arc<Driver>,
     cached: Cached<Option<AccessToken>>,
 }
 
@@ -66,15 +65,15 @@ impl TokenCache {
     }
 
     pub(crate) fn with_settings(source: Arc<dyn TokenSource>, settings: Settings) -> Self {
-        Self::of(Shared::new(source, settings))
+        Self::of(Driver::new(source, settings))
     }
 
-    pub(crate) fn of(shared: Arc<Shared>) -> Self {
-        Self { shared, cached: Cached::none(None) }
+    pub(crate) fn of(driver: Arc<Driver>) -> Self {
+        Self { driver, cached: Cached::none(None) }
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    pub(crate) fn driver(&self) -> &Arc<Driver> {
+        &self.driver
     }
 
     /// The token that is at hand, if it may still go out. Starts nothing and waits for nothing.
@@ -83,7 +82,7 @@ impl TokenCache {
     /// this touches nothing that other threads write to. Clone the cache to get another handle.
     #[inline]
     pub fn peek(&mut self) -> Option<&AccessToken> {
-        if !self.cached.is_current_fast(&self.shared) {
+        if !self.cached.is_current_fast(&self.driver) {
             self.refresh();
         }
         self.cached.value().as_ref()
@@ -91,13 +90,13 @@ impl TokenCache {
 
     #[cold]
     fn refresh(&mut self) {
-        if self.cached.is_current(&self.shared) {
+        if self.cached.is_current(&self.driver) {
             return;
         }
         // Read before the state is: a change in between makes the copy outdated.
-        let epoch = self.shared.epoch();
-        let now = self.shared.clock.now();
-        self.cached = match self.shared.usable(now) {
+        let epoch = self.driver.epoch();
+        let now = self.driver.clock.now();
+        self.cached = match self.driver.usable(now) {
             None => Cached::none(None),
             Some(snapshot) => {
                 let until = snapshot.schedule.expires_at();
@@ -115,7 +114,7 @@ impl TokenCache {
     /// When there is no usable token, and the renewal failed or is not tried again yet (see
     /// [`TokenError::retry_at`]).
     pub fn token(&self) -> Token {
-        Token { shared: Arc::clone(&self.shared), acquiring: Acquiring::new() }
+        Token { driver: Arc::clone(&self.driver), acquiring: Acquiring::new() }
     }
 
     /// What [`token`](Self::token) has to say at once: for callers that cannot wait. It starts a
@@ -163,8 +162,8 @@ impl TokenCache {
     /// Nothing happens if the header is not that of the current token: it has been replaced already,
     /// or is not of this cache. To be called in a Tokio runtime.
     pub fn rejected_header(&self, authorization: &HeaderValue) {
-        let current = self.shared.current().map(AccessToken::new);
-        if let Some(token) = current.filter(|token| token.header() == authorization) {
+        let kept = self.driver.kept().into_iter().flatten().map(AccessToken::new);
+        for token in kept.filter(|token| token.header() == authorization) {
             drop(self.rejected(&token));
         }
     }
@@ -178,42 +177,42 @@ impl TokenCache {
     /// An API accepted `token`, which came from [`rejected`](Self::rejected): the renewal was a
     /// cure, and the next rejection is news.
     pub fn accepted(&self, token: &AccessToken) {
-        self.shared.accept(token.snapshot().generation, Sending::Replay);
+        self.driver.accept(token.snapshot().generation, Sending::Replay);
     }
 
     fn replace(&self, token: &AccessToken, mut call: Call) -> Replacement {
         let generation = token.snapshot().generation;
-        let now = self.shared.clock.now();
-        let staleness = Staleness::Unclear;
-        let rejected = Rejected { generation, staleness, call, is_replayable: true };
-        let action = self.shared.reject(rejected, now);
+        let now = self.driver.clock.now();
+        let evidence = Evidence::Weak;
+        let rejected = Rejected { generation, evidence, call, is_replayable: true };
+        let action = self.driver.reject(rejected, now);
         call.rejected(generation, now.mono);
-        Replacement::new(&self.shared, action, call, staleness)
+        Replacement::new(&self.driver, action, call, evidence)
     }
 
     /// How many tokens have been issued to this cache. Counts answers that were a success and yet
     /// of no use, too: the server will have counted them.
     #[must_use]
     pub fn issued(&self) -> u64 {
-        self.shared.issued()
+        self.driver.issued()
     }
 
     /// Why the last renewal failed, if it did.
     #[must_use]
     pub fn last_error(&self) -> Option<TokenError> {
-        self.shared.last_error()
+        self.driver.last_error()
     }
 }
 
 impl Clone for TokenCache {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), cached: self.cached.clone() }
+        Self { driver: Arc::clone(&self.driver), cached: self.cached.clone() }
     }
 }
 
 impl fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shared.fmt(f)
+        self.driver.fmt(f)
     }
 }
 
@@ -221,7 +220,7 @@ impl fmt::Debug for TokenCache {
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Token {
-    shared: Arc<Shared>,
+    driver: Arc<Driver>,
     acquiring: Acquiring,
 }
 
@@ -230,6 +229,6 @@ impl Future for Token {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        this.acquiring.poll(&this.shared, cx).map_ok(AccessToken::new)
+        this.acquiring.poll(&this.driver, cx).map_ok(AccessToken::new)
     }
 }

@@ -1,4 +1,4 @@
-//! [`Detour`]: everything that a request waits for besides the response to its first sending: a
+//! [`Pending`]: everything that a request waits for besides the response to its first sending: a
 //! token, a newer one after a rejection, the end of the rejected response, a clone of the inner
 //! service that is ready, the responses to its replays.
 
@@ -13,15 +13,17 @@ use http::{Request, Response, header::AUTHORIZATION};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::{
-    error::{BoxError, TokenError},
+use super::{
     future::{judge, polled_again},
+    handle::{Handle, too_many_headers},
+    header::Tag,
+};
+use crate::{
+    cache::{Acquiring, Call, Driver, NotReplaced, RejectAction, Rejected, Replacing, Sending},
+    challenge::Evidence,
+    error::{BoxError, TokenError},
     mode::Mode,
-    service::{Handle, Tag, too_many_headers},
-    token::{
-        Acquiring, Call, NotReplaced, RejectAction, Rejected, Replacing, Sending, Shared, Snapshot,
-        Staleness,
-    },
+    token::IssuedToken,
 };
 
 /// The rejected response, with the reason why it was not cured.
@@ -31,22 +33,22 @@ fn stands<R>(mut response: Response<R>, why: NotReplaced) -> Response<R> {
 }
 
 /// The same for a request that cannot be sent again, which `reject` did not know of.
-fn unplayable<R>(shared: &Shared, response: Response<R>, rejected: u64) -> Response<R> {
+fn unplayable<R>(driver: &Driver, response: Response<R>, rejected: u64) -> Response<R> {
     let why = NotReplaced::not_replayable();
-    shared.stands(rejected, &why);
+    driver.stands(rejected, &why);
     stands(response, why)
 }
 
 pin_project! {
     /// A request on its way, other than the first sending of one whose token was available.
-    pub(crate) struct Detour<S, B, R, M>
+    pub(crate) struct Pending<S, B, R, M>
     where
         S: Service<Request<B>>,
         M: Mode<B, R>,
     {
         handle: Arc<Handle<S>>,
         call: Call,
-        staleness: Staleness,
+        evidence: Evidence,
         #[pin]
         stage: Stage<S, B, R, M>,
     }
@@ -64,7 +66,7 @@ pin_project! {
         /// Waits for a token. Nothing of the inner service is held.
         Token { acquiring: Acquiring, request: Option<Request<B>> },
         /// Waits for a clone of the inner service to be ready.
-        Ready { inner: Option<S>, request: Option<Request<B>>, snapshot: Arc<Snapshot> },
+        Ready { inner: Option<S>, request: Option<Request<B>>, snapshot: Arc<IssuedToken> },
         /// Waits for another token. The response is kept whole until there is one.
         Replacing { replacing: Replacing, rejected: Option<(Response<R>, M::Kept)> },
         /// Waits for the end of the rejected response's body. Nothing of it is held afterwards:
@@ -73,14 +75,14 @@ pin_project! {
             #[pin]
             discard: M::Discard,
             request: Option<Request<B>>,
-            snapshot: Arc<Snapshot>,
+            snapshot: Arc<IssuedToken>,
         },
         /// Waits for another token than `snapshot`, which was rejected while the request waited for
         /// readiness. Nothing of the inner service is held.
         Superseded {
             replacing: Replacing,
             request: Option<Request<B>>,
-            snapshot: Arc<Snapshot>,
+            snapshot: Arc<IssuedToken>,
         },
         /// Waits for the response to a replay.
         Replayed {
@@ -92,8 +94,8 @@ pin_project! {
     }
 }
 
-/// The end of a detour.
-pub(crate) enum Arrival<F, S, R, K> {
+/// The end of a pending.
+pub(crate) enum Resolved<F, S, R, K> {
     /// The request was sent for the first time.
     Sent {
         future: F,
@@ -105,13 +107,13 @@ pub(crate) enum Arrival<F, S, R, K> {
     Error(BoxError),
 }
 
-impl<S, B, R, M> Detour<S, B, R, M>
+impl<S, B, R, M> Pending<S, B, R, M>
 where
     S: Service<Request<B>>,
     M: Mode<B, R>,
 {
     fn new(handle: Arc<Handle<S>>, stage: Stage<S, B, R, M>) -> Self {
-        Self { handle, call: Call::default(), staleness: Staleness::Unclear, stage }
+        Self { handle, call: Call::default(), evidence: Evidence::Weak, stage }
     }
 
     pub(crate) fn for_token(
@@ -131,13 +133,13 @@ where
     pub(crate) fn for_replay(
         handle: Arc<Handle<S>>,
         response: Response<R>,
-        staleness: Staleness,
+        evidence: Evidence,
         tag: Tag,
         kept: Option<M::Kept>,
     ) -> Result<Self, Response<R>> {
         let mut call = Call::default();
-        let stage = rejected(&handle, &mut call, response, staleness, tag, kept)?;
-        Ok(Self { handle, call, staleness, stage })
+        let stage = rejected(&handle, &mut call, response, evidence, tag, kept)?;
+        Ok(Self { handle, call, evidence, stage })
     }
 }
 
@@ -146,7 +148,7 @@ fn rejected<S, B, R, M>(
     handle: &Handle<S>,
     call: &mut Call,
     response: Response<R>,
-    staleness: Staleness,
+    evidence: Evidence,
     tag: Tag,
     kept: Option<M::Kept>,
 ) -> Result<Stage<S, B, R, M>, Response<R>>
@@ -154,21 +156,21 @@ where
     S: Service<Request<B>>,
     M: Mode<B, R>,
 {
-    let shared = &handle.shared;
-    let now = shared.clock.now();
+    let driver = &handle.driver;
+    let now = driver.clock.now();
     let generation = tag.generation();
     let is_replayable = kept.is_some();
-    let report = Rejected { generation, staleness, call: *call, is_replayable };
-    let action = shared.reject(report, now);
+    let report = Rejected { generation, evidence, call: *call, is_replayable };
+    let action = driver.reject(report, now);
     call.rejected(generation, now.mono);
     match (action, kept) {
         (RejectAction::GiveUp(reason), _) => Err(stands(response, NotReplaced::new(reason))),
-        (_, None) => Err(unplayable(shared, response, generation)),
+        (_, None) => Err(unplayable(driver, response, generation)),
         (RejectAction::Retry(snapshot), Some(kept)) => {
-            replay::<S, B, R, M>(shared, response, snapshot, kept, generation)
+            replay::<S, B, R, M>(driver, response, snapshot, kept, generation)
         }
         (RejectAction::Wait(flight), Some(kept)) => Ok(Stage::Replacing {
-            replacing: Replacing::new(shared, &flight, *call, staleness),
+            replacing: Replacing::new(driver, &flight, *call, evidence),
             rejected: Some((response, kept)),
         }),
     }
@@ -176,9 +178,9 @@ where
 
 /// Sends the request again with `snapshot`'s token, if that is possible; else returns the response.
 fn replay<S, B, R, M>(
-    shared: &Shared,
+    driver: &Driver,
     response: Response<R>,
-    snapshot: Arc<Snapshot>,
+    snapshot: Arc<IssuedToken>,
     kept: M::Kept,
     rejected: u64,
 ) -> Result<Stage<S, B, R, M>, Response<R>>
@@ -192,11 +194,11 @@ where
             request: Some(request),
             snapshot,
         }),
-        None => Err(unplayable(shared, response, rejected)),
+        None => Err(unplayable(driver, response, rejected)),
     }
 }
 
-impl<S, B, R, M> Detour<S, B, R, M>
+impl<S, B, R, M> Pending<S, B, R, M>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone,
     S::Error: Into<BoxError>,
@@ -205,34 +207,45 @@ where
     pub(crate) fn poll(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Arrival<S::Future, S, R, M::Kept>> {
+    ) -> Poll<Resolved<S::Future, S, R, M::Kept>> {
         let mut this = self.project();
         let handle = &*this.handle;
         loop {
             let next = match this.stage.as_mut().project() {
                 StageProj::Failed { error } => {
-                    return Poll::Ready(Arrival::Error(error.clone().into()));
+                    return Poll::Ready(Resolved::Error(error.clone().into()));
                 }
                 StageProj::Token { acquiring, request } => {
-                    match ready!(acquiring.poll(&handle.shared, cx)) {
+                    match ready!(acquiring.poll(&handle.driver, cx)) {
                         Ok(snapshot) => ready_stage(handle, request.take(), snapshot),
-                        Err(error) => return Poll::Ready(Arrival::Error(error.into())),
+                        Err(error) => return Poll::Ready(Resolved::Error(error.into())),
                     }
                 }
                 StageProj::Ready { inner, request, snapshot } => {
                     let Some(service) = inner else {
-                        return Poll::Ready(Arrival::Error(polled_again().into()));
+                        return Poll::Ready(Resolved::Error(polled_again().into()));
                     };
                     if let Err(error) = ready!(service.poll_ready(cx)) {
-                        return Poll::Ready(Arrival::Error(error.into()));
+                        return Poll::Ready(Resolved::Error(error.into()));
                     }
-                    match recheck(handle, this.call, *this.staleness, snapshot) {
+                    match recheck(handle, this.call, *this.evidence, snapshot) {
                         Recheck::Send => {}
                         // The readiness is given back: it must not be held while waiting.
                         Recheck::Acquire => {
-                            let (acquiring, request) = (Acquiring::new(), request.take());
-                            this.stage.set(Stage::Token { acquiring, request });
-                            continue;
+                            let mut acquiring = Acquiring::new();
+                            match acquiring.poll(&handle.driver, cx) {
+                                // Available at once: to queue for readiness again could go on for
+                                // ever.
+                                Poll::Ready(Ok(newer)) => *snapshot = newer,
+                                Poll::Ready(Err(error)) => {
+                                    return Poll::Ready(Resolved::Error(error.into()));
+                                }
+                                Poll::Pending => {
+                                    let request = request.take();
+                                    this.stage.set(Stage::Token { acquiring, request });
+                                    continue;
+                                }
+                            }
                         }
                         Recheck::Replace(newer) => *snapshot = newer,
                         Recheck::Wait(replacing) => {
@@ -242,7 +255,7 @@ where
                         }
                     }
                     let Some(request) = request.take() else {
-                        return Poll::Ready(Arrival::Error(polled_again().into()));
+                        return Poll::Ready(Resolved::Error(polled_again().into()));
                     };
                     let sending = this.call.sending();
                     let keep = this.call.may_be_sent_twice();
@@ -252,23 +265,23 @@ where
                     match (call, sending) {
                         (Ok((future, kept)), Sending::First) => {
                             let handle = Arc::clone(handle);
-                            return Poll::Ready(Arrival::Sent { future, handle, tag, kept });
+                            return Poll::Ready(Resolved::Sent { future, handle, tag, kept });
                         }
                         (Ok((future, kept)), Sending::Replay) => {
                             Stage::Replayed { future, tag, kept }
                         }
-                        (Err(error), _) => return Poll::Ready(Arrival::Error(error.into())),
+                        (Err(error), _) => return Poll::Ready(Resolved::Error(error.into())),
                     }
                 }
                 StageProj::Replacing { replacing, rejected } => {
                     let replaced = ready!(Pin::new(replacing).poll(cx));
                     let Some((response, kept)) = rejected.take() else {
-                        return Poll::Ready(Arrival::Error(polled_again().into()));
+                        return Poll::Ready(Resolved::Error(polled_again().into()));
                     };
                     let generation = this.call.last_tried();
                     let stage = match replaced {
                         Ok(snapshot) => replay::<S, B, R, M>(
-                            &handle.shared,
+                            &handle.driver,
                             response,
                             snapshot,
                             kept,
@@ -276,13 +289,13 @@ where
                         ),
                         Err(reason) => {
                             let why = NotReplaced::new(reason);
-                            handle.shared.stands(generation, &why);
+                            handle.driver.stands(generation, &why);
                             Err(stands(response, why))
                         }
                     };
                     match stage {
                         Ok(stage) => stage,
-                        Err(response) => return Poll::Ready(Arrival::Response(response)),
+                        Err(response) => return Poll::Ready(Resolved::Response(response)),
                     }
                 }
                 StageProj::Discarding { discard, request, snapshot } => {
@@ -299,18 +312,18 @@ where
                 StageProj::Replayed { future, tag, kept } => {
                     let response = match ready!(future.poll(cx)) {
                         Ok(response) => response,
-                        Err(error) => return Poll::Ready(Arrival::Error(error.into())),
+                        Err(error) => return Poll::Ready(Resolved::Error(error.into())),
                     };
                     let (tag, mut kept) = (*tag, kept.take());
                     match judge(handle, tag, response, &mut kept) {
-                        Ok(response) => return Poll::Ready(Arrival::Response(response)),
-                        Err((response, staleness)) => {
-                            *this.staleness = staleness;
+                        Ok(response) => return Poll::Ready(Resolved::Response(response)),
+                        Err((response, evidence)) => {
+                            *this.evidence = evidence;
                             match rejected::<S, B, R, M>(
-                                handle, this.call, response, staleness, tag, kept,
+                                handle, this.call, response, evidence, tag, kept,
                             ) {
                                 Ok(stage) => stage,
-                                Err(response) => return Poll::Ready(Arrival::Response(response)),
+                                Err(response) => return Poll::Ready(Resolved::Response(response)),
                             }
                         }
                     }
@@ -324,7 +337,7 @@ where
 fn ready_stage<S, B, R, M>(
     handle: &Handle<S>,
     request: Option<Request<B>>,
-    snapshot: Arc<Snapshot>,
+    snapshot: Arc<IssuedToken>,
 ) -> Stage<S, B, R, M>
 where
     S: Service<Request<B>> + Clone,
@@ -339,7 +352,7 @@ enum Recheck {
     /// It has expired.
     Acquire,
     /// It was rejected meanwhile, and there is another.
-    Replace(Arc<Snapshot>),
+    Replace(Arc<IssuedToken>),
     /// It was rejected meanwhile, and another is under way.
     Wait(Replacing),
 }
@@ -347,21 +360,21 @@ enum Recheck {
 fn recheck<S: Clone>(
     handle: &Handle<S>,
     call: &Call,
-    staleness: Staleness,
-    snapshot: &Snapshot,
+    evidence: Evidence,
+    snapshot: &IssuedToken,
 ) -> Recheck {
-    let shared = &handle.shared;
-    let may_go_out = shared.may_go_out(snapshot);
+    let driver = &handle.driver;
+    let may_go_out = driver.may_go_out(snapshot);
     if call.sending() == Sending::First {
         return if may_go_out { Recheck::Send } else { Recheck::Acquire };
     }
-    if may_go_out && !shared.is_rejected(snapshot) {
+    if may_go_out && !driver.is_rejected(snapshot) {
         return Recheck::Send;
     }
-    match shared.replace(*call, staleness, shared.clock.now()) {
+    match driver.replace(*call, evidence, driver.clock.now()) {
         RejectAction::Retry(newer) => Recheck::Replace(newer),
         RejectAction::Wait(flight) => {
-            Recheck::Wait(Replacing::new(shared, &flight, *call, staleness))
+            Recheck::Wait(Replacing::new(driver, &flight, *call, evidence))
         }
         RejectAction::GiveUp(_) if may_go_out => Recheck::Send,
         RejectAction::GiveUp(_) => Recheck::Acquire,
@@ -374,7 +387,7 @@ fn send<S, B, R, M>(
     service: &mut S,
     handle: &Handle<S>,
     mut request: Request<B>,
-    snapshot: &Snapshot,
+    snapshot: &IssuedToken,
     keep: bool,
 ) -> Result<(S::Future, Option<M::Kept>), TokenError>
 where

@@ -16,18 +16,20 @@ use std::{
 use loom::{future::block_on, thread};
 
 use super::{
-    Answer, Attempt, BoxFuture, Call, Reason, RejectAction, Rejected, Settings, Shared, Staleness,
-    TokenCache, TokenResponse, TokenSource, renewal::RenewalGuard,
+    Answer, Call, Driver, Reason, RejectAction, Rejected, Settings, TokenCache,
+    renewal::RenewalGuard,
 };
 use crate::{
+    challenge::Evidence,
     clock::{Clock, Now, ReadClock},
     error::{ErrorClass, TokenError},
+    token::{Attempt, BoxFuture, TokenResponse, TokenSource},
 };
 
 /// In place of a Tokio task: a thread that asks the source once and lands.
-pub(crate) fn run(shared: &Arc<Shared>, guard: RenewalGuard) {
-    let source = Arc::clone(&shared.source);
-    let t0 = shared.clock.now();
+pub(crate) fn run(driver: &Arc<Driver>, guard: RenewalGuard) {
+    let source = Arc::clone(&driver.source);
+    let t0 = driver.clock.now();
     drop(thread::spawn(move || {
         match block_on(source.fetch(Attempt::first())) {
             // Stands for a task that is aborted or panics: the guard is dropped.
@@ -89,9 +91,9 @@ fn text(cache: &TokenCache) -> String {
     block_on(cache.token()).unwrap().expose_secret().to_owned()
 }
 
-fn reject(shared: &Arc<Shared>, generation: u64, staleness: Staleness, call: Call) -> RejectAction {
-    let rejected = Rejected { generation, staleness, call, is_replayable: true };
-    shared.reject(rejected, shared.clock.now())
+fn reject(driver: &Arc<Driver>, generation: u64, evidence: Evidence, call: Call) -> RejectAction {
+    let rejected = Rejected { generation, evidence, call, is_replayable: true };
+    driver.reject(rejected, driver.clock.now())
 }
 
 /// At a handful of preemptions the space is searched whole; more finds nothing new and takes hours.
@@ -184,22 +186,22 @@ fn a_replay_that_is_rejected_starts_the_pause_whoever_else_is_about() {
         let cache = cache(&source);
         let first = block_on(cache.token()).unwrap();
         let second = block_on(cache.rejected(&first)).unwrap();
-        let shared = Arc::clone(cache.shared());
+        let driver = Arc::clone(cache.driver());
         let generation = second.snapshot().generation;
-        let other = Arc::clone(&shared);
+        let other = Arc::clone(&driver);
         let late = first.snapshot().generation;
         let caller = thread::spawn(move || {
             // A late rejection of the first token: a replay, or the pause, but no renewal.
-            match reject(&other, late, Staleness::Unclear, Call::default()) {
+            match reject(&other, late, Evidence::Weak, Call::default()) {
                 RejectAction::Wait(_) => panic!("renewed for a token that is long replaced"),
                 RejectAction::Retry(_) | RejectAction::GiveUp(_) => {}
             }
         });
         let replay = Call::of_replay(second.snapshot());
-        let decision = reject(&shared, generation, Staleness::Unclear, replay);
+        let decision = reject(&driver, generation, Evidence::Weak, replay);
         assert!(matches!(decision, RejectAction::GiveUp(Reason::ReplayRejected)));
         caller.join().unwrap();
-        let again = reject(&shared, generation, Staleness::Unclear, Call::default());
+        let again = reject(&driver, generation, Evidence::Weak, Call::default());
         assert!(matches!(again, RejectAction::GiveUp(Reason::Cooldown { .. })));
         assert_eq!(source.asked(), 2);
     });
@@ -259,13 +261,13 @@ fn a_blocking_rejection_holds_new_callers_until_the_renewal_lands() {
         let source = Source::new();
         let cache = cache(&source);
         let token = block_on(cache.token()).unwrap();
-        let shared = Arc::clone(cache.shared());
+        let driver = Arc::clone(cache.driver());
         let generation = token.snapshot().generation;
-        let now = shared.clock.now();
-        let rejection = reject(&shared, generation, Staleness::Invalid, Call::default());
+        let now = driver.clock.now();
+        let rejection = reject(&driver, generation, Evidence::Strong, Call::default());
         assert!(matches!(rejection, RejectAction::Wait(_)));
-        match shared.acquire(now).0 {
-            Answer::Use(hand) => assert_eq!(hand.snapshot.generation, generation + 1),
+        match driver.acquire(now).0 {
+            Answer::Use(granted) => assert_eq!(granted.snapshot.generation, generation + 1),
             Answer::Wait(_) => {}
             Answer::Refuse(error) => panic!("{error}"),
         }

@@ -5,9 +5,9 @@ use super::{
 };
 use crate::{
     clock::Now,
+    random::Random,
     token::{
-        random::Random,
-        schedule::{Schedule, Standing},
+        schedule::{Age, Schedule},
         source::Lifetime,
     },
 };
@@ -67,7 +67,7 @@ impl State {
         let forced = flight.trigger == Trigger::Forced;
         let Issued { lifetime, t0, same_as } = issued;
         let schedule = Schedule::new(t0, lifetime, self.limits.default_lifetime, random);
-        if schedule.is_for_once() {
+        if schedule.is_uncacheable() {
             return self.publish_uncacheable(schedule, forced, now);
         }
         let which = match (same_as, self.newest, self.former) {
@@ -107,6 +107,7 @@ impl State {
         self.former = former.filter(|_| !forced);
         self.phase = if self.former.is_some() { Phase::Trial } else { Phase::Alone };
         self.generations += 1;
+        self.uncacheable_from = None;
         let generation = self.generations;
         self.newest = Some(Token {
             generation,
@@ -121,6 +122,7 @@ impl State {
     /// The server issues tokens that serve only those who wait for them.
     fn publish_uncacheable(&mut self, schedule: Schedule, forced: bool, now: Now) -> Usable {
         self.generations += 1;
+        self.uncacheable_from.get_or_insert(self.generations);
         match self.newest.filter(|newest| !forced && newest.schedule.is_usable(now)) {
             // Until its end the server has nothing better to give.
             Some(newest) => {
@@ -137,8 +139,7 @@ impl State {
             (Which::Newest, Some(newest)) => newest.generation,
             _ => self.generations,
         };
-        let until =
-            if schedule.standing(now) == Standing::Expired { now } else { schedule.expires_at() };
+        let until = if schedule.age(now) == Age::Expired { now } else { schedule.expires_at() };
         Usable { which, generation, until, on_probation: self.is_on_probation() }
     }
 }

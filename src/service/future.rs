@@ -1,8 +1,8 @@
-//! [`ResponseFuture`]: what becomes of a request and its response.
+//! [`ResponseFuture`]: the future of a response.
 //!
-//! A request with a token at hand is `Sent`, which is the inner future, two words, and what is kept
-//! for a replay. Everything else is a `Detour`, boxed, which ends in `Sent` again, in a response, or
-//! in an error.
+//! A request whose token was available is `Sent`: the inner future, two words, and what was kept for
+//! a replay. Everything else is a boxed [`Pending`], which ends in `Sent`, in a response, or in an
+//! error.
 
 use std::{
     fmt,
@@ -16,15 +16,17 @@ use http::{Request, Response, StatusCode};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use super::{
+    handle::Handle,
+    header::Tag,
+    pending::{Pending, Resolved},
+};
 use crate::{
-    challenge::Verdict,
-    detour::{Arrival, Detour},
+    challenge::{Evidence, Verdict},
     error::{BoxError, ErrorClass, TokenError},
     mode::{Mode, Replay},
     rules::{self, Rules},
-    service::{Handle, Tag},
     telemetry,
-    token::Staleness,
 };
 
 pin_project! {
@@ -55,8 +57,8 @@ pin_project! {
             tag: Tag,
             kept: Option<M::Kept>,
         },
-        /// `None`: there is nothing more to come.
-        Detour { detour: Option<Pin<Box<Detour<S, B, R, M>>>> },
+        /// `None`: it has ended.
+        Pending { pending: Option<Pin<Box<Pending<S, B, R, M>>>> },
     }
 }
 
@@ -75,8 +77,8 @@ where
         Self { state: State::Sent { future, handle, tag, kept } }
     }
 
-    pub(crate) fn detour(detour: Detour<S, B, R, M>) -> Self {
-        Self { state: State::Detour { detour: Some(Box::pin(detour)) } }
+    pub(crate) fn pending(pending: Pending<S, B, R, M>) -> Self {
+        Self { state: State::Pending { pending: Some(Box::pin(pending)) } }
     }
 }
 
@@ -93,11 +95,11 @@ where
         let mut state = self.project().state;
         let mut polled = match state.as_mut().project() {
             StateProj::Sent { future, .. } => future.poll(cx).map_err(Into::into),
-            // `travel` asks it, and is woken by it.
-            StateProj::Detour { .. } => Poll::Pending,
+            // `poll_pending` polls it, and is woken by it.
+            StateProj::Pending { .. } => Poll::Pending,
         };
-        if state.is_news(&polled) {
-            polled = state.travel(polled, cx);
+        if state.needs_attention(&polled) {
+            polled = state.poll_pending(polled, cx);
         }
         polled
     }
@@ -108,9 +110,9 @@ where
     S: Service<Request<B>>,
     M: Mode<B, R>,
 {
-    /// There is more to do than to hand out what the inner future said.
+    /// Returns `true` if there is more to do than to return the inner future's result.
     #[inline]
-    fn is_news(&self, polled: &Poll<Result<Response<R>, BoxError>>) -> bool {
+    fn needs_attention(&self, polled: &Poll<Result<Response<R>, BoxError>>) -> bool {
         match (self, polled) {
             (Self::Sent { tag, .. }, Poll::Ready(Ok(response))) => {
                 !(tag.expects_nothing() && Rules::surely_accepts(response))
@@ -120,9 +122,9 @@ where
         }
     }
 
-    /// On with the detour, and with the second request that it may lead to.
+    /// Polls the boxed part of the request's way, and the first sending that it may lead to.
     #[cold]
-    fn travel(
+    fn poll_pending(
         mut self: Pin<&mut Self>,
         polled: Poll<Result<Response<R>, BoxError>>,
         cx: &mut Context<'_>,
@@ -144,33 +146,33 @@ where
                         return Poll::Ready(Ok(response));
                     }
                 }
-                StateProj::Detour { detour: Some(detour) } => {
-                    match ready!(detour.as_mut().poll(cx)) {
-                        Arrival::Sent { future, handle, tag, kept } => {
+                StateProj::Pending { pending: Some(pending) } => {
+                    match ready!(pending.as_mut().poll(cx)) {
+                        Resolved::Sent { future, handle, tag, kept } => {
                             self.set(State::Sent { future, handle, tag, kept });
                         }
-                        Arrival::Response(response) => {
-                            self.set(State::Detour { detour: None });
+                        Resolved::Response(response) => {
+                            self.set(State::Pending { pending: None });
                             return Poll::Ready(Ok(response));
                         }
-                        Arrival::Error(error) => {
-                            self.set(State::Detour { detour: None });
+                        Resolved::Error(error) => {
+                            self.set(State::Pending { pending: None });
                             return Poll::Ready(Err(error));
                         }
                     }
                 }
-                StateProj::Detour { detour: None } => {
+                StateProj::Pending { pending: None } => {
                     return Poll::Ready(Err(polled_again().into()));
                 }
             }
         }
     }
 
-    /// The response has to be looked at. `None`: it leads to a replay, and a detour is the state now.
+    /// Reads a response. Returns `None` if it leads to a replay, which is then pending.
     fn answered(mut self: Pin<&mut Self>, response: Response<R>) -> Option<Response<R>> {
         match self.as_mut().examine(response) {
-            Ok(detour) => {
-                self.set(Self::Detour { detour: Some(Box::pin(detour)) });
+            Ok(pending) => {
+                self.set(Self::Pending { pending: Some(Box::pin(pending)) });
                 None
             }
             Err(response) => Some(response),
@@ -182,21 +184,21 @@ where
     fn examine(
         self: Pin<&mut Self>,
         response: Response<R>,
-    ) -> Result<Detour<S, B, R, M>, Response<R>> {
+    ) -> Result<Pending<S, B, R, M>, Response<R>> {
         if !matches!(&*self, Self::Sent { tag, .. } if *tag != Tag::NONE) {
             return Err(response);
         }
         // The inner future is done with, and dropped.
         let StateReplace::Sent { handle, tag, mut kept, .. } =
-            self.project_replace(State::Detour { detour: None })
+            self.project_replace(State::Pending { pending: None })
         else {
             return Err(response);
         };
-        let (response, staleness) = match judge(&handle, tag, response, &mut kept) {
+        let (response, evidence) = match judge(&handle, tag, response, &mut kept) {
             Ok(response) => return Err(response),
             Err(rejected) => rejected,
         };
-        Detour::for_replay(handle, response, staleness, tag, kept)
+        Pending::for_replay(handle, response, evidence, tag, kept)
     }
 }
 
@@ -208,32 +210,31 @@ pub(crate) fn judge<S, R, K>(
     tag: Tag,
     mut response: Response<R>,
     kept: &mut Option<K>,
-) -> Result<Response<R>, (Response<R>, Staleness)> {
+) -> Result<Response<R>, (Response<R>, Evidence)> {
     let mut verdict = handle.rules.judge(&response);
     if let Some(test) = &handle.rules.test {
         (response, verdict) = test.judge(response, verdict);
     }
-    let staleness = match verdict {
-        Verdict::Accepted | Verdict::Unknown => {
+    let evidence = match verdict {
+        Verdict::Accepted | Verdict::Neutral => {
             if verdict == Verdict::Accepted && tag.is_watched() {
-                handle.shared.accept(tag.generation(), tag.sending());
+                handle.driver.accept(tag.generation(), tag.sending());
             }
             if response.status() == StatusCode::UNAUTHORIZED {
                 telemetry::not_a_rejection(tag.generation(), verdict);
             }
             return Ok(response);
         }
-        Verdict::Stale => Staleness::Unclear,
-        Verdict::Invalid => Staleness::Invalid,
+        Verdict::Rejected(evidence) => evidence,
     };
     if rules::is_from_elsewhere(&response) {
-        telemetry::not_a_rejection(tag.generation(), Verdict::Unknown);
+        telemetry::not_a_rejection(tag.generation(), Verdict::Neutral);
         return Ok(response);
     }
     if rules::may_have_had_effect(&response) {
         *kept = None;
     }
-    Err((response, staleness))
+    Err((response, evidence))
 }
 
 /// The error of a future that is polled after its end: a `Pending` would hang its caller.
