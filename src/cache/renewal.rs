@@ -234,17 +234,16 @@ impl RenewalGuard {
                         "the token had expired when it arrived: the answer took longer than it lives",
                     )
                 }
-                // The request was lost with its connection: it is made once more, at once.
-                Err(error) if error.is_unanswered() && !has_resent => match self.reserve(true) {
-                    Ok(reserved) => {
+                Err(error) => {
+                    if error.is_unanswered()
+                        && !has_resent
+                        && let Ok(reserved) = self.reserve(true)
+                    {
                         has_resent = true;
                         next = Some((attempt, reserved));
                         (retry, timer, last) = (None, None, Some(error));
                         continue;
                     }
-                    Err(_) => error,
-                },
-                Err(error) => {
                     self.counts.wasted += u32::from(was_issued(&error));
                     self.attempt_failed(reserved, !may_have_issued(&error));
                     same_credentials(last.take(), error)
