@@ -171,7 +171,7 @@ impl Inner {
         let mut answer = self.transport.send(request).await;
         if answer.as_ref().is_err_and(|error| error.is::<Unanswered>()) {
             // Made again, and not cloned: what may be used only once must be new.
-            let request = self.request.with(&credentials).map_err(told_apart)?;
+            let request = self.request.with(credentials).map_err(told_apart)?;
             answer = self.transport.send(request).await;
         }
         let response = answer.map_err(|error| {
