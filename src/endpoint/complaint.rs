@@ -36,6 +36,9 @@ const INSIDE: [&str; 5] = ["error", "errors", "fault", "response", "detail"];
 /// How deep they may be: `{"response":{"errors":[{...}]}}`, and one more.
 const MAX_DEPTH: usize = 4;
 
+/// How much of a text is looked at to see that it is none, in characters.
+const MAX_JUDGED: usize = 256;
+
 /// What a server says about a failure.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Complaint {
@@ -58,12 +61,14 @@ impl Complaint {
     pub(super) fn in_place_of_token(body: &[u8], access_token: &str) -> Option<Self> {
         let body = String::from_utf8_lossy(body);
         let object = Object::parse_leniently(body.as_bytes())?;
+        if !matches!(object.at(access_token), Ok(None)) {
+            return None;
+        }
         // `{"code":200,"msg":"success"}` around a token that the dialect does not find.
         let is_success = |code: &str| matches!(code, "200" | "201" | "success" | "ok");
-        let has_token = !matches!(object.at(access_token), Ok(None));
         let complaint = Self::of_object(&object, 0);
         let is_error = complaint.code.as_deref().is_some_and(|code| !is_success(code));
-        (is_error && complaint.description.is_some() && !has_token).then_some(complaint)
+        (is_error && complaint.description.is_some()).then_some(complaint)
     }
 
     /// The complaint of a refusal. DADI has it in the challenge.
@@ -103,8 +108,10 @@ impl Complaint {
         if let Some(code) = field("error") {
             return Self { code: Some(code), description: field("error_description") };
         }
-        let is_odd = |c: char| (c.is_control() && !c.is_ascii_whitespace()) || c == '\u{fffd}';
-        let is_shown = !text.is_empty() && !text.starts_with(['{', '[']) && !text.contains(is_odd);
+        let is_odd = |c: &char| (c.is_control() && !c.is_ascii_whitespace()) || *c == '\u{fffd}';
+        let beginning = || text.chars().take(MAX_JUDGED);
+        let is_binary = beginning().filter(is_odd).count() * 4 > beginning().count();
+        let is_shown = !text.is_empty() && !text.starts_with(['{', '[']) && !is_binary;
         Self { code: None, description: is_shown.then(|| text.to_owned()) }
     }
 

@@ -42,6 +42,8 @@ struct Form {
     encoding: Encoding,
     /// In lower case: a server that repeats the secret in capitals tells it as well.
     bytes: Zeroizing<Vec<u8>>,
+    /// The places in `bytes`, ordered by the byte there: a secret may have kilobytes.
+    places: Zeroizing<Vec<usize>>,
     /// The shortest run of it that is taken out.
     min_run: usize,
 }
@@ -123,7 +125,9 @@ impl Scrubber {
         let is_known = |form: &Form| form.encoding == encoding && *form.bytes == *bytes;
         if !bytes.is_empty() && !self.forms.iter().any(is_known) {
             let min_run = min_run.min(bytes.len());
-            self.forms.push(Form { encoding, bytes, min_run });
+            let mut places = Zeroizing::new((0..bytes.len()).collect::<Vec<_>>());
+            places.sort_unstable_by_key(|at| (bytes.get(*at).copied(), *at));
+            self.forms.push(Form { encoding, bytes, places, min_run });
         }
     }
 
@@ -195,8 +199,15 @@ impl Form {
     /// Returns where in the form `reading` stands.
     fn places<'a>(&'a self, reading: &'a Reading) -> impl Iterator<Item = usize> + 'a {
         let bytes = reading.bytes();
-        self.bytes.windows(bytes.len()).enumerate().filter_map(move |(at, window)| {
-            window.iter().zip(bytes).all(|(own, read)| *own == self.folded(*read)).then_some(at)
+        let first = bytes.first().map(|byte| self.folded(*byte));
+        let from = self.places.partition_point(|at| self.bytes.get(*at).copied() < first);
+        let places = self.places.get(from..).unwrap_or_default().iter().copied();
+        let begin = places.take_while(move |at| self.bytes.get(*at).copied() == first);
+        begin.filter(move |at| {
+            let own = self.bytes.get(*at..at + bytes.len());
+            own.is_some_and(|own| {
+                own.iter().zip(bytes).all(|(own, read)| *own == self.folded(*read))
+            })
         })
     }
 

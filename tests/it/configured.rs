@@ -88,7 +88,8 @@ async fn an_error_that_is_not_the_sources_says_which_client_too() {
 
     let nameless = source_fn(|_| async { Err(TokenError::new(ErrorClass::Request, "no")) });
     for error in errors(&TokenCache::new(nameless)).await {
-        assert_eq!((error.client(), error.to_string()), (None, "no".to_owned()));
+        assert_eq!(error.client(), None);
+        assert!(error.to_string().starts_with("no") && !error.to_string().contains('['), "{error}");
     }
 }
 

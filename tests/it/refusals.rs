@@ -113,7 +113,8 @@ async fn the_servers_words_are_kept_whatever_their_shape() {
              <faultstring>Bad key</faultstring></s:Fault>",
             "400 s:Client: Bad key",
         ),
-        ("plain text", 400, "Unknown\u{1b}[31m", "400 [client"),
+        ("an escape", 400, "Unknown\u{1b}[31m te\u{202e}nant", r#"it says "Unknown [31m te nant""#),
+        ("no text", 400, "\u{1f}\u{8b}\u{8}\0\0x\u{1}\u{2}y", "400 [client"),
         ("plain text", 400, " Unknown tenant\n", r#"400, it says "Unknown tenant""#),
         (
             "a page",

@@ -94,6 +94,19 @@ fn a_long_text_of_secrets_leaves_none_at_its_end() {
     }
 }
 
+/// A signed assertion in a file takes the place of a secret, and has kilobytes.
+#[test]
+fn a_secret_of_kilobytes_is_taken_out_in_part() {
+    let mut random = Random::seeded(3);
+    let secret: String = (0..4000).map(|_| format!("{:x}", random.next() & 0xf)).collect();
+    for from in [0, 1, 1999, 3985] {
+        let piece = secret.get(from..from + 12).unwrap();
+        assert_eq!(scrub(&secret, &format!("<{piece}>")), "<[redacted]>", "{from}");
+        let encoded = STANDARD.encode(secret.get(from..from + 14).unwrap());
+        assert_eq!(scrub(&secret, &format!("<{encoded}>")), "<[redacted]>", "{from}");
+    }
+}
+
 #[test]
 fn without_a_secret_nothing_is_taken_out() {
     assert_eq!(scrub("", "as it was"), "as it was");
