@@ -66,7 +66,7 @@ impl State {
         self.budget.iter_mut().for_each(super::Budget::succeeded);
         let forced = flight.trigger == Trigger::Forced;
         let Issued { lifetime, t0, same_as } = issued;
-        let schedule = Schedule::new(t0, lifetime, self.limits.default_lifetime, random);
+        let schedule = Schedule::new(t0, lifetime, self.limits.lifetimes, random);
         if schedule.is_uncacheable() {
             return self.publish_uncacheable(schedule, forced, now);
         }
