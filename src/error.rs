@@ -80,7 +80,7 @@ pub enum ErrorClass {
     /// `unsupported_grant_type`, another 4xx, a redirect. Remembered for 60 s.
     Request,
     /// The answer could not be understood: not JSON, no token, characters that no header can
-    /// carry, another token type, too large. Two attempts, then remembered for 5 s, doubling to
+    /// carry, a token type that is no bearer token, compressed, too large. Two attempts, then remembered for 5 s, doubling to
     /// 60 s.
     Malformed,
     /// The issuance budget is used up (see `issuance_budget`). One that a source keeps itself is
@@ -166,6 +166,14 @@ impl TokenError {
     pub fn with_advice(self, advice: impl Into<Cow<'static, str>>) -> Self {
         let advice = advice.into();
         self.change(|inner| inner.advice = Some(advice))
+    }
+
+    /// Adds advice, if there is none yet.
+    pub(crate) fn or_advice(self, advice: impl FnOnce() -> String) -> Self {
+        match self.inner.advice {
+            Some(_) => self,
+            None => self.with_advice(advice()),
+        }
     }
 
     /// Adds the `error` and `error_description` of the answer (RFC 6749 section 5.2), capped and

@@ -112,7 +112,10 @@
 //!
 //! | the provider | setting |
 //! |---|---|
-//! | answers with a `token_type` that is not `Bearer`, and means it | [`Dialect::token_type_field`]`("none")` |
+//! | answers with a `token_type` that needs a proof, and means Bearer | [`Dialect::token_type_field`]`("none")` |
+//! | answers with `expires_in: 0`, and means "until revoked" | [`Dialect::zero_expires_in`]`(ZeroExpiresIn::Unknown)` and [`Builder::default_lifetime`] |
+//! | answers with `expires_in: 0`, and means one use | [`Dialect::zero_expires_in`]`(ZeroExpiresIn::OneUse)` |
+//! | announces more than 30 days, and means it | [`Builder::max_lifetime`] |
 //! | answers with an `expires_in` that is wrong | [`Dialect::expires_in_field`]`("none")` and [`Builder::default_lifetime`]; a JWT's own `exp` still counts |
 //! | wraps the answer: `{"data": {"accessToken": ..}}` | [`Dialect::access_token_field`]`("/data/accessToken")` |
 //!
@@ -243,6 +246,8 @@
 //! [`Builder::rejected_when`]: crate::Builder::rejected_when
 //! [`Dialect::access_token_field`]: crate::Dialect::access_token_field
 //! [`Dialect::expires_in_field`]: crate::Dialect::expires_in_field
+//! [`Builder::max_lifetime`]: crate::Builder::max_lifetime
 //! [`Dialect::token_type_field`]: crate::Dialect::token_type_field
+//! [`Dialect::zero_expires_in`]: crate::Dialect::zero_expires_in
 //! [`TokenCache::rejected_header`]: crate::TokenCache::rejected_header
 //! [`TokenSource`]: crate::TokenSource
