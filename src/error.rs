@@ -68,7 +68,8 @@ pub enum ErrorClass {
     ///
     /// Three attempts in one renewal, then remembered for 1 s, doubling to 60 s.
     Transient,
-    /// The token endpoint asks for patience: 429, or 503 with `Retry-After`.
+    /// The token endpoint asks for patience: 429, or 503 with `Retry-After` or the end of a rate
+    /// limit (`X-RateLimit-Reset` and its relatives, `RateLimit`).
     ///
     /// Remembered for as long as it asks (at most 15 minutes).
     Throttled,
