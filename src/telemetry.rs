@@ -7,6 +7,7 @@
 //! | span `oauth2.renewal` | INFO | `endpoint`, `client_id`, `attempt`, `class`, `duration_ms`, `lifetime_s` |
 //! | `token renewed` | INFO | `generation`, `trigger`, `attempt`, `lifetime_s`, `duration_ms` |
 //! | `renewal failed` | WARN | `class`, `trigger`, `error`, `cause`, `attempt`, `duration_ms` |
+//! | `odd token type` | WARN | `endpoint`, `token_type` |
 //! | `attempt failed` | DEBUG | `attempt`, `class`, `error`, `cause` |
 //! | `token rejected` | INFO, DEBUG | `generation`, `challenge`, `sending`, `decision`, `error` |
 //! | `rejection stands` | INFO | `generation`, `reason` |
@@ -16,6 +17,9 @@
 //! have its credentials), for programs that have several tokens. The span's other fields are those of its end: `attempt` is how often the source was asked, `class`
 //! that of the failure, if it failed, and `lifetime_s` the token's, if there is one that expires.
 //! `cause` is what the error's sources say, if it has any.
+//!
+//! `odd token type` is told once by a token endpoint: see
+//! [`Dialect::strict_token_type`](crate::Dialect::strict_token_type).
 //!
 //! Of a 401 there is one event for each decision: that it says nothing of the token, or what is
 //! done about the token, and, where a replay seemed possible then, why there was none after all.
@@ -93,6 +97,17 @@ pub(crate) fn asks(attempt: Attempt, endpoint: &Uri, client_id: &str) {
     if attempt.number() == 1 {
         let host = endpoint.authority().map(http::uri::Authority::as_str);
         tracing::Span::current().record("endpoint", host).record("client_id", client_id);
+    }
+}
+
+/// Reports a `token_type` that is not `Bearer`, of a token that is used as one.
+#[cold]
+#[allow(unused_variables, reason = "without `tracing` nothing is said")]
+pub(crate) fn odd_token_type(endpoint: &Uri, token_type: &str) {
+    #[cfg(feature = "tracing")]
+    {
+        let endpoint = endpoint.authority().map(http::uri::Authority::as_str);
+        tracing::warn!(target: TARGET, endpoint, token_type, "odd token type");
     }
 }
 

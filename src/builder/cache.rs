@@ -29,7 +29,32 @@ impl<T: HasCache, S: MakesCache> Builder<T, S> {
     /// with an `exp` claim. Default: 5 minutes.
     pub fn default_lifetime(mut self, lifetime: Duration) -> Self {
         self.check_duration("default_lifetime", lifetime);
-        self.shared.settings.default_lifetime = lifetime;
+        self.shared.settings.lifetimes.default = lifetime;
+        self
+    }
+
+    /// Sets the longest announced lifetime that is believed; longer ones count as this. Default: 30
+    /// days. [`default_lifetime`](Self::default_lifetime) is not capped.
+    ///
+    /// Servers announce years where they mean "until revoked", and milliseconds where RFC 6749
+    /// section 5.1 has seconds. A token that expires unseen costs a rejected request; one that is
+    /// asked for more often than needed costs little.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_oauth2_client_credentials::{TokenCache, TokenResponse, source_fn};
+    ///
+    /// let year = Duration::from_secs(365 * 24 * 3600);
+    /// let source = source_fn(move |_| async move {
+    ///     Ok(TokenResponse::bearer("t0k3n")?.expires_in(year))
+    /// });
+    /// let cache = TokenCache::builder_from(source).max_lifetime(year).build()?;
+    /// # drop(cache);
+    /// # Ok::<(), tower_oauth2_client_credentials::BoxError>(())
+    /// ```
+    pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
+        self.check_duration("max_lifetime", lifetime);
+        self.shared.settings.lifetimes.max = lifetime;
         self
     }
 

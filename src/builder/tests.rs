@@ -183,6 +183,7 @@ fn every_kind_of_client_takes_the_settings_that_it_has() {
             .attempt_timeout(Duration::from_secs(1))
             .renewal_timeout(Duration::from_secs(60))
             .default_lifetime(Duration::from_secs(60))
+            .max_lifetime(Duration::from_secs(3600))
             .issuance_budget(1, Duration::from_secs(60))
             .keep_warm()
     }

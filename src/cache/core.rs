@@ -12,6 +12,7 @@ use super::{
         self, Effects, Event, Failed, FlightId, Issued, Landed, Launch, Limits, Refusal, SameAs,
         State, Usable, Which,
     },
+    zero::LastZero,
 };
 use crate::{
     clock::Now,
@@ -32,6 +33,7 @@ pub(super) struct Core {
     /// The error of the failure that the state remembers.
     remembered: Option<TokenError>,
     pub(super) last_error: Option<TokenError>,
+    last_zero: LastZero,
     random: Random,
     pub(super) told: telemetry::Told,
 }
@@ -107,10 +109,8 @@ pub(super) struct AfterUnlock {
 
 impl Core {
     pub(super) fn new(settings: &Settings) -> Self {
-        let limits = Limits {
-            default_lifetime: settings.default_lifetime,
-            renewal_timeout: settings.renewal_timeout,
-        };
+        let limits =
+            Limits { lifetimes: settings.lifetimes, renewal_timeout: settings.renewal_timeout };
         let budget = settings.budget.map(|(tokens, per)| Budget::new(tokens, per));
         let mut core = Self {
             state: State::new(limits, budget),
@@ -119,6 +119,7 @@ impl Core {
             flight: None,
             remembered: None,
             last_error: None,
+            last_zero: LastZero::default(),
             random: settings.seed.map_or_else(Random::new, Random::seeded),
             told: telemetry::Told::default(),
         };
@@ -160,7 +161,8 @@ impl Core {
         let (result, response, error) = match result {
             Ok((response, t0)) => {
                 let same_as = self.same_as(&response);
-                let issued = Issued { lifetime: response.lifetime(), t0, same_as };
+                let lifetime = self.last_zero.lifetime(&response, t0, same_as.is_some());
+                let issued = Issued { lifetime, t0, same_as };
                 (Ok(issued), Some(response), None)
             }
             Err(error) => {

@@ -18,6 +18,7 @@ pub(crate) mod replacement;
 pub(crate) mod settings;
 mod state;
 mod waiting;
+mod zero;
 
 pub(crate) use self::{
     cached::{Cached, Detach, Refreshed},

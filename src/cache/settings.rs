@@ -6,7 +6,7 @@ use crate::{
     clock::Clock,
     token::{
         TokenResponse,
-        schedule::{ATTEMPT_TIMEOUT, DEFAULT_LIFETIME, RENEWAL_TIMEOUT},
+        schedule::{ATTEMPT_TIMEOUT, LifetimeLimits, RENEWAL_TIMEOUT},
     },
 };
 
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) clock: Clock,
-    pub(crate) default_lifetime: Duration,
+    pub(crate) lifetimes: LifetimeLimits,
     pub(crate) budget: Option<(u32, Duration)>,
     /// A timer renews the token as well, once there has been one. Without it an idle client uses up
     /// no quota.
@@ -34,7 +34,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             clock: Clock::default(),
-            default_lifetime: DEFAULT_LIFETIME,
+            lifetimes: LifetimeLimits::default(),
             budget: None,
             keep_warm: false,
             seed: None,

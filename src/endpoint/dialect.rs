@@ -63,11 +63,25 @@ pub struct Dialect {
     pub(super) expires_in: Name,
     pub(super) granted_scope: Name,
     pub(super) headers: Headers,
+    pub(super) is_strict: bool,
+    pub(super) zero: Option<ZeroExpiresIn>,
     needs_audience: bool,
 }
 
 /// A field's name; in the answer, one that begins with `/` is a JSON pointer.
 pub(crate) type Name = Cow<'static, str>;
+
+/// The meaning of `expires_in: 0` in a token response, which RFC 6749 section 5.1 leaves open; set
+/// with [`Dialect::zero_expires_in`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ZeroExpiresIn {
+    /// The lifetime is unknown, or lasts until the token is revoked: the token's own `exp` counts if
+    /// it is a JWT, else [`default_lifetime`](crate::Builder::default_lifetime).
+    Unknown,
+    /// The token serves the callers that wait for it, and each later call asks for another.
+    OneUse,
+}
 
 /// How the body of a token request is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,6 +134,8 @@ impl Dialect {
             expires_in: Cow::Borrowed("expires_in"),
             granted_scope: Cow::Borrowed("scope"),
             headers: Headers::default(),
+            is_strict: false,
+            zero: None,
             needs_audience: false,
         }
     }
@@ -236,11 +252,54 @@ impl Dialect {
     }
 
     /// Names the answer's field with the lifetime in seconds; a name that begins with `/` is a
-    /// JSON pointer. Without it, `expires_at` or `expires_on` is read (the time in seconds or
-    /// milliseconds since 1970), then the token itself if it is a JWT.
+    /// JSON pointer. Without it, `expires_at` or `expires_on` is read (a point in time, in seconds or
+    /// a fraction of them since 1970).
+    ///
+    /// A number of more than 30 days is not taken for seconds if it is a plausible point in time, or
+    /// reads better as milliseconds:
+    ///
+    /// | `expires_in` | counts as |
+    /// |---|---|
+    /// | up to 30 days in seconds | seconds |
+    /// | 1.5 × 10⁹ to 4.2 × 10⁹, or 10³, 10⁶ or 10⁹ times that | the point in time of the expiry (if it has passed, the lifetime is unknown) |
+    /// | more than 400 days in seconds | milliseconds |
+    /// | more than 30 days in seconds, and whole minutes in milliseconds (or up to a second less) | milliseconds |
+    /// | anything else | seconds, at most [`max_lifetime`](crate::Builder::max_lifetime) |
+    ///
+    /// If the token is a JWT whose claims give it a shorter lifetime (`exp` − `iat`, or `exp` by our
+    /// clock if that leaves more than 60 s), the shorter one counts.
     #[must_use]
     pub fn expires_in_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.expires_in = name.into();
+        self
+    }
+
+    /// Sets the meaning of an `expires_in` of zero or less. Without this, such a token serves the
+    /// callers that wait for it, unless the server hands out the same one with zero again: the
+    /// lifetime then counts as [`Unknown`](ZeroExpiresIn::Unknown).
+    ///
+    /// ```
+    /// use tower_oauth2_client_credentials::{Dialect, endpoint::ZeroExpiresIn};
+    ///
+    /// let dialect = Dialect::rfc6749().zero_expires_in(ZeroExpiresIn::Unknown);
+    /// # drop(dialect);
+    /// ```
+    #[must_use]
+    pub fn zero_expires_in(mut self, meaning: ZeroExpiresIn) -> Self {
+        self.zero = Some(meaning);
+        self
+    }
+
+    /// Refuses a token whose `token_type` is anything but `Bearer`, in any case, or absent.
+    ///
+    /// RFC 6749 section 7.1 forbids a client to use a type that it does not know. But servers write
+    /// `BearerToken`, `Application Access Token` or `JWT` and mean a bearer token, so without this
+    /// such a token is used as one, with a warning in the log. Never used are types that say the
+    /// token is none or needs a proof: `N_A` (RFC 8693 section 2.2.1), and those that contain, in
+    /// any case, `pop`, `mac`, `dpop`, `mtls`, `saml`, `id_token` or `refresh_token`.
+    #[must_use]
+    pub fn strict_token_type(mut self) -> Self {
+        self.is_strict = true;
         self
     }
 

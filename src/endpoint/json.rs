@@ -14,7 +14,11 @@ use serde_json::{error::Category, value::RawValue};
 /// The deepest nesting that is accepted, as deep as serde_json's own limit.
 const MAX_DEPTH: usize = 128;
 
-const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+/// Returns `body` without a byte order mark at its start. JSON must not have one, and a parser may
+/// ignore it (RFC 8259 section 8.1).
+pub(super) fn without_byte_order_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body)
+}
 
 /// A JSON object whose values have not been looked at.
 pub(super) struct Object<'a> {
@@ -25,10 +29,8 @@ impl<'a> Object<'a> {
     /// Reads the body of a successful answer strictly: anything that might be read in two ways is
     /// an error: what was seen, as in "it answered with ...".
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, &'static str> {
-        if body.starts_with(BYTE_ORDER_MARK) {
-            return Err("text with a byte order mark, which JSON must not have");
-        }
-        let text = std::str::from_utf8(body).map_err(|_| "text that is not UTF-8")?;
+        let text = std::str::from_utf8(without_byte_order_mark(body))
+            .map_err(|_| "text that is not UTF-8")?;
         let start = text.trim_ascii_start();
         if start.is_empty() {
             return Err("an empty body");
@@ -47,7 +49,7 @@ impl<'a> Object<'a> {
 
     /// Reads the body of a refusal, from which every word is welcome.
     pub(super) fn parse_leniently(body: &'a [u8]) -> Option<Self> {
-        serde_json::from_slice(body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body)).ok()
+        serde_json::from_slice(without_byte_order_mark(body)).ok()
     }
 
     /// The first member called `name`, unless it is null.
@@ -199,7 +201,12 @@ mod tests {
             (br#"{"a":"[[\"[["}"#, "fine"),
             (b"", "an empty body"),
             (b" \r\n", "an empty body"),
-            (b"\xef\xbb\xbf{}", "text with a byte order mark, which JSON must not have"),
+            (b"\xef\xbb\xbf{}", "fine"),
+            (b"\xef\xbb\xbf \r\n{}", "fine"),
+            (b"\xef\xbb\xbf", "an empty body"),
+            (b"\xef\xbb\xbf\xef\xbb\xbf{}", "text that is not JSON"),
+            (b"{}\xef\xbb\xbf", "JSON with a syntax error"),
+            (b"\xff\xfe{\0}\0", "text that is not UTF-8"),
             (b"{\"a\":\"\xff\"}", "text that is not UTF-8"),
             (b"\n<!doctype html>", "HTML or XML, not JSON"),
             (b"access_token=x", "text that is not JSON"),

@@ -27,22 +27,26 @@
 //!
 //! - It follows no redirect: a redirect is an error that shows where it leads.
 //! - Client authentication by assertion (`private_key_jwt`) or mTLS, DPoP, discovery.
-//! - Other token types than Bearer.
+//! - Other ways to present a token than Bearer: see [`Dialect::strict_token_type`].
 
 mod advice;
 mod body;
 mod client_authentication;
 mod client_label;
 mod complaint;
+mod compression;
 pub(crate) mod connect;
 pub(crate) mod dialect;
 mod encode;
+mod form;
 mod json;
+mod lifetime;
 mod markup;
 #[cfg(feature = "rustls")]
 mod metered;
 mod outcome;
 pub mod preset;
+mod rate_limit;
 mod refusal;
 mod request;
 mod response;
@@ -50,10 +54,17 @@ mod retry_after;
 #[cfg(feature = "rustls")]
 mod rustls;
 mod scrub;
+mod token_type;
 mod transport;
 pub(crate) mod url;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 #[cfg(feature = "oauth2")]
 pub(crate) use self::body::read as read_body;
@@ -62,7 +73,7 @@ pub use self::rustls::RustlsTransport;
 use self::transport::Unanswered;
 pub use self::{
     client_authentication::ClientAuthentication,
-    dialect::BodyEncoding,
+    dialect::{BodyEncoding, ZeroExpiresIn},
     transport::{TowerTransport, Transport, TransportRequestBody, TransportResponseBody},
 };
 // `Dialect` is public at the crate's root.
@@ -99,6 +110,8 @@ struct Inner {
     client: ClientLabel,
     /// The variable of a proxy that the transport does not use.
     unused_proxy: Option<&'static str>,
+    /// The first odd type of a token is told.
+    has_told_type: AtomicBool,
 }
 
 impl TokenEndpoint {
@@ -110,7 +123,15 @@ impl TokenEndpoint {
         client: ClientLabel,
         unused_proxy: Option<&'static str>,
     ) -> Self {
-        let inner = Inner { request, credentials, transport, clock, client, unused_proxy };
+        let inner = Inner {
+            request,
+            credentials,
+            transport,
+            clock,
+            client,
+            unused_proxy,
+            has_told_type: AtomicBool::new(false),
+        };
         Self { inner: Arc::new(inner) }
     }
 }
@@ -184,7 +205,15 @@ impl Inner {
         let asked = response::Asked { request: &self.request, credentials };
         let now = || self.clock.now().system_time();
         match body::read(body).await {
-            Ok(body) => response::read(&parts, &body, &asked, now()).map_err(told_apart),
+            Ok(body) => {
+                let read = response::read(&parts, &body, &asked, now()).map_err(told_apart)?;
+                if let Some(odd) = read.odd_type
+                    && !self.has_told_type.swap(true, Ordering::Relaxed)
+                {
+                    telemetry::odd_token_type(&self.request.url, &odd);
+                }
+                Ok(read.token)
+            }
             // What went wrong with the body of a refusal does not matter: the status says enough.
             Err(_) if !parts.status.is_success() => {
                 Err(told_apart(refusal::refused(&parts, &[], &asked, now())))

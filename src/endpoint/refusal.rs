@@ -36,7 +36,7 @@ pub(super) fn refused(
 ) -> TokenError {
     let complaint = Complaint::of_refusal(parts, body);
     let status = parts.status;
-    let delay = retry_after(&parts.headers, now);
+    let delay = retry_after(parts, now);
     let known = complaint.code.as_deref().and_then(known_code);
     let class = match (status.as_u16(), delay) {
         // What the status alone decides: a proxy's or a broken server's word about the client or

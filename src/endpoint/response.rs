@@ -3,38 +3,49 @@
 //! Pure. Reads tolerantly what servers send; what cannot be used is named and never repeated. An
 //! answer that is no success is put into words in `refusal`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use http::{StatusCode, response::Parts};
+use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 use super::{
-    json::{Duplicate, Object, kind, number, string},
+    compression::coding,
+    form,
+    json::{Duplicate, Object, kind, string, without_byte_order_mark},
+    lifetime::lifetime,
     refusal,
     request::TokenRequest,
     scrub::Scrubber,
+    token_type::{TokenType, without_scheme},
 };
 use crate::{
     credentials::ClientCredentials,
     error::config::shown,
     error::{ErrorClass, TokenError, server_text},
-    token::{TokenResponse, jwt},
+    token::{Lifetime, TokenResponse},
 };
-
-/// The longest lifetime that is believed.
-const MAX_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-
-/// An `expires_at` beyond this is in milliseconds: as seconds it would be in the year 5138.
-const MILLISECONDS: f64 = 1e11;
 
 /// The longest granted scope that is kept, in bytes.
 const MAX_SCOPE: usize = 4 * 1024;
+
+/// What can be done about a body that is compressed.
+const DECOMPRESS: &str =
+    "let the transport decompress it, for example by the `Decompression` layer of tower-http";
 
 /// What was asked, and with which credentials: to name what to change, and to take the secret out
 /// of what the server says.
 pub(super) struct Asked<'a> {
     pub(super) request: &'a TokenRequest,
     pub(super) credentials: &'a ClientCredentials,
+}
+
+/// A token, and what is to be told about it.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) token: TokenResponse,
+    /// Its type, if that is not Bearer by name. Fit to be shown.
+    pub(super) odd_type: Option<Box<str>>,
 }
 
 /// Reads an answer (RFC 6749 section 5). `now` is the time of the answer by the wall clock.
@@ -47,18 +58,50 @@ pub(super) fn read(
     body: &[u8],
     asked: &Asked<'_>,
     now: SystemTime,
-) -> Result<TokenResponse, TokenError> {
+) -> Result<Read, TokenError> {
+    let text = without_byte_order_mark(body);
+    let is_form = form::is_form(&parts.headers, text);
+    let rewritten = is_form.then(|| form::to_json(text, &asked.request.dialect.access_token));
+    let readable = match &rewritten {
+        Some(Some(json)) => json,
+        _ => body,
+    };
     let succeeded = matches!(parts.status, StatusCode::OK | StatusCode::CREATED);
-    if !succeeded || refusal::is_refusal_with_success(body, asked) {
-        return Err(refusal::refused(parts, body, asked, now));
+    // GitHub and others refuse with 200 and an `error`.
+    if !succeeded || refusal::is_refusal_with_success(readable, asked) {
+        let refused = refusal::refused(parts, readable, asked, now);
+        let is_text = std::str::from_utf8(body).is_ok();
+        return Err(match coding(&parts.headers, body).filter(|_| !is_text) {
+            Some(coding) => refused.or_advice(|| {
+                format!("its body is compressed ({coding}), and so not read: {DECOMPRESS}")
+            }),
+            None => refused,
+        });
     }
-    success(body, asked, now).map_err(|error| error.with_status(parts.status))
+    let answer = match rewritten {
+        Some(None) => Err("a form that is not UTF-8"),
+        _ => Object::parse(readable),
+    };
+    answer
+        .map_err(|seen| unreadable(seen, parts, body))
+        .and_then(|answer| success(&answer, asked, now))
+        .map_err(|error| error.with_status(parts.status))
 }
 
-fn success(body: &[u8], asked: &Asked<'_>, now: SystemTime) -> Result<TokenResponse, TokenError> {
+/// Makes the error of a body that was `seen` as something else than a token response.
+fn unreadable(seen: &str, parts: &Parts, body: &[u8]) -> TokenError {
+    match coding(&parts.headers, body) {
+        Some(coding) => malformed(format!(
+            "the token endpoint answered with a compressed body ({coding}), which the request did \
+             not ask for"
+        ))
+        .with_advice(DECOMPRESS),
+        None => malformed(format!("the token endpoint answered with {seen}")),
+    }
+}
+
+fn success(answer: &Object<'_>, asked: &Asked<'_>, now: SystemTime) -> Result<Read, TokenError> {
     let dialect = &asked.request.dialect;
-    let answer = Object::parse(body)
-        .map_err(|seen| malformed(format!("the token endpoint answered with {seen}")))?;
     let field = |name: &str| {
         answer
             .at(name)
@@ -67,7 +110,7 @@ fn success(body: &[u8], asked: &Asked<'_>, now: SystemTime) -> Result<TokenRespo
 
     let name = &*dialect.access_token;
     let Some(token) = field(name)? else {
-        return Err(no_token(&answer, name));
+        return Err(no_token(answer, name));
     };
     let Some(token) = string(token).map(Zeroizing::new) else {
         let seen = match kind(token) {
@@ -77,61 +120,57 @@ fn success(body: &[u8], asked: &Asked<'_>, now: SystemTime) -> Result<TokenRespo
         return Err(malformed(format!("`{name}` in the answer is {seen}, not a token")));
     };
 
-    // Absent is Bearer, since servers forget it, and the case does not matter (section
-    // 5.1). Nothing else is spoken: a `mac` or `DPoP` token is no use as a bearer token.
-    if let Some(raw) = field(&dialect.token_type)? {
-        let Some(token_type) = string(raw) else {
-            return Err(malformed(format!("the token's type is {}, not a string", kind(raw))));
-        };
-        let token_type = token_type.trim();
-        if !token_type.is_empty() && !token_type.eq_ignore_ascii_case("bearer") {
-            let scrubbed = Scrubber::new(asked.credentials).scrub(token_type);
-            return Err(malformed(format!(
-                "the token's type is {}, and only Bearer is supported",
-                shown(&server_text(&scrubbed))
-            )));
-        }
-    }
-
-    let announced = match field(&dialect.expires_in)?.and_then(number) {
-        Some(seconds) => Some(clamped(seconds)),
-        None => expiry(&answer, now),
+    let odd_type = match field(&dialect.token_type)? {
+        Some(raw) => odd_type(raw, &token, asked)?,
+        None => None,
     };
-    let lifetime = announced.or_else(|| jwt::lifetime(&token).map(|age| age.min(MAX_LIFETIME)));
-
-    let mut response = TokenResponse::bearer(&*token)?;
-    if let Some(lifetime) = lifetime {
-        response = response.expires_in(lifetime);
-    }
+    let expires_in = field(&dialect.expires_in)?;
+    let token = without_scheme(&token);
+    let mut response = TokenResponse::bearer(token)?;
+    response = match lifetime(expires_in, answer, token, dialect.zero, now) {
+        Lifetime::Of(lifetime) => response.expires_in(lifetime),
+        Lifetime::OneUse => response.for_one_use(),
+        Lifetime::Unknown | Lifetime::Never => response,
+    };
     // Informative only, so an odd one is not worth an error.
     let scope = answer.at(&dialect.granted_scope).ok().flatten().and_then(string);
     if let Some(scope) = scope.filter(|scope| !scope.is_empty() && scope.len() <= MAX_SCOPE) {
         response = response.scope(scope);
     }
-    Ok(response)
+    Ok(Read { token: response, odd_type })
 }
 
-/// The lifetime by the time at which the token expires, as Azure (`expires_on`) and others give
-/// it, in seconds or milliseconds since 1970. Depends on our clock: `expires_in` is better. An end
-/// that has passed says that our clock is ahead, and nothing about the lifetime: believed, it would
-/// cost a token request for each call.
-fn expiry(answer: &Object<'_>, now: SystemTime) -> Option<Duration> {
-    let at = ["expires_at", "expires_on"]
-        .into_iter()
-        .find_map(|name| answer.first(name).and_then(number))
-        // Zero stands for "not known" in more than one language.
-        .filter(|at| *at > 0.0)?;
-    let at = if at > MILLISECONDS { at / 1000.0 } else { at };
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    (at > now).then(|| clamped(at - now))
-}
-
-/// Whole seconds, none below zero and none beyond ten years.
-fn clamped(seconds: f64) -> Duration {
-    if seconds < 0.0 {
-        return Duration::ZERO;
+/// Returns the token's type, if it is not Bearer by name and yet no reason to refuse it (RFC 6749
+/// section 7.1 has it refused). Absent is Bearer, since servers forget it.
+fn odd_type(
+    raw: &RawValue,
+    token: &str,
+    asked: &Asked<'_>,
+) -> Result<Option<Box<str>>, TokenError> {
+    let Some(token_type) = string(raw) else {
+        return Err(malformed(format!("the token's type is {}, not a string", kind(raw))));
+    };
+    let scrubbed = || {
+        let text = Scrubber::new(asked.credentials).scrub(token_type.trim());
+        // Its own secret is the token.
+        if token.len() >= 8 && token_type.contains(token) {
+            server_text("[redacted]")
+        } else {
+            server_text(&text)
+        }
+    };
+    match TokenType::of(&token_type) {
+        TokenType::Bearer => Ok(None),
+        TokenType::Odd if !asked.request.dialect.is_strict => Ok(Some(scrubbed())),
+        TokenType::Odd => Err(malformed(format!(
+            "the token's type is {}, and the dialect is strict about Bearer",
+            shown(&scrubbed())
+        ))),
+        TokenType::Unusable => Err(malformed(format!(
+            "the token's type is {}, which is no bearer token",
+            shown(&scrubbed())
+        ))),
     }
-    Duration::try_from_secs_f64(seconds.floor()).unwrap_or(MAX_LIFETIME).min(MAX_LIFETIME)
 }
 
 fn no_token(answer: &Object<'_>, name: &str) -> TokenError {
@@ -153,14 +192,12 @@ fn malformed(message: String) -> TokenError {
 
 #[cfg(test)]
 mod tests {
-    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    use std::time::{Duration, UNIX_EPOCH};
+
     use http::{Response, Uri};
 
     use super::*;
-    use crate::{
-        endpoint::{ClientAuthentication, dialect::Dialect, preset},
-        token::Lifetime,
-    };
+    use crate::endpoint::{ClientAuthentication, dialect::Dialect, preset};
 
     /// Has reserved characters, so that every encoding of it is another text.
     const SECRET: &str = "c4n4ry/p+ss \"w\"";
@@ -174,6 +211,15 @@ mod tests {
         headers: &[(&str, &str)],
         body: impl AsRef<[u8]>,
     ) -> Result<TokenResponse, TokenError> {
+        read_answer(dialect, status, headers, body).map(|read| read.token)
+    }
+
+    fn read_answer(
+        dialect: Dialect,
+        status: u16,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Result<Read, TokenError> {
         let url = Uri::from_static("https://auth.example.com/oauth/token");
         let request = TokenRequest::new(url, dialect);
         let credentials = ClientCredentials::new("me", SECRET);
@@ -258,64 +304,127 @@ mod tests {
     }
 
     #[test]
-    fn lifetimes_in_every_form() {
-        let secs = |n| Lifetime::Of(Duration::from_secs(n));
-        let never_longer = Lifetime::Of(MAX_LIFETIME);
-        for (fields, lifetime) in [
-            (r#""expires_in":3600"#, secs(3600)),
-            (r#""expires_in":3600.9"#, secs(3600)),
-            (r#""expires_in":"3600""#, secs(3600)),
-            (r#""expires_in":" 3600.5 ""#, secs(3600)),
-            (r#""expires_in":0"#, secs(0)),
-            (r#""expires_in":-1"#, secs(0)),
-            (r#""expires_in":"-1""#, secs(0)),
-            (r#""expires_in":-1e400"#, secs(0)),
-            (r#""expires_in":1e400"#, never_longer),
-            (r#""expires_in":1e12"#, never_longer),
-            (r#""expires_in":99999999999999999999999999999"#, never_longer),
-            (r#""expires_in":null"#, Lifetime::Unknown),
-            (r#""expires_in":"soon""#, Lifetime::Unknown),
-            (r#""expires_in":{}"#, Lifetime::Unknown),
-            (r#""expires_at":1700000060"#, secs(60)),
-            (r#""expires_at":1700000060000"#, secs(60)),
-            // In the year 2290, and in milliseconds not yet past 1973.
-            (r#""expires_at":1.01e10"#, never_longer),
-            (r#""expires_at":99999999999"#, never_longer),
-            (r#""expires_at":100000000001"#, Lifetime::Unknown),
-            (r#""expires_on":"1700000060""#, secs(60)),
-            (r#""expires_at":1600000000"#, Lifetime::Unknown),
-            (r#""expires_on":"1699999999""#, Lifetime::Unknown),
-            (r#""expires_on":1700000000000"#, Lifetime::Unknown),
-            (r#""expires_at":1e400"#, never_longer),
-            (r#""expires_at":0"#, Lifetime::Unknown),
-            (r#""expires_on":"tomorrow""#, Lifetime::Unknown),
-            (r#""expires_in":10,"expires_at":1700000060"#, secs(10)),
-            (r#""expires_in":null,"expires_at":1700000060"#, secs(60)),
-            (r#""x":1"#, Lifetime::Unknown),
-        ] {
-            let response = granted(&format!(r#"{{"access_token":"x",{fields}}}"#));
-            assert_eq!(response.lifetime(), lifetime, "{fields}");
-        }
-    }
-
-    #[test]
-    fn a_jwt_tells_its_lifetime_if_nothing_else_does() {
-        let payload = URL_SAFE_NO_PAD.encode(r#"{"iat":1600000000,"exp":1600000090}"#);
-        let jwt = format!("eyJhbGciOiJub25lIn0.{payload}.c2ln");
-        let of = |rest: &str| granted(&format!(r#"{{"access_token":"{jwt}"{rest}}}"#)).lifetime();
-        assert_eq!(of(""), Lifetime::Of(Duration::from_secs(90)));
-        assert_eq!(of(r#","expires_in":5"#), Lifetime::Of(Duration::from_secs(5)));
-    }
-
-    #[test]
     fn the_token_type_is_bearer_in_any_case_or_absent() {
         for field in ["", r#","token_type":"bearer""#, r#","token_type":"BEARER ""#]
             .into_iter()
             .chain([r#","token_type":null"#, r#","token_type":"""#])
         {
-            let (header, ..) = granted(&format!(r#"{{"access_token":"x"{field}}}"#)).into_parts();
-            assert_eq!(header.as_bytes(), b"Bearer x", "{field}");
+            let body = format!(r#"{{"access_token":"x"{field}}}"#);
+            for dialect in [Dialect::rfc6749(), Dialect::rfc6749().strict_token_type()] {
+                let read = read_answer(dialect, 200, &[], &body).unwrap();
+                assert_eq!(read.odd_type, None, "{field}");
+                assert_eq!(read.token.into_parts().0.as_bytes(), b"Bearer x", "{field}");
+            }
         }
+    }
+
+    #[test]
+    fn an_odd_token_type_is_bearer_unless_the_dialect_is_strict() {
+        for (token_type, told) in [
+            ("BearerToken", "BearerToken"),
+            (" Application Access Token ", "Application Access Token"),
+            ("a\\nb", "a b"),
+            ("c4n4ry/p+ss \\\"w\\\"", "[redacted]"),
+            ("JWT t0k3n-t0k3n", "[redacted]"),
+        ] {
+            let body = format!(r#"{{"access_token":"t0k3n-t0k3n","token_type":"{token_type}"}}"#);
+            let read = read_answer(Dialect::rfc6749(), 200, &[], &body).unwrap();
+            assert_eq!(read.odd_type.as_deref(), Some(told));
+            assert_eq!(read.token.expose_secret(), "t0k3n-t0k3n");
+            let strict = Dialect::rfc6749().strict_token_type();
+            let error = answer(strict, 200, &[], &body).unwrap_err();
+            let said = format!("the token's type is {told:?}, and the dialect is strict");
+            assert!(error.to_string().contains(&said), "{error}");
+        }
+        let long = format!(r#"{{"access_token":"x","token_type":"{}"}}"#, "y".repeat(100_000));
+        let read = read_answer(Dialect::rfc6749(), 200, &[], &long).unwrap();
+        assert!(read.odd_type.unwrap().len() <= 256);
+    }
+
+    #[test]
+    fn a_scheme_before_the_token_is_removed() {
+        let token = granted(r#"{"access_token":"bearer eyJ.x.y"}"#);
+        assert_eq!(token.into_parts().0.as_bytes(), b"Bearer eyJ.x.y");
+        let error = refused(200, &[], r#"{"access_token":"Bearer Bearer c4n4ry"}"#);
+        assert!(error.to_string().contains("or a header with its scheme?"), "{error}");
+    }
+
+    #[test]
+    fn a_form_is_read_as_json_is() {
+        let form = [("content-type", "application/x-www-form-urlencoded; charset=utf-8")];
+        let of = |body: &str| answer(Dialect::rfc6749(), 200, &form, body);
+        for start in ["", "\u{feff}"] {
+            let body = "access_token=a+b%2Fc&expires_in=60&scope=read+write&token_type=bearer";
+            let token = of(&format!("{start}{body}")).unwrap();
+            assert_eq!(token.expose_secret(), "a+b/c");
+            assert_eq!(token.lifetime(), Lifetime::Of(Duration::from_secs(60)));
+            assert_eq!(token.granted_scope(), Some("read write"));
+            let token = of(&format!(r#"{start}{{"access_token":"x"}}"#)).unwrap();
+            assert_eq!(token.expose_secret(), "x", "JSON under the wrong type");
+        }
+        let named = Dialect::rfc6749().access_token_field("token");
+        let token = answer(named, 201, &form, "token=a+b").unwrap();
+        assert_eq!(token.expose_secret(), "a+b");
+        for (body, said) in [
+            ("access_token=c4n4ry&access_token=c4n4ry", "more than one `access_token`"),
+            ("access_token=a&expires_in=1&expires_in=2", "more than one `expires_in`"),
+            ("access_token=", "the access token is empty"),
+            ("access_token=c4n4ry%0a", "a character at position 6"),
+            ("token=c4n4ry", "it has `token`: if that is the token"),
+            ("access_token=c4n4ry%ff", "answered with a form that is not UTF-8"),
+            ("c4n4ry", "the answer has no `access_token`"),
+            ("<html>c4n4ry=", "answered with HTML or XML"),
+        ] {
+            let error = of(body).unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Malformed);
+            assert!(error.to_string().contains(said), "{body}: {error}");
+        }
+        // GitHub refuses so.
+        for status in [200, 401] {
+            let body = "error=invalid_client&error_description=The+client_id+is+wrong";
+            let error = answer(Dialect::rfc6749(), status, &form, body).unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Credentials);
+            assert_eq!(error.oauth_error_description(), Some("The client_id is wrong"));
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_ignored() {
+        assert_eq!(granted("\u{feff}{\"access_token\":\"x\"}").expose_secret(), "x");
+        assert_eq!(granted("\u{feff}\r\n{\"access_token\":\"x\"}").expose_secret(), "x");
+        let error = refused(400, &[], "\u{feff}{\"error\":\"invalid_client\"}");
+        assert_eq!(error.class(), ErrorClass::Credentials);
+    }
+
+    #[test]
+    fn a_compressed_body_is_named() {
+        let gzip = b"\x1f\x8b\x08\0\0\0\0\0\0\x03c4n4ry";
+        let form = ("content-type", "application/x-www-form-urlencoded");
+        for (headers, body, coding) in [
+            ([("content-encoding", "gzip")].as_slice(), gzip.as_slice(), "gzip"),
+            (&[], gzip, "gzip"),
+            (&[form], gzip, "gzip"),
+            (&[("content-encoding", "deflate")], b"c4n4ry", "deflate"),
+            (&[], b"\x78\x9cc4n4ry", "deflate"),
+            (&[("content-encoding", "c4n4ry")], b"c4n4ry", "an unknown coding"),
+        ] {
+            let error = answer(Dialect::rfc6749(), 200, headers, body).unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Malformed);
+            let said = format!("a compressed body ({coding})");
+            assert!(error.to_string().contains(&said), "{error}");
+        }
+        let error = answer(Dialect::rfc6749(), 400, &[], gzip).unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Request);
+        assert!(error.to_string().contains("its body is compressed (gzip)"), "{error}");
+        let error = answer(Dialect::rfc6749(), 404, &[], gzip).unwrap_err();
+        assert!(error.to_string().contains("path of the token URL"), "{error}");
+        let header = [("content-encoding", "gzip")];
+        let error = answer(Dialect::rfc6749(), 400, &header, "plain").unwrap_err();
+        assert!(!error.to_string().contains("compressed"), "{error}");
+        // A transport that decompresses may leave the header.
+        let header = [("content-encoding", "gzip")];
+        let token = answer(Dialect::rfc6749(), 200, &header, r#"{"access_token":"x"}"#).unwrap();
+        assert_eq!(token.expose_secret(), "x");
     }
 
     #[test]
@@ -328,7 +437,8 @@ mod tests {
             ("access_token=c4n4ry", "answered with text that is not JSON"),
             ("[\"c4n4ry\"]", "answered with JSON, but not an object"),
             ("{\"access_token\":\"c4n4ry", "answered with JSON that ends too early"),
-            ("\u{feff}{}", "answered with text with a byte order mark"),
+            ("\u{feff}{}", "the answer has no `access_token`"),
+            ("\u{feff}\u{feff}{}", "answered with text that is not JSON"),
             (&deep, "answered with JSON that is nested too deeply"),
             ("{}", "the answer has no `access_token`"),
             (r#"{"access_token":null}"#, "the answer has no `access_token`"),
@@ -343,13 +453,13 @@ mod tests {
             (&long, "the access token is longer than 16 KiB"),
             (
                 r#"{"access_token":"c4n4ry","token_type":"mac"}"#,
-                r#"type is "mac", and only Bearer"#,
+                r#"type is "mac", which is no bearer token"#,
             ),
-            (r#"{"access_token":"c4n4ry","token_type":"DPoP"}"#, r#"type is "DPoP", and only"#),
+            (r#"{"access_token":"c4n4ry","token_type":"DPoP"}"#, r#"type is "DPoP", which is no"#),
             (r#"{"access_token":"c4n4ry","token_type":{}}"#, "type is an object, not a string"),
             (
-                r#"{"access_token":"c4n4ry","token_type":"c4n4ry/p+ss \"w\""}"#,
-                r#"type is "[redacted]", and only"#,
+                r#"{"access_token":"c4n4ry","token_type":"mac c4n4ry/p+ss \"w\""}"#,
+                r#"type is "mac [redacted]", which is no"#,
             ),
         ] {
             let error = refused(200, &[], body);

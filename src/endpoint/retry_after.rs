@@ -1,40 +1,57 @@
-//! `Retry-After` (RFC 9110 section 10.2.3): for how long the server asks to be left alone.
+//! For how long the server asks to be left alone: `Retry-After` (RFC 9110 section 10.2.3), or the
+//! headers that API gateways have in its place.
 //!
 //! Pure. How much of it is honoured is the schedule's business.
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, header::RETRY_AFTER};
+use http::{HeaderMap, header::RETRY_AFTER, response::Parts};
+
+use super::rate_limit;
 
 /// "Forever": what a number too large to count with is taken for. Can be added to any time that a
 /// clock of today shows without overflow.
-const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// The delay that `headers` ask for, if they ask for one that can be read. A date that has passed
-/// is no delay at all.
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+/// Returns the delay that an answer asks for, if it asks for one that can be read: by `Retry-After`,
+/// and for 429 and 503 without that, by the end of its rate limit.
+pub(super) fn retry_after(parts: &Parts, now: SystemTime) -> Option<Duration> {
+    of_header(&parts.headers, now).or_else(|| match parts.status.as_u16() {
+        429 | 503 => rate_limit::reset(&parts.headers, now),
+        _ => None,
+    })
+}
+
+/// Returns the delay of `Retry-After`. A date that has passed is no delay at all.
+fn of_header(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let delay = if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
-        // Digits that do not parse are too many digits.
-        text.parse().map_or(FOREVER, Duration::from_secs)
-    } else if let Ok(seconds) = text.parse::<f64>() {
-        // Not in the RFC, but sent: a fraction. Rounded up, so as not to come too early.
-        if !seconds.is_finite() || seconds < 0.0 {
-            return None;
+    match seconds(text) {
+        Some(seconds) => delay(seconds),
+        None => {
+            let date = httpdate::parse_http_date(text).ok()?;
+            Some(date.duration_since(now).unwrap_or_default().min(FOREVER))
         }
-        Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(FOREVER)
-    } else {
-        let date = httpdate::parse_http_date(text).ok()?;
-        date.duration_since(now).unwrap_or_default()
-    };
-    Some(delay.min(FOREVER))
+    }
+}
+
+/// Returns the number that `text` is. Fractions are not in the RFC, but sent.
+pub(super) fn seconds(text: &str) -> Option<f64> {
+    // Rust reads "inf" and "nan" as numbers.
+    text.parse().ok().filter(|number: &f64| number.is_finite())
+}
+
+/// Returns `seconds` rounded up, so as not to come too early; `None` if they are below zero.
+pub(super) fn delay(seconds: f64) -> Option<Duration> {
+    let is_delay = seconds >= 0.0;
+    let delay = Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(FOREVER).min(FOREVER);
+    is_delay.then_some(delay)
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use http::HeaderValue;
+    use http::{HeaderValue, Response};
 
     use super::*;
 
@@ -61,10 +78,32 @@ mod tests {
             ("", None),
             ("soon", None),
         ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(RETRY_AFTER, HeaderValue::from_static(value));
-            assert_eq!(retry_after(&headers, now), delay, "{value:?}");
+            // Also where no rate limit is read.
+            let (mut parts, ()) = Response::builder().status(400).body(()).unwrap().into_parts();
+            parts.headers.insert(RETRY_AFTER, HeaderValue::from_static(value));
+            assert_eq!(retry_after(&parts, now), delay, "{value:?}");
         }
-        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+
+    #[test]
+    fn a_rate_limit_is_read_for_429_and_503_without_a_retry_after() {
+        let secs = |n| Some(Duration::from_secs(n));
+        for (status, headers, delay) in [
+            (429, [("x-ratelimit-reset", "7")].as_slice(), secs(7)),
+            (503, &[("x-ratelimit-reset", "7")], secs(7)),
+            (429, &[("x-ratelimit-reset", "7"), ("retry-after", "3")], secs(3)),
+            (429, &[("x-ratelimit-reset", "7"), ("retry-after", "soon")], secs(7)),
+            (200, &[("x-ratelimit-reset", "7")], None),
+            (401, &[("x-ratelimit-reset", "7")], None),
+            (500, &[("x-ratelimit-reset", "7")], None),
+            (429, &[], None),
+        ] {
+            let mut response = Response::builder().status(status);
+            for (name, value) in headers {
+                response = response.header(*name, *value);
+            }
+            let (parts, ()) = response.body(()).unwrap().into_parts();
+            assert_eq!(retry_after(&parts, UNIX_EPOCH), delay, "{status} {headers:?}");
+        }
     }
 }

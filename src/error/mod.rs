@@ -86,7 +86,8 @@ pub enum ErrorClass {
     ///
     /// Three attempts in one renewal, then remembered for 1 s, doubling to 60 s.
     Transient,
-    /// The token endpoint asks for patience: 429, or 503 with `Retry-After`.
+    /// The token endpoint asks for patience: 429, or 503 with `Retry-After` or the end of a rate
+    /// limit (`X-RateLimit-Reset` and its relatives, `RateLimit`).
     ///
     /// Remembered for as long as it asks (at most 15 minutes).
     Throttled,
@@ -99,7 +100,8 @@ pub enum ErrorClass {
     /// `unsupported_grant_type`, another 4xx, a redirect. Remembered for 60 s.
     Request,
     /// The answer could not be understood: not JSON, no token, characters that no header can
-    /// carry, another token type, too large, a page of HTML with 403 (a firewall's). Two attempts, then remembered for 5 s, doubling to
+    /// carry, a token type that is no bearer token, compressed, too large, a page of HTML with 403 (a
+    /// firewall's). Two attempts, then remembered for 5 s, doubling to
     /// 60 s.
     Malformed,
     /// The issuance budget is used up (see `issuance_budget`). One that a source keeps itself is
@@ -187,6 +189,14 @@ impl TokenError {
     pub fn with_advice(self, advice: impl Into<Cow<'static, str>>) -> Self {
         let advice = advice.into();
         self.change(|inner| inner.advice = Some(advice))
+    }
+
+    /// Adds advice, if there is none yet.
+    pub(crate) fn or_advice(self, advice: impl FnOnce() -> String) -> Self {
+        match self.inner.advice {
+            Some(_) => self,
+            None => self.with_advice(advice()),
+        }
     }
 
     /// Adds the `error` and `error_description` of the answer (RFC 6749 section 5.2) or what the

@@ -112,9 +112,12 @@
 //!
 //! | response | setting |
 //! |---|---|
-//! | a `token_type` other than `Bearer` that is to be ignored | [`Dialect::token_type_field`]`("none")` |
+//! | a `token_type` that needs a proof, but means Bearer | [`Dialect::token_type_field`]`("none")` |
 //! | an incorrect `expires_in` | [`Dialect::expires_in_field`]`("none")` and [`Builder::default_lifetime`]; the `exp` of a JWT still counts |
 //! | a nested token: `{"data": {"accessToken": ..}}` | [`Dialect::access_token_field`]`("/data/accessToken")` |
+//! | `expires_in: 0`, meaning "until revoked" | [`Dialect::zero_expires_in`]`(ZeroExpiresIn::Unknown)` and [`Builder::default_lifetime`] |
+//! | `expires_in: 0`, meaning one use | [`Dialect::zero_expires_in`]`(ZeroExpiresIn::OneUse)` |
+//! | more than 30 days, meaning it | [`Builder::max_lifetime`] |
 //!
 //! # An API that does not use 401
 //!
@@ -242,6 +245,8 @@
 //! [`Builder::rejected_when`]: crate::Builder::rejected_when
 //! [`Dialect::access_token_field`]: crate::Dialect::access_token_field
 //! [`Dialect::expires_in_field`]: crate::Dialect::expires_in_field
+//! [`Builder::max_lifetime`]: crate::Builder::max_lifetime
 //! [`Dialect::token_type_field`]: crate::Dialect::token_type_field
+//! [`Dialect::zero_expires_in`]: crate::Dialect::zero_expires_in
 //! [`TokenCache::rejected_header`]: crate::TokenCache::rejected_header
 //! [`TokenSource`]: crate::TokenSource

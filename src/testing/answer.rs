@@ -70,6 +70,15 @@ impl Answer {
         Self::status(status).with_header("content-type", "application/json").with_body(json)
     }
 
+    /// An answer with a form in its body (`application/x-www-form-urlencoded`), as some token
+    /// endpoints answer. `form` is sent as it is.
+    #[must_use]
+    pub fn form(status: StatusCode, form: impl Into<Bytes>) -> Self {
+        Self::status(status)
+            .with_header("content-type", "application/x-www-form-urlencoded")
+            .with_body(form)
+    }
+
     /// Creates an error response of RFC 6749 section 5.2.
     #[must_use]
     pub fn oauth_error(status: StatusCode, error: &str, description: &str) -> Self {

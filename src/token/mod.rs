@@ -4,18 +4,17 @@
 //! Nothing here knows token endpoints, caches or requests. The life of a token is in
 //! [`cache`](crate::cache).
 
+pub(crate) mod instant;
 pub(crate) mod issued;
 pub(crate) mod jwt;
 pub(crate) mod schedule;
 pub(crate) mod source;
 mod trigger;
 
-#[cfg(test)]
-pub(crate) use self::source::Lifetime;
 pub use self::source::{Attempt, BoxFuture, SourceFn};
 pub(crate) use self::{
     issued::IssuedToken,
     schedule::Schedule,
-    source::{TokenResponse, TokenSource, sensitive_header, source_fn, unshared},
+    source::{Lifetime, TokenResponse, TokenSource, sensitive_header, source_fn, unshared},
     trigger::Trigger,
 };

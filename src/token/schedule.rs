@@ -19,12 +19,27 @@ pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is taken for a token whose lifetime nobody knows.
 pub(crate) const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
 
-/// Longer lifetimes count as this: ten years.
-const MAX_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Longer announced lifetimes count as this: 30 days.
+pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
 const MAX_MARGIN: Duration = Duration::from_secs(30);
 const MAX_WINDOW: Duration = Duration::from_secs(300);
 const MAX_JITTER: Duration = Duration::from_secs(60);
+
+/// What is made of the lifetimes that sources announce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LifetimeLimits {
+    /// Counts if none is announced.
+    pub(crate) default: Duration,
+    /// The longest announced lifetime that is believed.
+    pub(crate) max: Duration,
+}
+
+impl Default for LifetimeLimits {
+    fn default() -> Self {
+        Self { default: DEFAULT_LIFETIME, max: MAX_LIFETIME }
+    }
+}
 
 /// The points of a token's life, counted from the moment before it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,16 +64,21 @@ pub(crate) enum Age {
 }
 
 impl Schedule {
-    pub(crate) fn new(t0: Now, lifetime: Lifetime, default: Duration, random: &mut Random) -> Self {
+    pub(crate) fn new(
+        t0: Now,
+        lifetime: Lifetime,
+        limits: LifetimeLimits,
+        random: &mut Random,
+    ) -> Self {
         let lifetime = match lifetime {
-            Lifetime::Of(lifetime) => lifetime,
-            Lifetime::Unknown => default,
+            Lifetime::Of(lifetime) => lifetime.min(limits.max),
+            Lifetime::Unknown => limits.default,
+            Lifetime::OneUse => Duration::ZERO,
             Lifetime::Never => {
                 let never = Duration::MAX;
                 return Self { t0, soft: never, hard: never, expiry: never };
             }
-        }
-        .min(MAX_LIFETIME);
+        };
         let margin = (lifetime / 4).min(MAX_MARGIN);
         let window = (lifetime / 5).min(MAX_WINDOW);
         let jitter = random.up_to((window / 2).min(MAX_JITTER));
@@ -164,7 +184,7 @@ mod tests {
 
     fn of(lifetime: f64, seed: u64) -> Schedule {
         let lifetime = Lifetime::Of(secs(lifetime));
-        Schedule::new(T0, lifetime, DEFAULT_LIFETIME, &mut Random::seeded(seed))
+        Schedule::new(T0, lifetime, LifetimeLimits::default(), &mut Random::seeded(seed))
     }
 
     #[test]
@@ -196,8 +216,10 @@ mod tests {
                 mono: Duration::from_nanos(random.next()),
                 wall: Duration::from_nanos(random.next()),
             };
-            let schedule = Schedule::new(t0, Lifetime::Of(lifetime), DEFAULT_LIFETIME, &mut random);
-            let lifetime = lifetime.min(MAX_LIFETIME);
+            let max = Duration::from_secs(1 + (random.next() >> (round % 61)));
+            let limits = LifetimeLimits { max, ..LifetimeLimits::default() };
+            let schedule = Schedule::new(t0, Lifetime::Of(lifetime), limits, &mut random);
+            let lifetime = lifetime.min(max);
             assert!(schedule.soft < schedule.hard, "{schedule:?}");
             assert!(schedule.hard <= schedule.expiry, "{schedule:?}");
             assert_eq!(schedule.expiry, lifetime);
@@ -214,15 +236,25 @@ mod tests {
 
     #[test]
     fn zero_serves_once_and_absurd_lifetimes_are_clamped() {
-        let zero = of(0.0, 1);
-        assert!(zero.is_uncacheable());
-        assert_eq!(zero.age(T0), Age::Expired);
         let mut random = Random::seeded(1);
-        let huge = Schedule::new(T0, Lifetime::Of(Duration::MAX), DEFAULT_LIFETIME, &mut random);
-        assert_eq!(huge.lifetime(), MAX_LIFETIME);
-        let unknown = Schedule::new(T0, Lifetime::Unknown, DEFAULT_LIFETIME, &mut random);
+        let limits = LifetimeLimits::default();
+        for once in [Lifetime::Of(Duration::ZERO), Lifetime::OneUse] {
+            let zero = Schedule::new(T0, once, limits, &mut random);
+            assert!(zero.is_uncacheable());
+            assert_eq!(zero.age(T0), Age::Expired);
+        }
+        let huge = Schedule::new(T0, Lifetime::Of(Duration::MAX), limits, &mut random);
+        assert_eq!(huge.lifetime(), Duration::from_secs(30 * 86_400));
+        let unknown = Schedule::new(T0, Lifetime::Unknown, limits, &mut random);
         assert_eq!(unknown.lifetime(), Duration::from_secs(300));
-        let never = Schedule::new(T0, Lifetime::Never, DEFAULT_LIFETIME, &mut random);
+        // What the user says is not capped.
+        let limits = LifetimeLimits { default: Duration::MAX, max: secs(60.0) };
+        let chosen = Schedule::new(T0, Lifetime::Unknown, limits, &mut random);
+        assert_eq!(chosen.lifetime(), Duration::MAX);
+        assert_eq!(chosen.age(T0.plus(MAX_LIFETIME)), Age::Fresh);
+        let capped = Schedule::new(T0, Lifetime::Of(Duration::MAX), limits, &mut random);
+        assert_eq!(capped.lifetime(), secs(60.0));
+        let never = Schedule::new(T0, Lifetime::Never, limits, &mut random);
         assert_eq!(never.age(T0.plus(MAX_LIFETIME * 100)), Age::Fresh);
     }
 
@@ -258,7 +290,7 @@ mod tests {
         let later = |secs_later: f64, lifetime: f64| {
             let lifetime = Lifetime::Of(secs(lifetime));
             let t0 = T0.plus(secs(secs_later));
-            Schedule::new(t0, lifetime, DEFAULT_LIFETIME, &mut Random::seeded(1))
+            Schedule::new(t0, lifetime, LifetimeLimits::default(), &mut Random::seeded(1))
         };
         let hour = of(3600.0, 1);
         assert!(later(3280.0, 320.0).ends_with(&hour));

@@ -182,6 +182,8 @@ pub(crate) enum Lifetime {
     Of(Duration),
     /// Not announced.
     Unknown,
+    /// Serves those who wait for it, whatever comes after it.
+    OneUse,
     /// Never expires: a static credential.
     Never,
 }
@@ -268,11 +270,21 @@ impl TokenResponse {
         })
     }
 
-    /// The lifetime that the server announced (`expires_in`). Zero: the token serves those who
-    /// wait for it and is not kept. More than ten years count as ten years.
+    /// Sets the lifetime that the server announced (`expires_in`), counted from the moment before
+    /// it was asked. The cache caps it at
+    /// [`max_lifetime`](crate::Builder::max_lifetime), 30 days by default.
+    ///
+    /// With zero, the token serves the callers that wait for it and is not kept. If the same token
+    /// comes again with zero, the zero cannot be true: it then counts as a token of unknown lifetime.
     #[must_use]
     pub fn expires_in(mut self, lifetime: Duration) -> Self {
         self.lifetime = Lifetime::Of(lifetime);
+        self
+    }
+
+    /// Makes the token serve the callers that wait for it, and nobody else.
+    pub(crate) fn for_one_use(mut self) -> Self {
+        self.lifetime = Lifetime::OneUse;
         self
     }
 
@@ -313,12 +325,13 @@ impl TokenResponse {
         self.scheme.as_str()
     }
 
-    /// Returns the lifetime that the server announced, counted from the moment before it was asked.
-    /// `None` if it announced none, or the token never expires.
+    /// Returns the lifetime that the server announced, counted from the moment before it was asked:
+    /// zero if the token is for one use. `None` if it announced none, or the token never expires.
     #[must_use]
     pub fn announced_lifetime(&self) -> Option<Duration> {
         match self.lifetime {
             Lifetime::Of(lifetime) => Some(lifetime),
+            Lifetime::OneUse => Some(Duration::ZERO),
             Lifetime::Unknown | Lifetime::Never => None,
         }
     }

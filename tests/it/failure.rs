@@ -89,6 +89,34 @@ async fn a_retry_after_of_a_day_is_capped_at_a_quarter_of_an_hour() {
     assert_eq!((error.class(), waits(&world, &error)), (ErrorClass::Throttled, secs(30)));
 }
 
+/// API gateways limit token endpoints, too, and many have no `Retry-After`.
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_without_a_retry_after_is_waited_for_within_the_same_cap() {
+    let end = |world: &World, seconds| {
+        let end = world.clock.wall() + secs(seconds);
+        end.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().to_string()
+    };
+    for status in [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE] {
+        for name in ["X-RateLimit-Reset", "X-Rate-Limit-Reset", "RateLimit-Reset", "RateLimit"] {
+            for (delay, waited) in [(40, 40), (86_400, 900)] {
+                for is_epoch in [true, false] {
+                    let world = World::new();
+                    let value = if is_epoch { end(&world, delay) } else { delay.to_string() };
+                    let value = match name {
+                        "RateLimit" => format!("\"default\";r=0;t={value}"),
+                        _ => value,
+                    };
+                    world.server.respond_once(Answer::status(status).with_header(name, &value));
+                    let error = world.error("/").await;
+                    assert_eq!(error.class(), ErrorClass::Throttled);
+                    assert_eq!(waits(&world, &error), secs(waited), "{status} {name}: {value}");
+                    is_left_alone_until_retry_at(&world, &error).await;
+                }
+            }
+        }
+    }
+}
+
 /// Guards against an error that names a time in the past: the monotonic clock stops while its host
 /// is suspended.
 #[tokio::test(start_paused = true)]

@@ -33,6 +33,7 @@ mod fuzz;
 mod http;
 mod kit;
 mod life;
+mod lifetimes;
 mod month;
 mod orders;
 mod origins;

@@ -11,7 +11,7 @@ use http::StatusCode;
 use tokio_test::{assert_ready_ok, task};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_oauth2_client_credentials::{
-    Builder, ErrorClass, NotReplaced, TokenError, TokenResponse, source_fn,
+    Builder, ErrorClass, NotReplaced, TokenCache, TokenError, TokenResponse, source_fn,
     testing::{Answer, AuthorizationServer, ManualClock, ProtectedApi},
 };
 use tracing::{
@@ -409,5 +409,30 @@ async fn a_line_of_the_log_has_one_target_and_each_field_once() {
         for field in ["attempt=", "duration_ms=", "lifetime_s=", "class="] {
             assert!(line.matches(field).count() <= 1, "{field} {line}");
         }
+    }
+}
+
+/// A type that is not Bearer by name is worth a look, and no line for each token.
+#[tokio::test(start_paused = true)]
+async fn an_odd_token_type_is_told_once() {
+    let (log, _guard) = Log::here();
+    for (token_type, told) in [("BearerToken", 1), ("bearer", 0)] {
+        let server = AuthorizationServer::builder().token_type(token_type).build();
+        let builder = TokenCache::builder()
+            .token_url(server.token_url())
+            .client_id("test-client")
+            .client_secret("test-secret")
+            .transport(server.service());
+        let cache = builder.clock(ManualClock::new()).build().unwrap();
+        server.announce_expires_in("0");
+        let before = log.events("odd token type").len();
+        for _ in 0..3 {
+            cache.token().await.unwrap();
+        }
+        assert_eq!(server.requests(), 3);
+        let events = log.events("odd token type");
+        assert_eq!(events.len() - before, told);
+        assert_eq!(events[0]["token_type"], "\"BearerToken\"");
+        assert_eq!(events[0]["endpoint"], "\"localhost\"");
     }
 }

@@ -15,7 +15,11 @@ use super::{
     Rejected, SameAs, Sending, State, Which,
 };
 use crate::policy::challenge::Evidence;
-use crate::{clock::Now, error::ErrorClass, token::source::Lifetime};
+use crate::{
+    clock::Now,
+    error::ErrorClass,
+    token::{schedule::LifetimeLimits, source::Lifetime},
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -96,7 +100,10 @@ const STEPS: [Step; 26] = [
 
 impl Moment {
     fn start() -> Self {
-        let limits = Limits { default_lifetime: HOUR, renewal_timeout: Duration::from_secs(30) };
+        let limits = Limits {
+            lifetimes: LifetimeLimits { default: HOUR, ..LifetimeLimits::default() },
+            renewal_timeout: Duration::from_secs(30),
+        };
         let at = |secs| Duration::from_secs(secs);
         let now = Now { mono: at(1_000_000), wall: at(1_700_000_000) };
         Self { state: State::new(limits, None), now, path: Vec::new() }

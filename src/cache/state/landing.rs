@@ -57,8 +57,8 @@ impl State {
 
     /// Starts with a token that was issued earlier, and is good for `lifetime` from `now` on.
     pub(crate) fn adopt(&mut self, lifetime: Lifetime, seed: u64, now: Now) {
-        let default = self.limits.default_lifetime;
-        let schedule = Schedule::new(now, lifetime, default, &mut Random::seeded(seed));
+        let limits = self.limits.lifetimes;
+        let schedule = Schedule::new(now, lifetime, limits, &mut Random::seeded(seed));
         if !schedule.is_uncacheable() {
             self.succeed(schedule, false, now);
         }
@@ -75,7 +75,7 @@ impl State {
         self.budget.iter_mut().for_each(super::Budget::succeeded);
         let forced = flight.trigger == Trigger::Forced;
         let Issued { lifetime, t0, same_as } = issued;
-        let schedule = Schedule::new(t0, lifetime, self.limits.default_lifetime, random);
+        let schedule = Schedule::new(t0, lifetime, self.limits.lifetimes, random);
         if schedule.is_uncacheable() {
             return self.publish_uncacheable(schedule, forced, now);
         }

@@ -72,7 +72,7 @@ use crate::{
     clock::Now,
     error::ErrorClass,
     policy::challenge::Evidence,
-    token::{Schedule, Trigger},
+    token::{Schedule, Trigger, schedule::LifetimeLimits},
 };
 
 /// A renewal that has not ended this long after its deadline is not being polled.
@@ -107,7 +107,7 @@ pub(crate) struct State {
 /// The settings that decisions depend on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Limits {
-    pub(crate) default_lifetime: Duration,
+    pub(crate) lifetimes: LifetimeLimits,
     pub(crate) renewal_timeout: Duration,
 }
 

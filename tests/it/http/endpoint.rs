@@ -10,7 +10,9 @@ use std::{
 };
 
 use tower_oauth2_client_credentials::{
-    ErrorClass, TokenCache, TokenError, TokenSource, endpoint::TokenEndpoint, source_fn,
+    Dialect, ErrorClass, TokenCache, TokenError, TokenSource,
+    endpoint::{TokenEndpoint, ZeroExpiresIn},
+    source_fn,
     token::Attempt,
 };
 
@@ -73,6 +75,7 @@ fn one_attempt(url: String) -> TokenCache {
         .token_url(url)
         .client_id("test-client")
         .client_secret("test-secret")
+        .dialect(Dialect::rfc6749().zero_expires_in(ZeroExpiresIn::OneUse))
         .build()
         .unwrap();
     let source = source_fn(move |attempt: Attempt| {
@@ -195,7 +198,8 @@ async fn a_request_that_is_sent_again_counts_in_the_issuance_budget() {
 fn a_connection_of_a_runtime_that_nobody_drives_is_not_used() {
     let (url, requests) = raw(|_, stream| stream.write_all(TOKEN));
     let seconds = Duration::from_secs(20);
-    let cache = test_client(url).attempt_timeout(seconds).renewal_timeout(seconds);
+    let dialect = Dialect::rfc6749().zero_expires_in(ZeroExpiresIn::OneUse);
+    let cache = test_client(url).dialect(dialect).attempt_timeout(seconds).renewal_timeout(seconds);
     let cache = cache.build().unwrap().cache();
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (first, second) = (runtime(), runtime());
