@@ -34,7 +34,7 @@ use crate::{
     error::TokenError,
     sync::{
         Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         lock,
     },
     telemetry,
@@ -47,6 +47,8 @@ pub(crate) struct Driver {
     epoch: AtomicU64,
     core: Mutex<Core>,
     pub(crate) source: Arc<dyn TokenSource>,
+    /// The acceptance of a first sending would change nothing. Written under the lock of `core`.
+    knows_acceptance: AtomicBool,
     pub(crate) clock: Clock,
     tasks: Mutex<Tasks>,
     pub(crate) settings: Settings,
@@ -66,6 +68,7 @@ impl Driver {
             epoch: AtomicU64::new(1),
             core: Mutex::new(Core::new(&settings)),
             source,
+            knows_acceptance: AtomicBool::new(false),
             clock: settings.clock.clone(),
             tasks: Mutex::default(),
             settings,
@@ -93,6 +96,11 @@ impl Driver {
             self.next_epoch();
         }
         (answer, after)
+        let knows_acceptance = core.state.knows_acceptance();
+        // Thousands may read it at once: it is written only if it changes.
+        if self.knows_acceptance.load(Ordering::Relaxed) != knows_acceptance {
+            self.knows_acceptance.store(knows_acceptance, Ordering::Release);
+        }
     }
 
     fn next_epoch(&self) {
@@ -198,6 +206,10 @@ impl Driver {
         match core.state.on(Event::AttemptStarts(flight), now).answer {
             state::Answer::Refuse(refusal) => Err(core.error(refusal, now)),
             _ => Ok(()),
+        // All who waited for one token report it: the first of them is enough.
+        if sending == Sending::First && self.knows_acceptance.load(Ordering::Acquire) {
+            return;
+        }
         }
     }
 
