@@ -24,7 +24,8 @@ use tokio::task::AbortHandle;
 use super::{
     core::{AfterUnlock, Answer, Core, End, RejectAction, interrupted},
     flight::{Completion, Flight, Outcome},
-    keep_warm, renewal,
+    keep_warm,
+    renewal::{self, Start},
     settings::Settings,
     state::{self, Call, Event, FlightId, Rejected, Sending},
 };
@@ -46,9 +47,9 @@ pub(crate) struct Driver {
     /// Changes whenever what a handle cached may be out of date. Written under the lock of `core`.
     epoch: AtomicU64,
     core: Mutex<Core>,
-    pub(crate) source: Arc<dyn TokenSource>,
     /// The acceptance of a first sending would change nothing. Written under the lock of `core`.
     knows_acceptance: AtomicBool,
+    pub(crate) source: Arc<dyn TokenSource>,
     pub(crate) clock: Clock,
     tasks: Mutex<Tasks>,
     pub(crate) settings: Settings,
@@ -67,8 +68,8 @@ impl Driver {
         Arc::new(Self {
             epoch: AtomicU64::new(1),
             core: Mutex::new(Core::new(&settings)),
-            source,
             knows_acceptance: AtomicBool::new(false),
+            source,
             clock: settings.clock.clone(),
             tasks: Mutex::default(),
             settings,
@@ -95,12 +96,12 @@ impl Driver {
         if epoch_changed {
             self.next_epoch();
         }
-        (answer, after)
         let knows_acceptance = core.state.knows_acceptance();
         // Thousands may read it at once: it is written only if it changes.
         if self.knows_acceptance.load(Ordering::Relaxed) != knows_acceptance {
             self.knows_acceptance.store(knows_acceptance, Ordering::Release);
         }
+        (answer, after)
     }
 
     fn next_epoch(&self) {
@@ -109,6 +110,11 @@ impl Driver {
 
     /// Does what must not be done under the lock.
     fn carry_out(self: &Arc<Self>, after: AfterUnlock) {
+        self.carry_out_and(after, Start::OnTask);
+    }
+
+    /// Does what must not be done under the lock, and starts a renewal as `start` says.
+    fn carry_out_and(self: &Arc<Self>, after: AfterUnlock, start: Start) {
         let AfterUnlock { given_up, launch, spent } = after;
         if let Some((id, flight)) = given_up {
             self.abort(id);
@@ -119,7 +125,7 @@ impl Driver {
             });
         }
         if let Some((launch, flight, random)) = launch {
-            renewal::launch(self, launch, flight, random);
+            renewal::launch(self, launch, flight, random, start);
         }
         // Last: also if that panics, everything else is done.
         drop(spent);
@@ -142,6 +148,12 @@ impl Driver {
 
     /// Returns a token, or what to wait for, and the epoch in which the answer was right.
     pub(crate) fn acquire(self: &Arc<Self>, now: Now) -> (Answer, u64) {
+        self.acquire_and(now, Start::OnTask)
+    }
+
+    /// Returns the same as [`acquire`](Self::acquire). `start` is for a renewal that the caller
+    /// waits for.
+    pub(crate) fn acquire_and(self: &Arc<Self>, now: Now, start: Start) -> (Answer, u64) {
         let mut core = self.locked(now);
         let (answer, after) = self.step(&mut core, Event::Acquire, None, now);
         let answer = match core.answer(answer, now) {
@@ -150,7 +162,9 @@ impl Driver {
         };
         let epoch = self.epoch();
         drop(core);
-        self.carry_out(after);
+        // A caller that has a token is not held up by the source.
+        let start = if matches!(answer, Answer::Wait(_)) { start } else { Start::OnTask };
+        self.carry_out_and(after, start);
         self.revive_timer();
         (answer, epoch)
     }
@@ -192,6 +206,10 @@ impl Driver {
     /// Takes note of a response that accepts a token on probation.
     #[cold]
     pub(crate) fn accept(self: &Arc<Self>, generation: u64, sending: Sending) {
+        // All who waited for one token report it: the first of them is enough.
+        if sending == Sending::First && self.knows_acceptance.load(Ordering::Acquire) {
+            return;
+        }
         let now = self.clock.now();
         let mut core = lock(&self.core);
         let (_, after) = self.step(&mut core, Event::Accepted { generation, sending }, None, now);
@@ -206,10 +224,6 @@ impl Driver {
         match core.state.on(Event::AttemptStarts(flight), now).answer {
             state::Answer::Refuse(refusal) => Err(core.error(refusal, now)),
             _ => Ok(()),
-        // All who waited for one token report it: the first of them is enough.
-        if sending == Sending::First && self.knows_acceptance.load(Ordering::Acquire) {
-            return;
-        }
         }
     }
 
