@@ -393,6 +393,7 @@ mod tests {
     use super::*;
     use crate::{
         cache::{Acquiring, Granted},
+        clock::ReadClock,
         error::ErrorClass,
         token::{Attempt, source_fn},
     };
@@ -471,6 +472,40 @@ mod tests {
         driver.accept(driver.current().unwrap().generation, Sending::First);
         assert_ne!(driver.epoch(), epoch, "nobody need watch any more");
         assert!(!watched(&driver));
+    }
+
+    /// Pins the lock that thousands take in turn, all of whom waited for the same token.
+    #[tokio::test(start_paused = true)]
+    async fn an_acceptance_that_is_known_is_not_reported_again() {
+        #[derive(Default)]
+        struct Counting(AtomicU64);
+
+        impl ReadClock for Counting {
+            fn now(&self) -> Now {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                Now { mono: Duration::from_secs(1), wall: Duration::from_secs(1_000) }
+            }
+        }
+
+        let counting = Arc::new(Counting::default());
+        let clock = Clock::Test(Arc::clone(&counting) as Arc<dyn ReadClock>);
+        let source = source_fn(|_: Attempt| async { TokenResponse::bearer("t") });
+        let driver = Driver::new(Arc::new(source), Settings { clock, ..Settings::default() });
+        let mut acquiring = Acquiring::new();
+        let token = std::future::poll_fn(|cx| acquiring.poll(&driver, cx)).await.unwrap();
+        let is_reported = |sending| {
+            let before = counting.0.load(Ordering::Relaxed);
+            driver.accept(token.generation, sending);
+            counting.0.load(Ordering::Relaxed) > before
+        };
+        assert!(is_reported(Sending::First));
+        assert!(!is_reported(Sending::First));
+        assert!(is_reported(Sending::Replay), "it shows that a renewal was a cure");
+        let (generation, evidence, call) = (token.generation, Evidence::Strong, Call::default());
+        let rejected = Rejected { generation, evidence, call, is_replayable: true };
+        assert!(matches!(driver.reject(rejected, driver.clock.now()), RejectAction::Wait(_)));
+        assert!(is_reported(Sending::First), "it is rejected, and accepted after all");
+        assert!(!is_reported(Sending::First));
     }
 
     /// Pins the renewal that outlives its cache, because the handle of an earlier task, stored too
