@@ -47,6 +47,10 @@ impl Now {
     }
 
     fn second(self) -> Second {
+        // Before 1970 the wall clock stands still here.
+        if self.wall.is_zero() {
+            return Second::UNKNOWN;
+        }
         Second(i64::try_from(self.wall.as_secs()).unwrap_or(i64::MAX))
     }
 
@@ -66,7 +70,7 @@ impl Now {
 /// come back, also not on a host that was suspended meanwhile. If it is set back after the last
 /// reading, into the second of that reading and by the time that has passed since, an expired token
 /// can go out within that second. The API then answers 401, which renews the token. The monotonic
-/// coarse clock would rule that out, for another 5 ns and 21 instructions of each request.
+/// coarse clock would rule that out, for another 21 instructions of each request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     now: Now,
@@ -81,6 +85,9 @@ struct Second(i64);
 impl Second {
     /// Long before any clock was built.
     const NONE: Self = Self(i64::MIN);
+
+    /// A second that is not known to end.
+    const UNKNOWN: Self = Self(i64::MIN + 1);
 }
 
 /// Closer to the deadline than this, the exact clocks are read: the rest of a second, and another by
@@ -168,10 +175,8 @@ impl Clock {
         let second = self.second();
         let now = self.now();
         let is_close = !now.plus(CLOSE).is_before(deadline.now);
-        // A reading at either end of the range stands for all beyond it, and does not move on.
-        let is_clipped = now.wall.is_zero() || i64::try_from(now.wall.as_secs()).is_err();
-        let is_valid = !(is_close || is_clipped);
-        deadline.valid_second = if is_valid { second } else { Second::NONE };
+        let is_unknown = is_close || second == Second::UNKNOWN;
+        deadline.valid_second = if is_unknown { Second::NONE } else { second };
         now.is_before(deadline.now)
     }
 }
@@ -386,6 +391,18 @@ mod tests {
         assert!(!clock.is_before(&mut deadline), "the monotonic clock tells");
         *hands.0.lock().unwrap() = (25_000, 1_000_500, 0);
         assert!(!clock.is_before_fast(&deadline), "from then on, always");
+    }
+
+    /// Pins the token that goes out for ever on a host whose clock has not been set since 1970.
+    #[test]
+    fn a_wall_clock_before_1970_is_not_believed_to_stand_in_one_second() {
+        let hands = Arc::new(Hands(Mutex::new((10_000, 0, 0))));
+        let clock = Clock::Test(Arc::clone(&hands) as Arc<dyn ReadClock>);
+        let mut deadline = Deadline::new(at(20, 1_010));
+        assert!(clock.is_before(&mut deadline));
+        *hands.0.lock().unwrap() = (25_000, 0, 0);
+        assert!(!clock.is_before_fast(&deadline));
+        assert!(!clock.is_before(&mut deadline), "the monotonic clock tells");
     }
 
     #[test]

@@ -24,7 +24,8 @@ use tokio::task::AbortHandle;
 use super::{
     core::{AfterUnlock, Answer, Core, End, RejectAction, interrupted},
     flight::{Completion, Flight, Outcome},
-    keep_warm, renewal,
+    keep_warm,
+    renewal::{self, Start},
     replacement::NotReplaced,
     settings::Settings,
     state::{self, Call, Event, FlightId, Rejected, Sending, Which},
@@ -35,7 +36,7 @@ use crate::{
     policy::challenge::Evidence,
     sync::{
         Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         lock,
     },
     telemetry,
@@ -47,6 +48,8 @@ pub(crate) struct Driver {
     /// Changes whenever what a handle cached may be out of date. Written under the lock of `core`.
     epoch: AtomicU64,
     core: Mutex<Core>,
+    /// The acceptance of a first sending would change nothing. Written under the lock of `core`.
+    knows_acceptance: AtomicBool,
     pub(crate) source: Arc<dyn TokenSource>,
     pub(crate) clock: Clock,
     tasks: Mutex<Tasks>,
@@ -66,6 +69,7 @@ impl Driver {
         Arc::new(Self {
             epoch: AtomicU64::new(1),
             core: Mutex::new(Core::new(&settings)),
+            knows_acceptance: AtomicBool::new(false),
             source,
             clock: settings.clock.clone(),
             tasks: Mutex::default(),
@@ -93,6 +97,11 @@ impl Driver {
         if epoch_changed {
             self.next_epoch();
         }
+        let knows_acceptance = core.state.knows_acceptance();
+        // Thousands may read it at once: it is written only if it changes.
+        if self.knows_acceptance.load(Ordering::Relaxed) != knows_acceptance {
+            self.knows_acceptance.store(knows_acceptance, Ordering::Release);
+        }
         (answer, after)
     }
 
@@ -102,6 +111,11 @@ impl Driver {
 
     /// Does what must not be done under the lock.
     fn carry_out(self: &Arc<Self>, after: AfterUnlock) {
+        self.carry_out_and(after, Start::OnTask);
+    }
+
+    /// Does what must not be done under the lock, and starts a renewal as `start` says.
+    fn carry_out_and(self: &Arc<Self>, after: AfterUnlock, start: Start) {
         let AfterUnlock { given_up, launch, spent } = after;
         if let Some((id, flight)) = given_up {
             self.abort(id);
@@ -112,7 +126,7 @@ impl Driver {
             });
         }
         if let Some((launch, flight, random)) = launch {
-            renewal::launch(self, launch, flight, random);
+            renewal::launch(self, launch, flight, random, start);
         }
         // Last: also if that panics, everything else is done.
         drop(spent);
@@ -138,6 +152,12 @@ impl Driver {
 
     /// Returns a token, or what to wait for, and the epoch in which the answer was right.
     pub(crate) fn acquire(self: &Arc<Self>, now: Now) -> (Answer, u64) {
+        self.acquire_and(now, Start::OnTask)
+    }
+
+    /// Returns the same as [`acquire`](Self::acquire). `start` is for a renewal that the caller
+    /// waits for.
+    pub(crate) fn acquire_and(self: &Arc<Self>, now: Now, start: Start) -> (Answer, u64) {
         let mut core = self.locked(now);
         let (answer, after) = self.step(&mut core, Event::Acquire, None, now);
         let answer = match core.answer(answer, now) {
@@ -146,7 +166,9 @@ impl Driver {
         };
         let epoch = self.epoch();
         drop(core);
-        self.carry_out(after);
+        // A caller that has a token is not held up by the source.
+        let start = if matches!(answer, Answer::Wait(_)) { start } else { Start::OnTask };
+        self.carry_out_and(after, start);
         self.revive_timer();
         (answer, epoch)
     }
@@ -194,6 +216,10 @@ impl Driver {
     /// Takes note of a response that accepts a token on probation.
     #[cold]
     pub(crate) fn accept(self: &Arc<Self>, generation: u64, sending: Sending) {
+        // All who waited for one token report it: the first of them is enough.
+        if sending == Sending::First && self.knows_acceptance.load(Ordering::Acquire) {
+            return;
+        }
         let now = self.clock.now();
         let mut core = lock(&self.core);
         let (_, after) = self.step(&mut core, Event::Accepted { generation, sending }, None, now);
@@ -389,6 +415,7 @@ mod tests {
     use super::*;
     use crate::{
         cache::{Acquiring, Granted},
+        clock::ReadClock,
         error::ErrorClass,
         token::{Attempt, source_fn},
     };
@@ -467,6 +494,40 @@ mod tests {
         driver.accept(driver.current().unwrap().generation, Sending::First);
         assert_ne!(driver.epoch(), epoch, "nobody need watch any more");
         assert!(!watched(&driver));
+    }
+
+    /// Pins the lock that thousands take in turn, all of whom waited for the same token.
+    #[tokio::test(start_paused = true)]
+    async fn an_acceptance_that_is_known_is_not_reported_again() {
+        #[derive(Default)]
+        struct Counting(AtomicU64);
+
+        impl ReadClock for Counting {
+            fn now(&self) -> Now {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                Now { mono: Duration::from_secs(1), wall: Duration::from_secs(1_000) }
+            }
+        }
+
+        let counting = Arc::new(Counting::default());
+        let clock = Clock::Test(Arc::clone(&counting) as Arc<dyn ReadClock>);
+        let source = source_fn(|_: Attempt| async { TokenResponse::bearer("t") });
+        let driver = Driver::new(Arc::new(source), Settings { clock, ..Settings::default() });
+        let mut acquiring = Acquiring::new();
+        let token = std::future::poll_fn(|cx| acquiring.poll(&driver, cx)).await.unwrap();
+        let is_reported = |sending| {
+            let before = counting.0.load(Ordering::Relaxed);
+            driver.accept(token.generation, sending);
+            counting.0.load(Ordering::Relaxed) > before
+        };
+        assert!(is_reported(Sending::First));
+        assert!(!is_reported(Sending::First));
+        assert!(is_reported(Sending::Replay), "it shows that a renewal was a cure");
+        let (generation, evidence, call) = (token.generation, Evidence::Strong, Call::default());
+        let rejected = Rejected { generation, evidence, call, is_replayable: true };
+        assert!(matches!(driver.reject(rejected, driver.clock.now()), RejectAction::Wait(_)));
+        assert!(is_reported(Sending::First), "it is rejected, and accepted after all");
+        assert!(!is_reported(Sending::First));
     }
 
     /// Pins the renewal that outlives its cache, because the handle of an earlier task, stored too

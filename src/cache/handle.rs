@@ -44,7 +44,9 @@ use crate::{error::TokenError, token::issued::AccessToken, token::source::TokenS
 /// # Renewal
 ///
 /// There is never more than one renewal at a time, however many callers. It runs on a Tokio task
-/// of its own, which no caller can cancel, and ends at its own deadline (30 s). It is set off by
+/// of its own, which no caller can cancel, and ends at its own deadline (30 s). Only its first poll
+/// may happen within the poll of a future that waits for it: a source that answers at once needs no
+/// task. It is set off by
 /// calls, so an idle cache asks for nothing. Creating a cache does no I/O and needs no runtime.
 ///
 /// On a runtime that lives but that nobody drives, no deadline is kept: a renewal there is given up
@@ -129,8 +131,8 @@ impl TokenCache {
     /// When there is no usable token, and none is asked for yet because the last renewal failed.
     pub fn try_token(&mut self) -> Result<Option<AccessToken>, TokenError> {
         let mut cx = Context::from_waker(Waker::noop());
-        match Pin::new(&mut self.token()).poll(&mut cx) {
-            Poll::Ready(token) => token.map(Some),
+        match Acquiring::on_task().poll(&self.driver, &mut cx) {
+            Poll::Ready(token) => token.map(|token| Some(AccessToken::new(token))),
             Poll::Pending => Ok(self.peek().cloned()),
         }
     }

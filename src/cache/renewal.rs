@@ -1,11 +1,13 @@
-//! The renewal itself: a task of its own that asks the source, again where that helps, and ends at
-//! its deadline. No caller can cancel it; whatever ends it early completes its flight, too.
+//! The renewal itself: it asks the source, again where that helps, and ends at its deadline. It runs
+//! on a task of its own, unless its first poll in place ends it. No caller can cancel it; a panic, an
+//! abort or the end of its runtime completes its flight, too.
 
 use std::{
     future::{Future, poll_fn},
+    panic::{self, AssertUnwindSafe},
     pin::Pin,
     sync::{Arc, Weak},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -37,9 +39,26 @@ pub(crate) fn in_runtime() -> bool {
     Handle::try_current().is_ok()
 }
 
-/// Runs the renewal on a task of its own. Not under a lock: a runtime that is shutting down drops
-/// the task immediately.
-pub(crate) fn launch(driver: &Arc<Driver>, launch: Launch, flight: Arc<Flight>, random: Random) {
+/// The way in which a renewal starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// On a task of its own, which asks the source.
+    OnTask,
+    /// The source is asked in place, and polled once: a source that answers at once needs no task.
+    /// Otherwise the renewal goes on on a task. For callers that are being polled, and that wait for
+    /// the renewal.
+    InPlace,
+}
+
+/// Runs the renewal, on a task of its own unless it ends in place. Not under a lock: the source may
+/// ask the cache, and a runtime that is shutting down drops the task immediately.
+pub(crate) fn launch(
+    driver: &Arc<Driver>,
+    launch: Launch,
+    flight: Arc<Flight>,
+    random: Random,
+    start: Start,
+) {
     let guard = RenewalGuard {
         driver: Arc::downgrade(driver),
         launch,
@@ -53,24 +72,31 @@ pub(crate) fn launch(driver: &Arc<Driver>, launch: Launch, flight: Arc<Flight>, 
     };
     #[cfg(all(oauth2_loom, test))]
     {
-        drop(random);
+        drop((random, start));
         super::model::run(driver, guard);
     }
     #[cfg(not(all(oauth2_loom, test)))]
-    spawn(driver, guard, random);
+    run(driver, guard, random, start);
 }
 
 #[cfg_attr(
     all(oauth2_loom, test),
     allow(dead_code, reason = "the model has threads in place of tasks")
 )]
-fn spawn(driver: &Arc<Driver>, guard: RenewalGuard, random: Random) {
+fn run(driver: &Arc<Driver>, guard: RenewalGuard, random: Random, start: Start) {
     let Ok(runtime) = Handle::try_current() else {
         driver.attempt_failed(guard.launch.reserved, true);
         let error = interrupted("a token must be asked for, and there is no Tokio runtime");
         guard.abandon(error);
         return;
     };
+    #[cfg(not(all(oauth2_loom, test)))]
+    if crate::timer::after(Duration::ZERO).is_none() {
+        driver.attempt_failed(guard.launch.reserved, true);
+        let error = interrupted("the Tokio runtime has no timer: build it with `enable_time`");
+        guard.abandon(error);
+        return;
+    }
     let timeouts = Timeouts {
         attempt: driver.settings.attempt_timeout,
         renewal: driver.settings.renewal_timeout,
@@ -79,8 +105,29 @@ fn spawn(driver: &Arc<Driver>, guard: RenewalGuard, random: Random) {
     let source = Arc::clone(&driver.source);
     let clock = driver.clock.clone();
     let span = guard.span.clone();
-    let task = runtime.spawn(telemetry::within(span, guard.run(source, clock, random, timeouts)));
+    let renewal = telemetry::within(span, guard.run(source, clock, random, timeouts));
+    let task = match start {
+        Start::OnTask => runtime.spawn(renewal),
+        Start::InPlace => match poll_in_place(renewal) {
+            Some(renewal) => runtime.spawn(renewal),
+            None => return,
+        },
+    };
     driver.renewal_runs(flight, task.abort_handle());
+}
+
+/// Polls `renewal` once, and returns it unless that was its end.
+///
+/// The waker wakes nobody: the task polls the renewal again in any case. A panic is caught, as Tokio
+/// catches that of a task; `renewal` then drops its guard, which completes the flight.
+fn poll_in_place<F: Future<Output = ()>>(renewal: F) -> Option<Pin<Box<F>>> {
+    let mut renewal = Box::pin(renewal);
+    let mut cx = Context::from_waker(Waker::noop());
+    // A renewal that has panicked is not polled again.
+    match panic::catch_unwind(AssertUnwindSafe(|| renewal.as_mut().poll(&mut cx))) {
+        Ok(Poll::Pending) => Some(renewal),
+        Ok(Poll::Ready(())) | Err(_) => None,
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -3,6 +3,7 @@
 
 use std::{
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -14,7 +15,7 @@ use super::{
     core::{Answer, Granted, Reason, RejectAction, Waiting},
     driver::Driver,
     flight::{Completion, Flight, Waiter},
-    renewal::in_runtime,
+    renewal::{Start, in_runtime},
     state::Call,
 };
 use crate::{error::TokenError, policy::challenge::Evidence, timer, token::issued::IssuedToken};
@@ -27,15 +28,22 @@ pub(crate) struct Acquiring {
     timer: Option<Pin<Box<Sleep>>>,
     /// A renewal that was cut short is replaced once.
     has_relaunched: bool,
+    start: Start,
 }
 
 impl Acquiring {
+    /// Returns a future whose first renewal may end in place, while it is polled.
     pub(crate) fn new() -> Self {
-        Self { waiter: None, timer: None, has_relaunched: false }
+        Self { start: Start::InPlace, ..Self::on_task() }
+    }
+
+    /// Returns a future that leaves the source to a task, for callers that must not wait for it.
+    pub(crate) fn on_task() -> Self {
+        Self { waiter: None, timer: None, has_relaunched: false, start: Start::OnTask }
     }
 
     pub(crate) fn waiting_for(waiting: &Waiting, driver: &Driver) -> Self {
-        let mut this = Self::new();
+        let mut this = Self::on_task();
         this.wait(waiting, driver);
         this
     }
@@ -55,7 +63,9 @@ impl Acquiring {
     ) -> Poll<Result<Arc<IssuedToken>, TokenError>> {
         loop {
             let Some(waiter) = &mut self.waiter else {
-                match driver.acquire(driver.clock.now()).0 {
+                // Once: were every token of no use at once, this would go on without end.
+                let start = mem::replace(&mut self.start, Start::OnTask);
+                match driver.acquire_and(driver.clock.now(), start).0 {
                     Answer::Use(Granted { snapshot, .. }) => return Poll::Ready(Ok(snapshot)),
                     Answer::Refuse(error) => return Poll::Ready(Err(error)),
                     Answer::Wait(waiting) => self.wait(&waiting, driver),

@@ -177,9 +177,10 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
             return Err(Alternative::PassThrough);
         }
         let now = driver.clock.now();
-        // `runtime.block_on(service.call(request))` calls outside of the runtime and polls inside
-        // of it, where a renewal can be started.
-        if !in_runtime() && !driver.is_fresh(now) {
+        // Without a token, the first poll starts the renewal: it may ask the source in place, which
+        // `call` must not do. Nor can `call` start one for `runtime.block_on(service.call(request))`,
+        // which calls outside of the runtime and polls inside of it.
+        if driver.usable(now).is_none() || (!in_runtime() && !driver.is_fresh(now)) {
             return Err(Alternative::AwaitToken(Acquiring::new()));
         }
         let (answer, epoch) = driver.acquire(now);

@@ -38,6 +38,8 @@ pub trait TokenSource: Send + Sync + 'static {
     /// Asks for a token, once.
     ///
     /// The renewal gives up on the future after its own deadlines, so no timeout is needed here.
+    /// The future is polled first within the poll of a request that waits for the token, if there is
+    /// one, and then on a task of its own. It must not block in either.
     /// The class of the error decides what happens next: see [`ErrorClass`].
     fn fetch<'a>(&'a self, attempt: Attempt) -> BoxFuture<'a, Result<TokenResponse, TokenError>>;
 

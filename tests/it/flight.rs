@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Wake, Waker},
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
@@ -254,12 +254,28 @@ async fn a_forced_renewal_that_failed_is_not_held_against_the_next() {
     assert_eq!(world.status("/").await, StatusCode::OK, "after the backoff, and no cooldown");
 }
 
-/// A source that follows its script, and then issues tokens.
-fn scripted(script: Vec<fn() -> Result<TokenResponse, TokenError>>) -> (TokenCache, ManualClock) {
+type Script = Vec<fn() -> Result<TokenResponse, TokenError>>;
+
+/// A source that does what its script says, once each, and then gives tokens.
+fn scripted(script: Script) -> (TokenCache, ManualClock) {
+    scripted_after(0, script)
+}
+
+/// The same, by a source that is pending once, so that its renewal goes on on a task.
+fn scripted_on_task(script: Script) -> (TokenCache, ManualClock) {
+    scripted_after(1, script)
+}
+
+fn scripted_after(turns: u32, script: Script) -> (TokenCache, ManualClock) {
     let script = Mutex::new(script.into_iter());
     let source = source_fn(move |_: Attempt| {
         let next = script.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
-        async move { next.map_or_else(a_token, |step| step()) }
+        async move {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            next.map_or_else(a_token, |step| step())
+        }
     });
     let clock = ManualClock::new();
     let builder =
@@ -286,7 +302,7 @@ async fn a_waker_that_panics_does_not_leave_the_others_asleep() {
     for fails in [false, true] {
         // The source panics as well: its task is unwinding when it wakes the waiters.
         let (cache, _clock) =
-            scripted(if fails { vec![|| panic!("on purpose, too")] } else { vec![] });
+            scripted_on_task(if fails { vec![|| panic!("on purpose, too")] } else { vec![] });
         let waker = Waker::from(Arc::new(Panicking));
         let mut cx = Context::from_waker(&waker);
         // These tasks run before the renewal, so the waiters with panicking wakers have joined it
@@ -301,6 +317,121 @@ async fn a_waker_that_panics_does_not_leave_the_others_asleep() {
         }
         pass(secs(2)).await;
         assert!(within(secs(60), cache.token()).await.is_ok());
+    }
+}
+
+/// Pins the task, and the two switches to and fro, that a token costs which is there already.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_answers_at_once_needs_no_task() {
+    let _limit = Watchdog::start(secs(300));
+    let world_of_tasks = tokio::runtime::Handle::current().metrics();
+    let (cache, _clock) = scripted(vec![]);
+    let client = OAuthClientCredentialsLayer::from_cache(cache.clone()).layer(tower::service_fn(
+        |_: http::Request<http_body_util::Full<bytes::Bytes>>| async {
+            Ok::<_, BoxError>(http::Response::new(http_body_util::Full::<bytes::Bytes>::default()))
+        },
+    ));
+    let mut response = Box::pin(client.oneshot(get("/")));
+    assert!(poll_once(&mut response).is_ready(), "the first poll has the token");
+    assert_eq!((world_of_tasks.num_alive_tasks(), cache.issued()), (0, 1));
+
+    let (cache, _clock) =
+        scripted(vec![|| Err(TokenError::new(ErrorClass::Request, "no such scope"))]);
+    assert!(poll_once(&mut cache.token()).is_ready(), "an error, as well");
+    assert_eq!(world_of_tasks.num_alive_tasks(), 0);
+
+    let (cache, _clock) = scripted_on_task(vec![]);
+    let mut token = cache.token();
+    assert!(poll_once(&mut token).is_pending());
+    assert_eq!(world_of_tasks.num_alive_tasks(), 1, "no caller drives a renewal");
+    drop(token);
+    settle().await;
+    assert_eq!((world_of_tasks.num_alive_tasks(), cache.issued()), (0, 1));
+}
+
+/// Pins the source that runs within `call`, whose caller may hold a lock that the source takes, or
+/// within the call of somebody who has a token and waits for nothing.
+#[tokio::test(start_paused = true)]
+async fn the_source_does_not_run_within_a_call_that_does_not_wait() {
+    let _limit = Watchdog::start(secs(300));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let source = {
+        let asked = Arc::clone(&asked);
+        source_fn(move |_| {
+            asked.fetch_add(1, Ordering::SeqCst);
+            async { a_token() }
+        })
+    };
+    let clock = ManualClock::new();
+    let builder =
+        tower_oauth2_client_credentials::Builder::from_source(source).clock(clock.clone());
+    let mut cache = builder.build().unwrap().cache();
+    assert!(cache.try_token().unwrap().is_none());
+    assert_eq!(asked.load(Ordering::SeqCst), 0, "`try_token` leaves it to a task");
+    settle().await;
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+
+    pass(secs(4000)).await;
+    let mut client = OAuthClientCredentialsLayer::from_cache(cache.clone()).layer(
+        tower::service_fn(|_: http::Request<http_body_util::Full<bytes::Bytes>>| async {
+            Ok::<_, BoxError>(http::Response::new(http_body_util::Full::<bytes::Bytes>::default()))
+        }),
+    );
+    let mut response = Box::pin(tower::Service::call(&mut client, get("/")));
+    settle().await;
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "nor does `call` ask");
+    assert!(poll_once(&mut response).is_ready());
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+
+    pass(secs(3300)).await;
+    assert!(poll_once(&mut cache.token()).is_ready(), "a token that is due");
+    assert_eq!(asked.load(Ordering::SeqCst), 2, "goes out before the source is asked");
+    settle().await;
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+}
+
+/// Pins the lock that is held while the source runs in place.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_runs_in_place_may_use_its_own_cache() {
+    let _limit = Watchdog::start(secs(300));
+    let own = Arc::new(OnceLock::<TokenCache>::new());
+    let source = {
+        let own = Arc::clone(&own);
+        source_fn(move |_| {
+            let mut cache = own.get().unwrap().clone();
+            async move {
+                assert!(cache.peek().is_none() && cache.last_error().is_none());
+                assert!(cache.try_token().unwrap().is_none(), "it would wait for itself");
+                assert!(poll_once(&mut cache.token()).is_pending());
+                a_token()
+            }
+        })
+    };
+    let cache = TokenCache::new(source);
+    own.set(cache.clone()).unwrap();
+    let mut token = cache.token();
+    let Poll::Ready(Ok(token)) = poll_once(&mut token) else { panic!("one renewal, in place") };
+    assert_eq!((token.expose_secret(), cache.issued()), ("t", 1));
+}
+
+/// Pins a panic of the source that unwinds into the caller, and one that is held to say nothing
+/// about the source: after that, each caller asks once more.
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_the_first_poll_counts_as_one_of_the_task() {
+    let _limit = Watchdog::start(secs(300));
+    for script in [scripted, scripted_on_task] {
+        let (cache, _clock) = script(vec![|| panic!("on purpose")]);
+        let mut token = cache.token();
+        let error = within(secs(1), &mut token).await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Interrupted);
+        assert!(error.retry_at().is_some(), "it backs off");
+        let Poll::Ready(Err(again)) = poll_once(&mut cache.token()) else {
+            panic!("asked again at once");
+        };
+        assert_eq!(again.retry_at(), error.retry_at());
+        assert_eq!(cache.issued(), 0);
+        pass(secs(4)).await;
+        assert!(within(secs(1), cache.token()).await.is_ok());
     }
 }
 
@@ -426,7 +557,7 @@ fn a_renewal_that_nobody_drives_is_given_up_by_the_first_call_past_its_deadline(
     let paused =
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     paused.unwrap().block_on(async {
-        let (cache, _clock) = scripted(vec![]);
+        let (cache, _clock) = scripted_on_task(vec![]);
         let undriven = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         {
             let _inside = undriven.enter();

@@ -172,6 +172,11 @@ impl Breaker {
         self.ineffective >= MAX_WEAK && !self.token.is_accepted_in_window
     }
 
+    /// Returns `true` if [`request_accepted`](Self::request_accepted) would change nothing.
+    pub(super) fn knows_acceptance(&self) -> bool {
+        self.token.is_accepted && self.token.is_accepted_in_window
+    }
+
     /// Returns `true` if a replay with the newest token may be accepted.
     pub(super) fn is_promising(&self) -> bool {
         self.token.probation != Probation::Failed || self.token.is_accepted

@@ -375,6 +375,14 @@ impl State {
         self.newest.is_some() && self.phase != Phase::Proven || self.breaker.is_watching()
     }
 
+    /// Returns `true` if the acceptance of a first sending with the newest token would change
+    /// nothing.
+    pub(super) fn knows_acceptance(&self) -> bool {
+        self.phase == Phase::Proven
+            && self.newest.is_none_or(|newest| !newest.is_rejected)
+            && self.breaker.knows_acceptance()
+    }
+
     fn drop_expired_former(&mut self, now: Now) {
         if self.former.is_some_and(|former| !former.schedule.is_usable(now)) {
             self.drop_former();
