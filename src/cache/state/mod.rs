@@ -15,16 +15,17 @@
 //! - **B, input**: [`on`](State::on) takes one [`Event`] and the time. The caller holds the lock
 //!   from before it gathers the event's facts (is the text the same as before?) until it has stored
 //!   what [`newest`](State::newest) and [`former`](State::former) say now.
-//! - **C, output**: [`Effects`] is everything that has to happen as a result. In this order: store
-//!   the tokens, change the epoch, release the lock, complete what is given up, launch, answer.
+//! - **C, output**: [`Effects`] is everything that has to happen as a result, in this order: store
+//!   the tokens, change the epoch, release the lock, complete the flights that were given up,
+//!   launch, answer.
 //! - **D, construction**: [`State::new`].
 //!
 //! # Which token is used
 //!
-//! A renewal replaces a token that is still good, and some APIs do not accept the new one at once:
-//! its `nbf` lies ahead of their clock, or its key is not in their copy of the key set yet. So the
-//! former token is kept until it expires, unless it was rejected. N is the newest token, F the
-//! former one:
+//! A renewal replaces a token that is still usable, and some APIs do not accept the new one at
+//! once: its `nbf` lies ahead of their clock, or its key is not in their copy of the key set yet.
+//! So the former token is kept until it expires, unless it was rejected. N is the newest token, F
+//! the former one:
 //!
 //! ```text
 //!                     background renewal lands              401 with N
@@ -40,13 +41,13 @@
 //!                 cold start, forced renewal ───┘
 //! ```
 //!
-//! In every phase the renewal follows N's schedule. F never comes back once it is dropped, so two
+//! In every phase, the renewal follows N's schedule. Once F is dropped it never returns, so two
 //! tokens cannot alternate without end.
 //!
-//! # What a renewal is made for
+//! # Triggers
 //!
-//! One renewal is in flight at a time. [`Trigger`] says why it was launched. A request that needs a
-//! newer token joins it, whatever its trigger.
+//! At most one renewal is in flight. [`Trigger`] is the reason for its launch. A request that needs
+//! a newer token joins it, whatever its trigger.
 
 mod acquire;
 mod breaker;
