@@ -125,11 +125,11 @@ impl Breaker {
             }
             return;
         }
-        if self.token.is_accepted {
-            if self.doubted_at.is_none_or(|at| now.saturating_sub(at) >= DOUBT) {
-                self.doubted_at = Some(now);
-                return;
-            }
+        if self.token.is_accepted
+            && self.doubted_at.is_none_or(|at| now.saturating_sub(at) >= DOUBT)
+        {
+            self.doubted_at = Some(now);
+            return;
         }
         self.ineffective(now);
     }
