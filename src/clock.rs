@@ -11,56 +11,57 @@ use std::{
 /// One reading of both clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Now {
-    /// Since some moment before the first reading; never goes back, stands still in suspend.
+    /// The time since some moment before the first reading. It never goes back, and stands still in
+    /// suspend.
     pub(crate) mono: Duration,
-    /// Since the Unix epoch; may step either way.
+    /// The time since the Unix epoch, which may step either way.
     pub(crate) wall: Duration,
 }
 
 impl Now {
-    /// The wall clock as the standard library has it.
+    /// Returns the wall clock as a [`SystemTime`].
     pub(crate) fn system_time(self) -> SystemTime {
         system_time(self.wall)
     }
 
-    /// Both clocks moved on by `by`.
+    /// Returns the reading with both clocks moved forward by `by`.
     pub(crate) fn plus(self, by: Duration) -> Self {
         Self { mono: self.mono.saturating_add(by), wall: self.wall.saturating_add(by) }
     }
 
-    /// How long ago `earlier` was, by the clock that says longer. A wall clock that stepped back
-    /// changes nothing; one that stepped forward, or a suspended host, counts.
+    /// Returns the time since `earlier`, by the clock that shows more. A wall clock that stepped
+    /// back changes nothing; one that stepped forward, or a suspended host, counts.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         let mono = self.mono.saturating_sub(earlier.mono);
         let wall = self.wall.saturating_sub(earlier.wall);
         mono.max(wall)
     }
 
-    /// The later of two times, by each clock.
+    /// Returns the later of two times, by each clock.
     pub(crate) fn max(self, other: Self) -> Self {
         Self { mono: self.mono.max(other.mono), wall: self.wall.max(other.wall) }
     }
 
-    /// The earlier of two times, by each clock.
+    /// Returns the earlier of two times, by each clock.
     pub(crate) fn min(self, other: Self) -> Self {
         Self { mono: self.mono.min(other.mono), wall: self.wall.min(other.wall) }
     }
 
     fn second(self) -> Second {
-        // Before 1970 the wall clock stands still here.
+        // Readings before 1970 are zero, and cannot be moved.
         if self.wall.is_zero() {
             return Second::UNKNOWN;
         }
         Second(i64::try_from(self.wall.as_secs()).unwrap_or(i64::MAX))
     }
 
-    /// Neither clock has reached `deadline`.
+    /// Returns `true` if neither clock has reached `deadline`.
     pub(crate) fn is_before(self, deadline: Self) -> bool {
         self.mono < deadline.mono && self.wall < deadline.wall
     }
 }
 
-/// A [`Now`] to come, and how long it need not be compared exactly.
+/// A future [`Now`], and the time for which it need not be compared exactly.
 ///
 /// Reading an exact clock costs more than the rest of the hot path. So both exact clocks are read at
 /// most once in a second of the wall clock: until the coarse wall clock shows another second, that
@@ -74,28 +75,28 @@ impl Now {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     now: Now,
-    /// All of this second is before the deadline; [`Second::NONE`] is none.
+    /// A second that lies entirely before the deadline, or [`Second::NONE`].
     valid_second: Second,
 }
 
-/// The second that the wall clock shows, since the Unix epoch.
+/// A second of the wall clock, counted from the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Second(i64);
 
 impl Second {
-    /// Long before any clock was built.
+    /// A second that no clock shows.
     const NONE: Self = Self(i64::MIN);
 
     /// A second that is not known to end.
     const UNKNOWN: Self = Self(i64::MIN + 1);
 }
 
-/// Closer to the deadline than this, the exact clocks are read: the rest of a second, and another by
-/// which a coarse clock may be late.
+/// The time before the deadline within which the exact clocks are read each time: the rest of a
+/// second, and another by which a coarse clock may be late.
 const CLOSE: Duration = Duration::from_secs(2);
 
-/// More than a coarse clock is ever late by: it stands still while a hypervisor holds up the
-/// processor that keeps it.
+/// An upper bound for the delay of a coarse clock, which stands still while a hypervisor holds up
+/// the processor that updates it.
 const LATE: Duration = Duration::from_secs(1);
 
 impl Deadline {
@@ -103,19 +104,19 @@ impl Deadline {
         Self { now, valid_second: Second::NONE }
     }
 
-    /// Long past.
+    /// Returns a deadline that has passed.
     pub(crate) fn past() -> Self {
         Self::new(Now::default())
     }
 
-    /// Returns `true` if the deadline was so close, or past, when the exact clocks were last read,
-    /// that they have to be read each time.
+    /// Returns `true` if the deadline had passed, or was so close when the exact clocks were last
+    /// read that they have to be read each time.
     pub(crate) fn is_close(&self) -> bool {
         self.valid_second == Second::NONE
     }
 }
 
-/// Where the time comes from: the system, or a test.
+/// The source of the time: the system, or a test.
 #[derive(Clone, Default)]
 pub(crate) enum Clock {
     #[default]
@@ -128,7 +129,7 @@ pub(crate) enum Clock {
 pub(crate) trait ReadClock: Send + Sync + 'static {
     fn now(&self) -> Now;
 
-    /// What the coarse clocks show: late, or the same.
+    /// Returns the reading of the coarse clocks, which may be late but is never early.
     fn coarse(&self) -> Now {
         self.now()
     }
@@ -142,8 +143,8 @@ impl Clock {
         }
     }
 
-    /// A time that is no earlier than now, and later by about a second: from the coarse clocks,
-    /// where there are any.
+    /// Returns a time that is not earlier than now, and later by at most about a second: from the
+    /// coarse clocks, where the system has them.
     pub(crate) fn upper_bound(&self) -> Now {
         match self {
             Self::System => system_soon(),
@@ -171,7 +172,7 @@ impl Clock {
     /// deadline is close.
     #[cold]
     pub(crate) fn is_before(&self, deadline: &mut Deadline) -> bool {
-        // First, as it must not be later than what the exact clocks say.
+        // Read first, since it must not be later than the exact clocks.
         let second = self.second();
         let now = self.now();
         let is_close = !now.plus(CLOSE).is_before(deadline.now);
@@ -195,7 +196,7 @@ fn second_of_test(clock: &dyn ReadClock) -> Second {
     clock.coarse().second()
 }
 
-/// The origin of the monotonic readings.
+/// Returns the origin of the monotonic readings.
 #[allow(clippy::disallowed_methods, reason = "this file reads the clocks")]
 fn base() -> Instant {
     static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -207,7 +208,7 @@ fn system_soon() -> Now {
     {
         use rustix::time::ClockId;
         let time = |clock| read(clock).and_then(|time| Duration::try_from(time).ok());
-        /// The origin by the clock that the standard library reads here, or a little before.
+        /// The origin by the clock that the standard library reads here, or slightly earlier.
         static ORIGIN: LazyLock<Option<Duration>> = LazyLock::new(|| {
             let mono = read(ClockId::Monotonic)?;
             let since = system_now().mono;
@@ -222,15 +223,15 @@ fn system_soon() -> Now {
     system_now()
 }
 
-/// What a clock of the kernel's shows. `None`: it has none such, or keeps it from us.
+/// Reads a clock of the kernel. Returns `None` if the kernel does not have it, or denies access.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[inline]
 fn read(clock: rustix::time::ClockId) -> Option<rustix::time::Timespec> {
-    // The other function of that crate panics if the kernel refuses.
+    // The infallible function of rustix panics if the kernel refuses.
     rustix::time::clock_gettime_dynamic(rustix::time::DynamicClockId::Known(clock)).ok()
 }
 
-/// The wall clock last: were the host to sleep in between, it would tell.
+/// Reads both clocks, the wall clock last, so that a suspend of the host in between is visible.
 #[allow(clippy::disallowed_methods, reason = "this file reads the clocks")]
 fn system_now() -> Now {
     let base = base();
@@ -240,8 +241,8 @@ fn system_now() -> Now {
     }
 }
 
-/// The wall clock, by the coarse one where there is any: it is late by a tick of the system's (1 to
-/// 10 ms), and costs a tenth.
+/// Returns the second of the wall clock, from the coarse clock where the system has one: it is late
+/// by a tick (1 to 10 ms), and costs a tenth.
 ///
 /// Inlined: with one clock that saves 4 instructions of each request. (With two, a call was cheaper.)
 #[allow(clippy::disallowed_methods, reason = "this file reads the clocks")]
@@ -255,7 +256,7 @@ fn system_second() -> Second {
     Now { wall, ..Now::default() }.second()
 }
 
-/// A time since the Unix epoch, as the standard library has it.
+/// Converts a time since the Unix epoch to a [`SystemTime`].
 fn system_time(since_epoch: Duration) -> SystemTime {
     let far = Duration::from_secs(10_000 * 365 * 24 * 3600);
     UNIX_EPOCH.checked_add(since_epoch.min(far)).unwrap_or(UNIX_EPOCH)

@@ -20,7 +20,7 @@ impl Random {
         Self { state: seed }
     }
 
-    /// Returns randomness for somebody else.
+    /// Returns an independent generator.
     pub(crate) fn split(&mut self) -> Self {
         Self::seeded(self.next())
     }
@@ -33,22 +33,22 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Uniform in `[0, most]`.
+    /// Returns a uniform duration in `[0, most]`.
     pub(crate) fn up_to(&mut self, most: Duration) -> Duration {
         most.mul_f64(self.unit())
     }
 
-    /// `around`, give or take a fifth.
+    /// Returns a uniform duration within a fifth of `around`.
     pub(crate) fn spread(&mut self, around: Duration) -> Duration {
         around.mul_f64(0.8 + 0.4 * self.unit())
     }
 
-    /// `most`, less up to two fifths: the spread of a cap that must hold.
+    /// Returns `most`, reduced by up to two fifths: jitter for a cap that must hold.
     pub(crate) fn spread_below(&mut self, most: Duration) -> Duration {
         most.mul_f64(1.0 - 0.4 * self.unit())
     }
 
-    /// Uniform in `[0, 1)`.
+    /// Returns a uniform number in `[0, 1)`.
     fn unit(&mut self) -> f64 {
         #[allow(clippy::cast_precision_loss, reason = "53 bits fit a double")]
         let bits = (self.next() >> 11) as f64;

@@ -13,19 +13,20 @@
 //! | `rejection stands` | INFO | `generation`, `reason` |
 //! | `not a rejection` | DEBUG | `generation`, `verdict` |
 //!
-//! `endpoint` and `client_id` are those that the first attempt asked with (neither, if it could not
-//! have its credentials), for programs that have several tokens. The span's other fields are those of its end: `attempt` is how often the source was asked, `class`
-//! that of the failure, if it failed, and `lifetime_s` the token's, if there is one that expires.
-//! `cause` is what the error's sources say, if it has any.
+//! `endpoint` and `client_id` are those of the first attempt, for programs with several tokens.
+//! They are absent if the credentials were unavailable. The span's other fields are recorded when
+//! it ends: `attempt` is the number of attempts, `class` the class of the failure, if it failed,
+//! and `lifetime_s` the token's lifetime, if it expires. `cause` is the text of the error's
+//! sources, if it has any.
 //!
-//! `odd token type` is told once by a token endpoint: see
+//! `odd token type` is emitted once per token endpoint: see
 //! [`Dialect::strict_token_type`](crate::Dialect::strict_token_type).
 //!
-//! Of a 401 there is one event for each decision: that it says nothing of the token, or what is
-//! done about the token, and, where a replay seemed possible then, why there was none after all.
+//! Each decision about a 401 emits one event: `not a rejection`, or `token rejected` with the
+//! decision. If a planned replay does not take place, `rejection stands` gives the reason.
 //!
-//! The renewal's span has no parent: it outlives the request that set it off. No field ever holds
-//! a secret or a token.
+//! The renewal's span has no parent, because it outlives the request that started it. No field ever
+//! contains a secret or a token.
 
 use std::time::Duration;
 
@@ -43,11 +44,11 @@ pub(crate) use self::off::{RenewalSpan, within};
 #[cfg(feature = "tracing")]
 pub(crate) use self::on::{RenewalSpan, within};
 
-/// The target of all of them, whatever file they are written in.
+/// The target of all spans and events.
 #[cfg(feature = "tracing")]
 const TARGET: &str = "tower_oauth2_client_credentials";
 
-/// A renewal has ended, after so many attempts.
+/// Reports the end of a renewal, after `attempts` attempts.
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn renewed(
     span: &RenewalSpan,
@@ -60,8 +61,8 @@ pub(crate) fn renewed(
     span.end(trigger, outcome, attempts, took);
 }
 
-/// The request of a rejected token is not sent again after all. Told at INFO once for each token and
-/// kind of reason, like [`rejected`].
+/// Reports that the request of a rejected token is not sent again after all. Emitted at INFO once
+/// for each token and kind of reason, like [`rejected`].
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn stands(generation: u64, why: &NotReplaced, is_new: bool) {
     #[cfg(feature = "tracing")]
@@ -72,7 +73,7 @@ pub(crate) fn stands(generation: u64, why: &NotReplaced, is_new: bool) {
     }
 }
 
-/// A 401 says nothing of the token that its request carried.
+/// Reports a 401 that says nothing about the token of its request.
 #[cold]
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn not_a_rejection(generation: u64, verdict: Verdict) {
@@ -88,9 +89,10 @@ pub(crate) fn not_a_rejection(generation: u64, verdict: Verdict) {
         );
 }
 
-/// A token request is about to be made, within the renewal's span.
+/// Records the target of a token request that is about to be sent, in the renewal's span.
 ///
-/// Once: a field that is recorded twice is shown twice.
+/// Ends the span: emits the event, and records the span's fields, each once, since a field that is
+/// recorded twice is shown twice.
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn asks(attempt: Attempt, endpoint: &Uri, client_id: &str) {
     #[cfg(feature = "tracing")]
@@ -100,7 +102,7 @@ pub(crate) fn asks(attempt: Attempt, endpoint: &Uri, client_id: &str) {
     }
 }
 
-/// Reports a `token_type` that is not `Bearer`, of a token that is used as one.
+/// Reports a `token_type` other than `Bearer`, of a token that is used as a bearer token.
 #[cold]
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn odd_token_type(endpoint: &Uri, token_type: &str) {
@@ -111,7 +113,7 @@ pub(crate) fn odd_token_type(endpoint: &Uri, token_type: &str) {
     }
 }
 
-/// One attempt of a renewal has failed.
+/// Reports a failed attempt of a renewal.
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn attempt_failed(attempt: u32, error: &TokenError) {
     #[cfg(feature = "tracing")]
@@ -121,8 +123,8 @@ pub(crate) fn attempt_failed(attempt: u32, error: &TokenError) {
     }
 }
 
-/// Reports a request that was rejected, and the decision. The first decision of a kind about a token
-/// is told at INFO, the others at DEBUG: an API may answer 401 at any rate.
+/// Reports a rejected request, and the decision. The first decision of a kind about a token is
+/// emitted at INFO, the others at DEBUG: an API may respond 401 at any rate.
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn rejected(
     generation: u64,
@@ -161,7 +163,7 @@ pub(crate) fn rejected(
     }
 }
 
-/// The kinds of decisions that were told about the newest token.
+/// The kinds of decisions about the newest token that were emitted at INFO.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     generation: u64,
@@ -174,7 +176,8 @@ impl Told {
         self.is_new_bit(generation, decision(action).1)
     }
 
-    /// The same for a request that is not sent again after all.
+    /// Returns `true` the first time that a request with the token of `generation` is not sent
+    /// again, for this kind of reason.
     pub(crate) fn is_new_end(&mut self, generation: u64, why: &NotReplaced) -> bool {
         self.is_new_bit(generation, if why.is_not_replayable() { 6 } else { 7 })
     }
@@ -190,7 +193,7 @@ impl Told {
     }
 }
 
-/// The name of a decision in events, and its bit in [`Told`], which has two more.
+/// Returns the name of a decision in events, and its bit in [`Told`], which has two more.
 fn decision(action: &RejectAction) -> (&'static str, u8) {
     match action {
         RejectAction::Retry(_) => ("replay", 0),
@@ -272,12 +275,13 @@ mod on {
                     span.record("class", class);
                 }
             }
-            // After the event, which has them itself: a log line shows the span's beside its own.
+            // After the event, which has the same fields: a log line would show the span's beside
+            // its own.
             span.record("attempt", attempt).record("duration_ms", duration_ms);
         }
     }
 
-    /// `future`, inside of `span`.
+    /// Runs `future` in the renewal's span.
     pub(crate) fn within<F: Future>(
         span: RenewalSpan,
         future: F,
@@ -299,7 +303,7 @@ mod off {
         }
     }
 
-    /// `future`, as it is.
+    /// Returns `future` unchanged.
     pub(crate) fn within<F: Future>(_: RenewalSpan, future: F) -> F {
         future
     }

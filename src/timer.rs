@@ -1,4 +1,4 @@
-//! Timers where it is not known whether there is a runtime, and whether it has any.
+//! Timers for code that may run outside of a runtime, or in a runtime without a timer.
 
 use std::{cell::Cell, panic, time::Duration};
 
@@ -8,21 +8,21 @@ use tokio::{
 };
 
 thread_local! {
-    /// The runtime without a timer that this thread was last in.
+    /// The last runtime without a timer that this thread was in.
     static WITHOUT: Cell<Option<Id>> = const { Cell::new(None) };
 }
 
 /// Returns a timer of the current runtime, or `None` if there is no runtime or it has no timer.
 ///
-/// Tokio panics where a runtime was built without `enable_time`, and cannot be asked. The panic is
-/// caught, and its message is printed once for each thread that such a runtime has. It is not caught
-/// in a program that is built with `panic = "abort"`.
+/// Tokio panics if the runtime was built without `enable_time`, and has no way to ask. The panic is
+/// caught, and its message is printed once per thread and such runtime. It cannot be caught in a
+/// program that is built with `panic = "abort"`.
 pub(crate) fn after(duration: Duration) -> Option<Sleep> {
     let runtime = Handle::try_current().ok()?.id();
     if WITHOUT.get() == Some(runtime) {
         return None;
     }
-    // Tokio has changed nothing by the time it panics.
+    // Tokio panics before it changes anything.
     let timer = panic::catch_unwind(|| sleep(duration)).ok();
     if timer.is_none() {
         WITHOUT.set(Some(runtime));

@@ -12,18 +12,18 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 /// The longest time that any failure is remembered.
 const MAX_BACKOFF: Duration = Duration::from_secs(15 * 60);
 
-/// Callers without a usable token are told of a transient failure for so long at the most: at
-/// first, and after [`LONG_OUTAGE`].
+/// The longest time that a transient failure is remembered while there is no usable token: at
+/// first, and once an outage has lasted for [`LONG_OUTAGE`].
 const MAX_UNSERVED: Duration = Duration::from_secs(4);
 const MAX_UNSERVED_LATE: Duration = Duration::from_secs(10);
 const LONG_OUTAGE: Duration = Duration::from_secs(300);
 
-/// How long a failed renewal is remembered.
+/// The time for which a failed renewal is remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Backoff {
-    /// While there is a usable token.
+    /// The delay while there is a usable token.
     pub(crate) while_usable: Duration,
-    /// While there is none.
+    /// The delay while there is none.
     pub(crate) while_none: Duration,
 }
 
@@ -43,16 +43,17 @@ pub(crate) fn backoff(
         secs(first).saturating_mul(1_u32 << failures.saturating_sub(1).min(20)).min(secs(cap))
     };
     let delay = match class {
-        // Also a source that panics: it is asked again as after any other failure.
+        // A source that panics is interrupted, and backs off like a transient failure.
         ErrorClass::Transient | ErrorClass::Interrupted => {
             let most = if unserved < LONG_OUTAGE { MAX_UNSERVED } else { MAX_UNSERVED_LATE };
             let while_usable = random.spread(doubled(1, 60)).min(secs(60));
             let while_none = random.spread(doubled(1, 60)).min(random.spread_below(most));
             return Backoff { while_usable, while_none };
         }
-        // The cache's own budget says itself when there is a token again; this is a source's.
+        // The cache's own budget knows when the next request is allowed; this is for the budget of
+        // a source.
         ErrorClass::Throttled | ErrorClass::Budget => {
-            // Zero, or a date that has passed, is no permission to ask at every call.
+            // Zero, or a date that has passed, does not permit a request for every call.
             let asked = retry_after.filter(|delay| !delay.is_zero());
             asked.unwrap_or_else(|| doubled(5, 120)).min(MAX_BACKOFF)
         }
@@ -63,7 +64,7 @@ pub(crate) fn backoff(
     Backoff { while_usable: delay, while_none: delay }
 }
 
-/// What follows a failed attempt within one renewal.
+/// The step that follows a failed attempt within one renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Ask again after this delay.

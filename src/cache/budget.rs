@@ -1,5 +1,5 @@
-//! The issuance budget: no period has more token requests that may have issued a token, for
-//! providers that limit or bill them. A fifth is kept back for calls that have no token at all.
+//! The issuance budget: a limit on the token requests in any period that may have issued a token,
+//! for providers that limit or bill them. A fifth is reserved for calls that have no token at all.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -9,16 +9,16 @@ pub(crate) struct Budget {
     per: Duration,
     /// The times of the requests of the last period. At most `tokens`.
     spent: VecDeque<Duration>,
-    /// No request is made before: one is under way, or one was wasted.
+    /// No request is made before this time: one is in flight, or one was wasted.
     paused_until: Duration,
 }
 
 /// The use of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Somebody has no usable token.
+    /// A caller has no usable token.
     Needed,
-    /// There is a usable one; this one would be newer.
+    /// There is a usable token, and a newer one would replace it.
     Convenience,
 }
 
@@ -27,9 +27,10 @@ impl Budget {
         Self { tokens, per, spent: VecDeque::new(), paused_until: Duration::ZERO }
     }
 
-    /// Spends one request for `purpose`, or returns the time from which there will be one. How it
-    /// ends is told by [`succeeded`](Self::succeeded), [`wasted`](Self::wasted) or
-    /// [`refund`](Self::refund); without any of them (a panic, an aborted task) it was wasted.
+    /// Reserves one request for `purpose`, or returns the time from which one is allowed. The
+    /// caller reports how the request ended with [`succeeded`](Self::succeeded),
+    /// [`wasted`](Self::wasted) or [`refund`](Self::refund); without any of them (a panic, an
+    /// aborted task) it counts as wasted.
     pub(crate) fn reserve(&mut self, purpose: Purpose, now: Duration) -> Result<(), Duration> {
         while self.spent.front().is_some_and(|at| at.saturating_add(self.per) <= now) {
             self.spent.pop_front();
@@ -43,7 +44,7 @@ impl Budget {
         };
         let allowed = (self.tokens - kept_back) as usize;
         if let Some(excess) = self.spent.len().checked_sub(allowed) {
-            // There is room again when the oldest of those in excess has left the period.
+            // A request is allowed again once the oldest of those in excess has left the period.
             let at = self.spent.get(excess).copied().unwrap_or(now);
             return Err(at.saturating_add(self.per));
         }
@@ -52,28 +53,28 @@ impl Budget {
         Ok(())
     }
 
-    /// Takes note of a token that arrived.
+    /// Records that a token arrived.
     pub(crate) fn succeeded(&mut self) {
         self.end_pause();
     }
 
-    /// Ends the pause that the last request has begun.
+    /// Ends the pause that the last request began.
     pub(crate) fn end_pause(&mut self) {
         self.paused_until = Duration::ZERO;
     }
 
-    /// Takes note of a request that may have issued a token, and brought none. A tenth of the
-    /// average interval passes before the next, so that a short outage does not spend the budget.
+    /// Records a request that may have issued a token but returned none. A tenth of the average
+    /// interval passes before the next request, so that a short outage does not spend the budget.
     pub(crate) fn wasted(&mut self, now: Duration) {
         self.paused_until = self.paused_until.max(now.saturating_add(self.pause()));
     }
 
-    /// Takes the request of time `at` back: it cannot have issued a token.
+    /// Returns the request made at `at` to the budget: it cannot have issued a token.
     pub(crate) fn refund(&mut self, at: Duration) {
         if let Some(place) = self.spent.iter().rposition(|&spent| spent == at) {
             self.spent.remove(place);
         }
-        // Unless another request has paused it since.
+        // Another request may have begun a later pause since.
         if self.paused_until == at.saturating_add(self.pause()) {
             self.paused_until = Duration::ZERO;
         }

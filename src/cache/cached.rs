@@ -88,7 +88,8 @@ impl<T> Cached<T> {
         }
     }
 
-    /// The last answer. Meaningful after one of the checks, or after [`replace`](Self::replace).
+    /// Returns the last answer. It is meaningful after one of the checks, or after
+    /// [`replace`](Self::replace).
     #[inline(always)]
     pub(crate) fn value(&self) -> &T {
         &self.value
@@ -109,8 +110,8 @@ impl<T> Cached<T> {
 }
 
 impl<T: Detach> Cached<T> {
-    /// Brings the copy up to date without asking the cache, if that is possible: by the exact
-    /// clocks, or by the `latest` copy of the handle's clones.
+    /// Updates the copy without asking the cache, if that is possible: by the exact clocks, or from
+    /// the `latest` copy of the handle's clones.
     pub(crate) fn refresh(&mut self, latest: &Mutex<Self>, driver: &Driver) -> Refreshed {
         if self.is_current_fast(driver) {
             return Refreshed::Current;
@@ -123,7 +124,7 @@ impl<T: Detach> Cached<T> {
             }
             return Refreshed::Outdated;
         }
-        // A lock that another clone holds is not waited for: the clocks say as much.
+        // A lock that another clone holds is not waited for: the clocks give the same result.
         let mut latest = try_lock(latest);
         let validated = latest.as_deref().filter(|latest| self.is_validated_by(latest, driver));
         if let Some(latest) = validated {
@@ -161,7 +162,7 @@ impl<T: Detach> Cached<T> {
         self.epoch == other.epoch && other.is_current_fast(driver)
     }
 
-    /// Takes over `other`, in bytes of its own if the copy has had such before.
+    /// Replaces this copy with `other`, and detaches the bytes if this copy owned its bytes before.
     fn adopt(&mut self, other: &Self) {
         self.epoch = other.epoch;
         self.until = other.until;
@@ -173,11 +174,11 @@ impl<T: Detach> Cached<T> {
         }
     }
 
-    /// Moves a copy that is current towards bytes of its own. It is called at most once a second,
-    /// so a clone made for a single request never gets there.
+    /// Promotes a current copy by one step towards owning its bytes. This runs at most once per
+    /// second, so a clone made for a single request is never promoted.
     fn promote(&mut self) -> Refreshed {
         match self.ownership {
-            // Close to the end of the answer this is called for each request.
+            // Close to the end of the answer, this runs for each request.
             _ if self.until.is_close() => {}
             Ownership::Borrowed => self.ownership = Ownership::Shared,
             Ownership::Shared => {

@@ -1,5 +1,5 @@
-//! The state and what lies beside it: the texts of the tokens, the flight and the errors that the
-//! state's numbers stand for. [`Core`] translates between the two; it is used under the lock of
+//! [`Core`]: the state together with the objects that its numbers stand for, which are the texts of
+//! the tokens, the flight and the errors. It translates between the two, under the lock of
 //! [`Driver`](super::driver::Driver).
 
 use std::{sync::Arc, time::Duration};
@@ -24,7 +24,7 @@ use crate::{
     token::source::TokenResponse,
 };
 
-/// The state, and the handles that its numbers stand for.
+/// The state, and the objects that its numbers stand for.
 pub(super) struct Core {
     pub(super) state: State,
     pub(super) newest: Option<Arc<IssuedToken>>,
@@ -38,7 +38,7 @@ pub(super) struct Core {
     pub(super) told: telemetry::Told,
 }
 
-/// The answer to a caller that needs a token.
+/// The result of asking for a token.
 #[derive(Debug)]
 pub(crate) enum Answer {
     Use(Granted),
@@ -46,12 +46,12 @@ pub(crate) enum Answer {
     Refuse(TokenError),
 }
 
-/// A token to be used, and for how long without asking again.
+/// A token to use, and the time until which the cache need not be asked again.
 #[derive(Debug)]
 pub(crate) struct Granted {
     pub(crate) snapshot: Arc<IssuedToken>,
     pub(crate) until: Now,
-    /// It is of interest whether requests with it are accepted.
+    /// Whether the cache waits for a report that a request with the token was accepted.
     pub(crate) watched: bool,
 }
 
@@ -59,16 +59,16 @@ pub(crate) struct Granted {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) flight: Arc<Flight>,
-    /// There is a usable token: ask again then.
+    /// The time at which to ask again, if there is a usable token.
     pub(crate) until: Option<Duration>,
 }
 
 /// The answer to a caller whose token was rejected.
 #[derive(Debug)]
 pub(crate) enum RejectAction {
-    /// Send the request again with this token.
+    /// The request is sent again with this token.
     Retry(Arc<IssuedToken>),
-    /// Wait for the renewal, and ask again.
+    /// The caller waits for the renewal, and asks again.
     Wait(Arc<Flight>),
     /// The response goes to the caller.
     GiveUp(Reason),
@@ -77,9 +77,9 @@ pub(crate) enum RejectAction {
 /// The reason why a rejected request is not sent again.
 #[derive(Clone, Debug)]
 pub(crate) enum Reason {
-    /// The server has no other token than the rejected one.
+    /// The server issues no token other than the rejected one.
     SameToken,
-    /// Forced renewals have not helped lately; the next may be forced then.
+    /// Recent forced renewals were ineffective; the next may be forced at `until`.
     Cooldown { until: ShownTime },
     /// The newer token was rejected as well.
     ReplayRejected,
@@ -87,15 +87,15 @@ pub(crate) enum Reason {
     Failed(TokenError),
 }
 
-/// The end of a renewal, as its task tells it.
+/// The end of a renewal, as reported by its task.
 #[derive(Debug)]
 pub(crate) struct End {
-    /// The token and the moment before it was asked for, or why there is none.
+    /// The token and the time just before it was requested, or the error.
     pub(crate) result: Result<(TokenResponse, Now), TokenError>,
     pub(crate) credentials_version: u64,
-    /// Tokens that were issued to it and are of no use.
+    /// The number of issued tokens that could not be used.
     pub(crate) wasted: u32,
-    /// Its task was aborted or its runtime is gone.
+    /// Whether its task was aborted or its runtime shut down.
     pub(crate) is_interrupted: bool,
 }
 
@@ -103,7 +103,8 @@ pub(crate) struct End {
 pub(super) struct AfterUnlock {
     pub(super) given_up: Option<(FlightId, Arc<Flight>)>,
     pub(super) launch: Option<(Launch, Arc<Flight>, Random)>,
-    /// A source's own error may be in one, and its drop may ask the cache.
+    /// Errors to drop. One may contain an error of the source, whose `Drop` may call into the
+    /// cache.
     pub(super) spent: Vec<TokenError>,
 }
 
@@ -132,7 +133,7 @@ impl Core {
         core
     }
 
-    /// Passes `event` to the state and stores what it says. The flag is set if the epoch has to
+    /// Passes `event` to the state, and stores its effects. Sets the flag if the epoch has to
     /// change before the lock is released.
     pub(super) fn step(
         &mut self,
@@ -151,7 +152,7 @@ impl Core {
         (answer, epoch_changed, AfterUnlock { given_up, launch, spent: Vec::new() })
     }
 
-    /// The event of the end of a renewal, the token that came with it, or the error.
+    /// Builds the event for the end of a renewal, with the token that it returned or the error.
     pub(super) fn landed(
         &mut self,
         flight: FlightId,
@@ -175,7 +176,7 @@ impl Core {
         (Event::Landed(Landed { flight, result, wasted, seed }), response, error)
     }
 
-    /// The outcome that the waiters of a renewal share.
+    /// Returns the outcome that the waiters of a renewal share.
     pub(super) fn outcome(
         &mut self,
         answer: state::Answer,
@@ -209,7 +210,7 @@ impl Core {
         }
     }
 
-    /// The answer to a caller that needs a token.
+    /// Translates the state's answer for a caller that needs a token.
     pub(super) fn answer(&self, answer: state::Answer, now: Now) -> Answer {
         match answer {
             state::Answer::Use(usable) => match self.granted(usable) {
@@ -225,7 +226,7 @@ impl Core {
         }
     }
 
-    /// Keeps the tokens that the state has, and no others. One of them may be new.
+    /// Keeps only the tokens that the state keeps. One of them may be new.
     fn store(&mut self, response: Option<TokenResponse>) {
         let known = [self.newest.take(), self.former.take()];
         let mut response = response;

@@ -1,8 +1,8 @@
 //! The driver of the state machine: everything that the handles of a cache share.
 //!
-//! [`Driver`] owns the lock, the source, the clock and the tasks; [`Core`], under the lock, the state
-//! and what its numbers stand for. It gathers the facts of an event, passes it to [`State::on`], and carries out the
-//! effects. No rule is decided here.
+//! [`Driver`] owns the lock, the source, the clock and the tasks; [`Core`], under the lock, owns
+//! the state and the objects that its numbers stand for. The driver gathers the facts of an event,
+//! passes it to [`State::on`], and carries out the effects. No rule is decided here.
 //!
 //! # Locks
 //!
@@ -45,10 +45,11 @@ use crate::{
 };
 
 pub(crate) struct Driver {
-    /// Changes whenever what a handle cached may be out of date. Written under the lock of `core`.
+    /// Changes whenever a handle's cached copy may be outdated. Written under the lock of `core`.
     epoch: AtomicU64,
     core: Mutex<Core>,
-    /// The acceptance of a first sending would change nothing. Written under the lock of `core`.
+    /// Whether the acceptance of a first sending would change nothing. Written under the lock of
+    /// `core`.
     knows_acceptance: AtomicBool,
     pub(crate) source: Arc<dyn TokenSource>,
     pub(crate) clock: Clock,
@@ -59,7 +60,7 @@ pub(crate) struct Driver {
 /// The tasks that end with the last handle.
 #[derive(Debug, Default)]
 struct Tasks {
-    /// The one in flight, and perhaps one that has just ended: their order is not known.
+    /// The task in flight, and possibly one that has just ended; either may be reported first.
     renewals: Vec<(FlightId, AbortHandle)>,
     timer: Option<AbortHandle>,
 }
@@ -77,14 +78,14 @@ impl Driver {
         })
     }
 
-    /// Returns a number that changes when a copy of the token that was made before may be out of
-    /// date.
+    /// Returns the epoch: a number that changes when copies of the token made earlier may be
+    /// outdated.
     #[inline]
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Passes `event` to the state. What cannot be done under the lock is left to
+    /// Passes `event` to the state. Effects that must wait until the lock is released are left to
     /// [`carry_out`](Self::carry_out).
     fn step(
         &self,
@@ -98,7 +99,7 @@ impl Driver {
             self.next_epoch();
         }
         let knows_acceptance = core.state.knows_acceptance();
-        // Thousands may read it at once: it is written only if it changes.
+        // Many threads read it at the same time, so it is written only when it changes.
         if self.knows_acceptance.load(Ordering::Relaxed) != knows_acceptance {
             self.knows_acceptance.store(knows_acceptance, Ordering::Release);
         }
@@ -109,12 +110,12 @@ impl Driver {
         self.epoch.fetch_add(1, Ordering::Release);
     }
 
-    /// Does what must not be done under the lock.
+    /// Runs the effects that must not run under the lock.
     fn carry_out(self: &Arc<Self>, after: AfterUnlock) {
         self.carry_out_and(after, Start::OnTask);
     }
 
-    /// Does what must not be done under the lock, and starts a renewal as `start` says.
+    /// Runs the effects that must not run under the lock, and starts a renewal as `start` says.
     fn carry_out_and(self: &Arc<Self>, after: AfterUnlock, start: Start) {
         let AfterUnlock { given_up, launch, spent } = after;
         if let Some((id, flight)) = given_up {
@@ -128,7 +129,7 @@ impl Driver {
         if let Some((launch, flight, random)) = launch {
             renewal::launch(self, launch, flight, random, start);
         }
-        // Last: also if that panics, everything else is done.
+        // Last, so that everything else is done even if a `Drop` panics.
         drop(spent);
     }
 
@@ -141,7 +142,7 @@ impl Driver {
         let version = self.source.credentials_version();
         let mut core = lock(&self.core);
         if version != refused {
-            // Ends that failure, not one that has come meanwhile.
+            // Ends this failure, and not a newer one.
             let effects = core.state.on(Event::CredentialsVersion { failure, version }, now);
             if effects.epoch_changed {
                 self.next_epoch();
@@ -150,13 +151,13 @@ impl Driver {
         core
     }
 
-    /// Returns a token, or what to wait for, and the epoch in which the answer was right.
+    /// Returns a token or the renewal to wait for, and the epoch in which the answer was given.
     pub(crate) fn acquire(self: &Arc<Self>, now: Now) -> (Answer, u64) {
         self.acquire_and(now, Start::OnTask)
     }
 
-    /// Returns the same as [`acquire`](Self::acquire). `start` is for a renewal that the caller
-    /// waits for.
+    /// Returns the same as [`acquire`](Self::acquire), but starts a renewal that the caller waits
+    /// for in the way that `start` says.
     pub(crate) fn acquire_and(self: &Arc<Self>, now: Now, start: Start) -> (Answer, u64) {
         let mut core = self.locked(now);
         let (answer, after) = self.step(&mut core, Event::Acquire, None, now);
@@ -166,14 +167,14 @@ impl Driver {
         };
         let epoch = self.epoch();
         drop(core);
-        // A caller that has a token is not held up by the source.
+        // A caller that has a token does not wait for the source.
         let start = if matches!(answer, Answer::Wait(_)) { start } else { Start::OnTask };
         self.carry_out_and(after, start);
         self.revive_timer();
         (answer, epoch)
     }
 
-    /// Takes note of a response that rejects a token, and returns what to do with the request.
+    /// Records a response that rejects a token, and returns how to handle the request.
     pub(crate) fn reject(self: &Arc<Self>, rejected: Rejected, now: Now) -> RejectAction {
         let mut core = self.locked(now);
         let (answer, after) = self.step(&mut core, Event::Rejected(rejected), None, now);
@@ -192,7 +193,7 @@ impl Driver {
         telemetry::stands(generation, why, is_new);
     }
 
-    /// The renewal that a rejected `call` waited for has ended: returns what to do now.
+    /// Returns how to handle a rejected `call` after the renewal that it waited for has ended.
     pub(crate) fn replace(
         self: &Arc<Self>,
         call: Call,
@@ -213,10 +214,10 @@ impl Driver {
         core.state.untried(call, now).and_then(|which| core.kept(which)).cloned()
     }
 
-    /// Takes note of a response that accepts a token on probation.
+    /// Records a response that accepts a token on probation.
     #[cold]
     pub(crate) fn accept(self: &Arc<Self>, generation: u64, sending: Sending) {
-        // All who waited for one token report it: the first of them is enough.
+        // Every waiter of one renewal reports the acceptance: the first report is enough.
         if sending == Sending::First && self.knows_acceptance.load(Ordering::Acquire) {
             return;
         }
@@ -227,8 +228,8 @@ impl Driver {
         self.carry_out(after);
     }
 
-    /// Reserves budget for another attempt of the renewal `flight`, and returns the time of it.
-    /// `is_resend`: in place of one that was lost with its connection.
+    /// Reserves budget for another attempt of the renewal `flight`, and returns the time of the
+    /// reservation. With `is_resend`, the attempt replaces one that was lost with its connection.
     pub(crate) fn attempt_starts(
         &self,
         flight: FlightId,
@@ -242,20 +243,20 @@ impl Driver {
         }
     }
 
-    /// Takes note of an attempt that failed. `is_free`: no token can have been issued to it.
+    /// Records an attempt that failed. `is_free` means that the server cannot have issued a token.
     pub(crate) fn attempt_failed(&self, reserved: Duration, is_free: bool) {
         let now = self.clock.now();
         lock(&self.core).state.on(Event::AttemptFailed { reserved, is_free }, now);
     }
 
-    /// The renewal has ended: publishes what it brought and completes its flight.
+    /// Publishes the result of a renewal that has ended, and completes its flight.
     pub(crate) fn finish(self: &Arc<Self>, id: FlightId, flight: &Flight, mut end: End) -> Outcome {
         end.result = end.result.map_err(|error| self.of_client(error));
         let now = self.clock.now();
         let is_interrupted = end.is_interrupted;
         let mut core = lock(&self.core);
         let (event, response, failed) = core.landed(id, end);
-        // The texts of tokens that are not kept go to their waiters alone.
+        // A token that is not kept is passed to the waiters only.
         let copy = response.clone();
         let (answer, mut after) = self.step(&mut core, event, response, now);
         let outcome = core.outcome(answer, copy, failed, &mut after, now);
@@ -263,7 +264,7 @@ impl Driver {
         let epoch = self.epoch();
         let has_token = core.state.usable(now).is_some();
         drop(core);
-        // One that was given up leaves the timer to its successor.
+        // A renewal that was given up leaves the timer to its successor.
         if self.settings.keep_warm && is_current {
             keep_warm::start(self, &outcome);
         }
@@ -292,7 +293,7 @@ impl Driver {
         if matches!(answer, state::Answer::Wait { .. }) { Renewing::Yes } else { Renewing::No }
     }
 
-    /// Returns the newest token, whether or not it may still go out.
+    /// Returns the newest token, whether or not it is usable.
     pub(crate) fn current(&self) -> Option<Arc<IssuedToken>> {
         lock(&self.core).newest.clone()
     }
@@ -303,18 +304,18 @@ impl Driver {
         [Which::Newest, Which::Former].map(|which| core.kept(which).cloned())
     }
 
-    /// Returns the token that may go out at `now`.
+    /// Returns the token that is usable at `now`.
     pub(crate) fn usable(&self, now: Now) -> Option<Arc<IssuedToken>> {
         let core = lock(&self.core);
         core.state.usable(now).and_then(|which| core.kept(which)).cloned()
     }
 
-    /// Returns `true` if the token may go out now.
+    /// Returns `true` if the token is usable now.
     pub(crate) fn may_go_out(&self, snapshot: &IssuedToken) -> bool {
         snapshot.is_usable(self.clock.upper_bound()) || snapshot.is_usable(self.clock.now())
     }
 
-    /// Returns `true` if the token is known to be rejected, or is kept no more.
+    /// Returns `true` if the token is known to be rejected, or is no longer kept.
     pub(crate) fn is_rejected(&self, snapshot: &IssuedToken) -> bool {
         lock(&self.core).state.is_rejected(snapshot.generation)
     }
@@ -362,7 +363,8 @@ impl Driver {
         }
     }
 
-    /// The timer's runtime is gone: the next caller starts another on its own.
+    /// Records that the timer's runtime has shut down: the next caller starts another timer on its
+    /// own.
     pub(crate) fn timer_is_lost(&self) {
         let core = lock(&self.core);
         self.next_epoch();

@@ -24,9 +24,9 @@ use crate::{
 pub(crate) type Outcome = Result<Arc<IssuedToken>, TokenError>;
 
 pub(crate) struct Flight {
-    /// Set before anyone is woken: thousands may then read it at once.
+    /// Set before the first wake-up, so that many waiters can read it at the same time.
     completion: Once<Completion>,
-    /// Until it is complete.
+    /// `None` once the flight is complete.
     waiters: Mutex<Option<Waiters>>,
 }
 
@@ -34,14 +34,14 @@ pub(crate) struct Flight {
 #[derive(Clone, Debug)]
 pub(crate) struct Completion {
     pub(crate) outcome: Outcome,
-    /// The epoch in which this outcome is all there is: there is no other usable token.
+    /// The epoch in which there is no other usable token.
     pub(crate) no_token_in_epoch: Option<u64>,
-    /// It ended early, for a reason that says nothing about the source: another may be launched at
-    /// once.
+    /// Whether the renewal ended early for a reason that says nothing about the source. Another may
+    /// be launched immediately.
     pub(crate) is_interrupted: bool,
 }
 
-/// Wakers by place. The place of a waiter that was dropped is used again.
+/// Wakers by place. The place of a dropped waiter is reused.
 #[derive(Default)]
 struct Waiters {
     places: Vec<Option<Waker>>,
@@ -57,14 +57,14 @@ impl Flight {
     pub(crate) fn complete(&self, completion: Completion) {
         let mut waiters = lock(&self.waiters);
         let Some(woken) = waiters.take() else { return };
-        // Under the lock: a waiter that finds no list of waiters must find the outcome.
+        // Under the lock: a waiter that finds no list of waiters must find the outcome instead.
         self.completion.set(completion);
         drop(waiters);
         // Outside the lock: a waker may run its task, and the task may ask for the outcome.
         wake_all(woken.places.into_iter().flatten());
     }
 
-    /// Returns a future of the outcome.
+    /// Returns a future that resolves to the completion.
     pub(crate) fn join(self: &Arc<Self>) -> Waiter {
         Waiter { flight: Arc::clone(self), place: None }
     }
@@ -81,11 +81,11 @@ impl fmt::Debug for Flight {
 fn wake_all(wakers: impl Iterator<Item = Waker>) {
     let mut panicked = None;
     for waker in wakers {
-        // A waker that panics leaves nothing behind that this crate looks at.
+        // A waker that panics leaves no state behind that this crate reads.
         let woken = panic::catch_unwind(AssertUnwindSafe(|| waker.wake()));
         panicked = panicked.or(woken.err());
     }
-    // A second panic at once would end the process.
+    // A second panic during unwinding would abort the process.
     if let Some(panic) = panicked.filter(|_| !thread::panicking()) {
         panic::resume_unwind(panic);
     }
@@ -111,7 +111,7 @@ impl Future for Waiter {
         let Some(waiters) = &mut *guard else {
             drop(guard);
             this.place = None;
-            // Completion in between.
+            // The flight was completed in between.
             return this.flight.completion.get().map_or(Poll::Pending, Poll::Ready);
         };
         let place = *this.place.get_or_insert_with(|| {

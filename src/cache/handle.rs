@@ -1,4 +1,4 @@
-//! [`TokenCache`]: one token, shared; the handle that users and the layer hold.
+//! [`TokenCache`]: one shared token; the handle that users and the layer hold.
 //!
 //! The public handle and its cached copy of the token. All decisions are made in `state`.
 
@@ -23,10 +23,10 @@ use super::{
 use crate::policy::challenge::Evidence;
 use crate::{error::TokenError, token::issued::AccessToken, token::source::TokenSource};
 
-/// One access token, fetched from a [`TokenSource`] when it is needed, renewed before it expires,
-/// shared by all clones.
+/// One access token, which is fetched from a [`TokenSource`] when it is needed, renewed before it
+/// expires, and shared by all clones.
 ///
-/// The layer is built on it, and it can be used without the layer:
+/// The layer is built on this type, and you can use it without the layer:
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -43,23 +43,23 @@ use crate::{error::TokenError, token::issued::AccessToken, token::source::TokenS
 ///
 /// # Renewal
 ///
-/// There is never more than one renewal at a time, however many callers. It runs on a Tokio task
-/// of its own, which no caller can cancel, and ends at its own deadline (30 s). Only its first poll
-/// may happen within the poll of a future that waits for it: a source that answers at once needs no
-/// task. It is set off by
-/// calls, so an idle cache asks for nothing. Creating a cache does no I/O and needs no runtime.
+/// At most one renewal is in flight, however many callers wait for it. It runs on a Tokio task of
+/// its own, which no caller can cancel, and ends at its own deadline (30 s by default). Only its
+/// first poll may happen within the poll of a future that waits for it, since a source that is
+/// ready immediately needs no task. Calls start renewals, so an idle cache requests nothing.
+/// Creating a cache does no I/O and needs no runtime.
 ///
-/// On a runtime that lives but that nobody drives, no deadline is kept: a renewal there is given up
-/// by the first call that comes 5 s past it, and until then whoever waits for it waits on.
+/// On a runtime that is alive but not driven, no deadline is kept. A renewal there is given up by
+/// the first call that comes 5 s past its deadline; until then, its waiters keep waiting.
 ///
-/// When the last clone is dropped, so is the renewal.
+/// Dropping the last clone cancels the renewal.
 pub struct TokenCache {
     driver: Arc<Driver>,
     cached: Cached<Option<AccessToken>>,
 }
 
 impl TokenCache {
-    /// A cache of what `source` fetches, with the default settings. No I/O is done.
+    /// Creates a cache of the token that `source` fetches, with the default settings. Does no I/O.
     ///
     /// [`Builder`](crate::Builder) makes caches with other settings.
     pub fn new(source: impl TokenSource) -> Self {
@@ -78,10 +78,11 @@ impl TokenCache {
         &self.driver
     }
 
-    /// The token that is at hand, if it may still go out. Starts nothing and waits for nothing.
+    /// Returns the cached token if it is usable. Starts no renewal and does not wait.
     ///
-    /// Takes `&mut self` because every handle keeps a copy of its own: as long as it is current,
-    /// this touches nothing that other threads write to. Clone the cache to get another handle.
+    /// Takes `&mut self` because every handle keeps its own copy of the token: as long as the copy
+    /// is current, this method touches no memory that other threads write to. Clone the cache to
+    /// get another handle.
     #[inline]
     pub fn peek(&mut self) -> Option<&AccessToken> {
         if !self.cached.is_current_fast(&self.driver) {
@@ -107,28 +108,31 @@ impl TokenCache {
         };
     }
 
-    /// A token that may go out: the one at hand, or else the one that the renewal brings.
+    /// Returns a usable token: the cached one, or else the one that the renewal fetches.
     ///
-    /// A token that nears its end is returned at once, and a renewal started in the background.
+    /// A token that is close to its expiry is returned immediately, and a renewal is started in the
+    /// background.
     ///
     /// # Errors
     ///
-    /// When there is no usable token, and the renewal failed or is not tried again yet (see
-    /// [`TokenError::retry_at`]).
+    /// Returns an error if there is no usable token, and the renewal failed or is not tried again
+    /// yet (see [`TokenError::retry_at`]).
     pub fn token(&self) -> Token {
         Token { driver: Arc::clone(&self.driver), acquiring: Acquiring::new() }
     }
 
-    /// What [`token`](Self::token) has to say at once: for callers that cannot wait. It starts a
-    /// renewal where `token` would, and `None` is that there is no token yet.
+    /// Returns the token without waiting, for callers that cannot await. Starts a renewal where
+    /// [`token`](Self::token) would. `None` means that there is no token yet.
     ///
-    /// A token that nears its end is returned as long as it may go out. One of no lifetime
-    /// (`expires_in: 0`) is for those who wait for it: here it never comes, and each call starts a
-    /// renewal in vain. With such a source, use [`token`](Self::token).
+    /// A token that is close to its expiry is returned as long as it is usable. A token with a
+    /// lifetime of zero (`expires_in: 0`) serves only the callers that wait for it: this method
+    /// never returns it, and each call starts another renewal. With such a source, use
+    /// [`token`](Self::token).
     ///
     /// # Errors
     ///
-    /// When there is no usable token, and none is asked for yet because the last renewal failed.
+    /// Returns an error if there is no usable token, and none is requested yet because the last
+    /// renewal failed.
     pub fn try_token(&mut self) -> Result<Option<AccessToken>, TokenError> {
         let mut cx = Context::from_waker(Waker::noop());
         match Acquiring::on_task().poll(&self.driver, &mut cx) {
@@ -137,32 +141,32 @@ impl TokenCache {
         }
     }
 
-    /// An API rejected `token`, which a request carried. The future is of the token to send that
-    /// request again with, once; a renewal that this sets off goes on also without it.
+    /// Reports that an API rejected `token`, and resolves to the token to send the request again
+    /// with, once. Dropping the future does not cancel a renewal that it started.
     ///
-    /// If `token` is not the current one any more, the current one is the answer (or its successor,
-    /// while a rejection of that one has it renewed). If it is, a renewal is forced, unless renewals
-    /// have been of no use lately: an API that rejects everything must not turn into a stream of
-    /// token requests. Tell with
-    /// [`accepted`](Self::accepted) and [`rejected_again`](Self::rejected_again) how the second
-    /// request went.
+    /// If `token` is no longer the current one, the result is the current one (or its successor, if
+    /// a rejection of the current one is already forcing a renewal). Otherwise a renewal is forced,
+    /// unless recent forced renewals were ineffective: an API that rejects everything must not
+    /// cause a stream of token requests. Report how the second request went with
+    /// [`accepted`](Self::accepted) or [`rejected_again`](Self::rejected_again).
     ///
-    /// To be called in a Tokio runtime: the renewal is started at once.
+    /// Call this method within a Tokio runtime: the renewal is started immediately.
     ///
     /// # Errors
     ///
-    /// [`NotReplaced`](crate::NotReplaced), with the reason.
+    /// Resolves to [`NotReplaced`](crate::NotReplaced), with the reason, if there is no other
+    /// token.
     #[allow(clippy::must_use_candidate, reason = "a rejection counts without its replacement")]
     pub fn rejected(&self, token: &AccessToken) -> Replacement {
         self.replace(token, Call::default())
     }
 
     /// Reports that an API rejected a request with this `Authorization` header, for clients whose
-    /// hooks see the request that was sent and not the token. The next
-    /// [`token`](Self::token) is a newer one, where [`rejected`](Self::rejected) would renew it.
+    /// hooks see the request that was sent and not the token. The next [`token`](Self::token) is a
+    /// newer one wherever [`rejected`](Self::rejected) would renew it.
     ///
-    /// Nothing happens if the header is not that of the current token: it has been replaced already,
-    /// or is not of this cache. To be called in a Tokio runtime.
+    /// Does nothing if the header is not the one of the current token: that token has been replaced
+    /// already, or belongs to another cache. Call this method within a Tokio runtime.
     pub fn rejected_header(&self, authorization: &HeaderValue) {
         let kept = self.driver.kept().into_iter().flatten().map(AccessToken::new);
         for token in kept.filter(|token| token.header() == authorization) {
@@ -170,14 +174,14 @@ impl TokenCache {
         }
     }
 
-    /// An API rejected `token`, too, which came from [`rejected`](Self::rejected). Waits for
-    /// nothing: the rejection stands.
+    /// Reports that an API also rejected `token`, which came from [`rejected`](Self::rejected).
+    /// Does not wait, since the response to the second request is final.
     pub fn rejected_again(&self, token: &AccessToken) {
         drop(self.replace(token, Call::of_replay(token.snapshot())));
     }
 
-    /// An API accepted `token`, which came from [`rejected`](Self::rejected): the renewal was a
-    /// cure, and the next rejection is news.
+    /// Reports that an API accepted `token`, which came from [`rejected`](Self::rejected): the
+    /// forced renewal was effective, and the next rejection may force another.
     pub fn accepted(&self, token: &AccessToken) {
         self.driver.accept(token.snapshot().generation, Sending::Replay);
     }
@@ -192,14 +196,14 @@ impl TokenCache {
         Replacement::new(&self.driver, action, call, evidence)
     }
 
-    /// How many tokens have been issued to this cache. Counts answers that were a success and yet
-    /// of no use, too: the server will have counted them.
+    /// Returns the number of tokens that were issued to this cache. Includes responses that were a
+    /// success but could not be used, since the server will have counted them.
     #[must_use]
     pub fn issued(&self) -> u64 {
         self.driver.issued()
     }
 
-    /// Why the last renewal failed, if it did.
+    /// Returns the error of the last renewal, if it failed.
     #[must_use]
     pub fn last_error(&self) -> Option<TokenError> {
         self.driver.last_error()

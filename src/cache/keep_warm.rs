@@ -1,5 +1,5 @@
-//! The timer of a cache that is kept warm. It sets off one renewal and ends; the end of that
-//! renewal starts the next timer.
+//! The timer of a cache that is kept warm. It starts one renewal and ends; the end of that renewal
+//! starts the next timer.
 
 use std::{
     sync::{Arc, Weak},
@@ -13,17 +13,17 @@ use super::{
     flight::Outcome,
 };
 
-/// The longest sleep of the timer: after each it looks at both clocks.
+/// The longest sleep of the timer, which checks both clocks after each one.
 const MAX_TIMER_SLEEP: Duration = Duration::from_secs(30);
 
 /// The shortest pause of the timer between two renewals: a source that panics every time, or tokens
 /// that live for milliseconds, must not keep it spinning.
 const MIN_TIMER_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Renews without a request to set it off, from now on. The last renewal ended with `outcome`.
+/// Starts the timer, after a renewal that ended with `outcome`.
 pub(crate) fn start(driver: &Arc<Driver>, outcome: &Outcome) {
-    // A failure that is not remembered leaves nothing to wait for: without a pause, a source that
-    // is interrupted each time would be asked again and again.
+    // A failure that is not remembered sets no time for the next attempt. Without a pause, a source
+    // that is interrupted each time would be called in a loop.
     let pause = match outcome {
         Err(error) if error.retry_at().is_none() => MAX_TIMER_SLEEP,
         _ => MIN_TIMER_INTERVAL,
@@ -51,7 +51,7 @@ fn run(driver: &Arc<Driver>, pause: Duration) {
                 if let Renewing::Yes = driver.renew_in_background(now) {
                     break;
                 }
-                // The budget or a refusal of the credentials holds it back.
+                // The budget or a remembered failure delays it.
                 sleep = MAX_TIMER_SLEEP;
             }
             drop(driver);

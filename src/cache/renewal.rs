@@ -1,6 +1,6 @@
-//! The renewal itself: it asks the source, again where that helps, and ends at its deadline. It runs
-//! on a task of its own, unless its first poll in place ends it. No caller can cancel it; a panic, an
-//! abort or the end of its runtime completes its flight, too.
+//! The renewal: it asks the source, retries where that helps, and ends at its deadline. It runs on
+//! its own task, unless its first poll completes it. No caller can cancel it. Its flight is also
+//! completed by a panic, an abort or the shutdown of its runtime.
 
 use std::{
     future::{Future, poll_fn},
@@ -42,16 +42,16 @@ pub(crate) fn in_runtime() -> bool {
 /// The way in which a renewal starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// On a task of its own, which asks the source.
+    /// The source is asked on a task.
     OnTask,
-    /// The source is asked in place, and polled once: a source that answers at once needs no task.
-    /// Otherwise the renewal goes on on a task. For callers that are being polled, and that wait for
-    /// the renewal.
+    /// The source is asked and polled once in place, since a source that is ready immediately needs
+    /// no task. Otherwise the renewal continues on a task. For callers that are being polled and
+    /// wait for the renewal.
     InPlace,
 }
 
-/// Runs the renewal, on a task of its own unless it ends in place. Not under a lock: the source may
-/// ask the cache, and a runtime that is shutting down drops the task immediately.
+/// Runs the renewal, on its own task unless it ends in place. Must not be called under a lock: the
+/// source may call into the cache, and a runtime that is shutting down drops the task immediately.
 pub(crate) fn launch(
     driver: &Arc<Driver>,
     launch: Launch,
@@ -116,10 +116,10 @@ fn run(driver: &Arc<Driver>, guard: RenewalGuard, random: Random, start: Start) 
     driver.renewal_runs(flight, task.abort_handle());
 }
 
-/// Polls `renewal` once, and returns it unless that was its end.
+/// Polls `renewal` once, and returns it unless it has ended.
 ///
-/// The waker wakes nobody: the task polls the renewal again in any case. A panic is caught, as Tokio
-/// catches that of a task; `renewal` then drops its guard, which completes the flight.
+/// The waker does nothing, because the task polls the renewal again in any case. A panic is caught,
+/// as Tokio does for a task; `renewal` then drops its guard, which completes the flight.
 fn poll_in_place<F: Future<Output = ()>>(renewal: F) -> Option<Pin<Box<F>>> {
     let mut renewal = Box::pin(renewal);
     let mut cx = Context::from_waker(Waker::noop());
@@ -136,28 +136,28 @@ struct Timeouts {
     renewal: Duration,
 }
 
-/// Completes the flight: also when its task panics, is aborted, or loses its runtime.
+/// Guard that completes the flight even if its task panics, is aborted, or loses its runtime.
 #[derive(Debug)]
 pub(crate) struct RenewalGuard {
-    /// Weak: a renewal keeps no cache alive.
+    /// Weak, so that a renewal does not keep its cache alive.
     driver: Weak<Driver>,
     launch: Launch,
     flight: Arc<Flight>,
     version: u64,
     counts: AttemptCounts,
     has_ended: bool,
-    /// The source's code is running: a panic is its own.
+    /// Whether the source's code is running, so that a panic is the source's.
     in_source: bool,
     since: Now,
     span: telemetry::RenewalSpan,
 }
 
-/// The numbers of a renewal, however it ends.
+/// The counters of a renewal.
 #[derive(Clone, Copy, Debug, Default)]
 struct AttemptCounts {
-    /// How often the source was asked.
+    /// The number of attempts.
     attempts: u32,
-    /// Tokens that were issued and are of no use.
+    /// The number of issued tokens that could not be used.
     wasted: u32,
 }
 
@@ -169,7 +169,7 @@ impl RenewalGuard {
         random: Random,
         timeouts: Timeouts,
     ) {
-        // Before the first attempt: a change during it must be noticed.
+        // Read before the first attempt, so that a change during the attempt is noticed.
         self.in_source = true;
         self.version = source.credentials_version();
         self.in_source = false;
@@ -209,14 +209,14 @@ impl RenewalGuard {
         }
     }
 
-    /// Asks `source` until it answers, gives a reason to stop, or time is up. With a token comes the
-    /// moment before it was asked for.
+    /// Asks `source` until it returns a token or a final error, or time is up. A token comes with
+    /// the time just before it was requested.
     ///
-    /// An attempt that is slow is joined by another, and not given up: the answer that arrives first
-    /// counts. So a connection that is dead is left behind after one attempt's timeout, and a server
-    /// that takes longer than that still serves. A request that was lost with a connection from
-    /// before is sent once more at once, without a wait and without another number: it is counted by
-    /// the issuance budget, for nobody can tell that the server has not read it.
+    /// A slow attempt is joined by another and not cut off; the first result counts. So a dead
+    /// connection delays the renewal by one attempt's timeout, and a server that takes longer than
+    /// that still serves. A request that was lost with a reused connection is sent again
+    /// immediately, as part of the same attempt. The issuance budget counts it, because the server
+    /// may have read the lost one.
     async fn renew(
         &mut self,
         source: &dyn TokenSource,
@@ -262,7 +262,7 @@ impl RenewalGuard {
                     Step::Late => {
                         let error = timed_out(timeouts.renewal);
                         return Err(match last {
-                            // When to come back is worth more to the caller.
+                            // The server's own delay is more useful to the caller.
                             Some(last) if last.retry_after().is_some() => last,
                             Some(last) => error.with_source(last),
                             None => error,
@@ -303,19 +303,19 @@ impl RenewalGuard {
                     retry = Some(attempt.numbered(number).after(&error));
                     timer = Some(Box::pin(time::sleep(delay)));
                 }
-                // Others in flight may do better: this one says nothing about them.
+                // Other attempts are in flight, and this failure says nothing about them.
                 _ if !asked.is_empty() && error.class() == ErrorClass::Transient => {
                     (retry, timer) = (None, None);
                 }
-                // The server's word ends the renewal, however many attempts are still in flight; so
-                // does a wait that does not fit.
+                // A response of the server ends the renewal, however many attempts are still in
+                // flight. So does a wait that does not fit.
                 _ => return Err(error),
             }
             last = Some(error);
         }
     }
 
-    /// Reserves budget for an attempt after the first, or for another request of one.
+    /// Reserves budget for an attempt after the first, or for a request that is sent again.
     fn reserve(&self, is_resend: bool) -> Result<Duration, TokenError> {
         match self.driver.upgrade() {
             Some(driver) => driver.attempt_starts(self.launch.flight, is_resend),
@@ -336,7 +336,8 @@ impl Drop for RenewalGuard {
             let error = interrupted(
                 "the renewal was cut short: its task panicked or was aborted, or its runtime was shut down",
             );
-            // A source that panics is a failure; anything else says nothing about the source.
+            // A panic of the source is a failure of the source; any other end says nothing about
+            // it.
             let is_interrupted = !self.in_source;
             self.end(Err(error), is_interrupted);
         }
@@ -346,9 +347,9 @@ impl Drop for RenewalGuard {
 /// An attempt in flight.
 struct Asked<'a> {
     attempt: Attempt,
-    /// The time at which budget was reserved for it.
+    /// The time at which budget was reserved for the attempt.
     reserved: Duration,
-    /// The moment before the source was asked.
+    /// The time just before the source was asked.
     t0: Now,
     future: BoxFuture<'a, Result<TokenResponse, TokenError>>,
 }
@@ -361,17 +362,17 @@ struct Answered {
     answer: Result<TokenResponse, TokenError>,
 }
 
-/// The next thing that happens in a renewal.
+/// The next event in a renewal.
 enum Step {
     Answered(Answered),
-    /// The timer has run out: another attempt is due.
+    /// The timer has fired: another attempt is due.
     Due,
     /// The renewal's time is up.
     Late,
 }
 
-/// Waits for the next thing that happens. Answers come first: after a freeze of the process all
-/// timers are due, and an answer that has arrived still counts.
+/// Waits for the next event. Results come first: after the process was frozen, all timers are due,
+/// and a result that has arrived still counts.
 async fn step(
     asked: &mut Vec<Asked<'_>>,
     timer: &mut Option<Pin<Box<Sleep>>>,
@@ -381,7 +382,7 @@ async fn step(
     poll_fn(|cx: &mut Context<'_>| {
         for index in 0..asked.len() {
             let Some(one) = asked.get_mut(index) else { break };
-            // Left as it is if the source panics.
+            // Remains set if the source panics.
             *in_source = true;
             let polled = one.future.as_mut().poll(cx);
             *in_source = false;
@@ -402,25 +403,27 @@ async fn step(
     .await
 }
 
-/// A wait of `delay` from `now` ends before the renewal's deadline.
+/// Returns `true` if a wait of `delay` from `now` ends before the renewal's deadline.
 fn fits(delay: Duration, start: Now, now: Now, limit: Duration) -> bool {
     now.mono.saturating_sub(start.mono).saturating_add(delay) < limit
 }
 
-/// Nobody could use it; whoever waits would ask for the next one, and so on. (A host that was
-/// suspended meanwhile gets another at the next attempt.)
+/// Returns `true` if the token has expired on arrival. No waiter could use it, and each would
+/// request the next one. (A host that was suspended meanwhile gets another at the next attempt.)
 fn has_expired(response: &TokenResponse, age: Duration) -> bool {
     matches!(response.lifetime(), Lifetime::Of(lifetime) if !lifetime.is_zero() && lifetime <= age)
 }
 
-/// The answer was a success that could not be understood: the server will have counted it.
+/// Returns `true` if the response was a success that could not be understood: the server will have
+/// counted it.
 fn was_issued(error: &TokenError) -> bool {
     error.class() == ErrorClass::Malformed
         && error.status().is_some_and(|status| status.is_success())
 }
 
-/// The server may have issued a token, although none arrived: it answered with a success or broke
-/// while it worked on the request, or the connection broke after the request was sent.
+/// Returns `true` if the server may have issued a token although none arrived: it responded with a
+/// success or failed while it processed the request, or the connection broke after the request was
+/// sent.
 fn may_have_issued(error: &TokenError) -> bool {
     error.may_have_issued()
         || error
@@ -428,7 +431,7 @@ fn may_have_issued(error: &TokenError) -> bool {
             .is_some_and(|status| status.is_success() || matches!(status.as_u16(), 500 | 502 | 504))
 }
 
-/// The source had no other credentials to try: the server's word on them stands.
+/// Returns the error of a source that had no other credentials to try: the earlier refusal, if any.
 fn same_credentials(former: Option<TokenError>, error: TokenError) -> TokenError {
     match former {
         Some(former)

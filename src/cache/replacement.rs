@@ -1,5 +1,5 @@
-//! [`Replacement`]: what comes in the place of a rejected token; and [`NotReplaced`], why nothing
-//! does.
+//! [`Replacement`], the token that replaces a rejected one; and [`NotReplaced`], the reason why
+//! there is none.
 
 use std::{
     fmt,
@@ -22,7 +22,8 @@ use crate::{
     token::issued::AccessToken,
 };
 
-/// The future of [`TokenCache::rejected`](crate::TokenCache::rejected). Dropping it stops nothing.
+/// The future of [`TokenCache::rejected`](crate::TokenCache::rejected). Dropping it does not cancel
+/// the renewal.
 ///
 /// Polled again after its end, it returns an error of the class
 /// [`Interrupted`](ErrorClass::Interrupted).
@@ -33,13 +34,13 @@ pub struct Replacement {
 
 #[derive(Debug)]
 enum Replaced {
-    /// `None`: the result has been handed out.
+    /// `None` once the result has been returned.
     Ready(Option<Result<AccessToken, NotReplaced>>),
     Waiting(Replacing),
 }
 
 impl Replacement {
-    /// Returns what `action` comes to, for a `call` that was rejected.
+    /// Returns the future that carries out `action` for a `call` that was rejected.
     pub(crate) fn new(
         driver: &Arc<Driver>,
         action: RejectAction,
@@ -74,13 +75,14 @@ impl Future for Replacement {
     }
 }
 
-/// Returns the error of a future that is polled after its end: a `Pending` would hang its caller.
+/// Returns the error of a future that is polled after completion: a `Pending` would hang its
+/// caller.
 fn polled_again() -> NotReplaced {
     const AGAIN: &str = "the future of a replacement was polled after it had ended";
     NotReplaced::new(Reason::Failed(TokenError::new(ErrorClass::Interrupted, AGAIN)))
 }
 
-/// Why a rejected token was not replaced, and the response that rejected it stands.
+/// The reason why a rejected token was not replaced, so that the rejecting response is final.
 ///
 /// The layer puts it into the extensions of the 401 that it returns.
 ///
@@ -112,7 +114,7 @@ impl NotReplaced {
         Self { why: Why::NotReplayable }
     }
 
-    /// The failure of the renewal, if it failed.
+    /// Returns the error of the renewal, if it failed.
     #[must_use]
     pub fn error(&self) -> Option<&TokenError> {
         match &self.why {
@@ -121,21 +123,21 @@ impl NotReplaced {
         }
     }
 
-    /// The request could not be sent again: its body was not kept, or it has been redirected and
-    /// may have had its effect. The token has been rejected all the same, and the next call will
-    /// have a newer one.
+    /// Returns `true` if the request could not be sent again: its body was not kept, or it was
+    /// redirected and may have taken effect. The rejection still counts, and the next call gets a
+    /// newer token where one can be fetched.
     #[must_use]
     pub fn is_not_replayable(&self) -> bool {
         matches!(self.why, Why::NotReplayable)
     }
 
-    /// Renewals were of no use lately, so none was forced.
+    /// Returns `true` if no renewal was forced because recent ones were ineffective.
     #[must_use]
     pub fn is_cooling_down(&self) -> bool {
         matches!(self.why, Why::Stands(Reason::Cooldown { .. }))
     }
 
-    /// When a newer token will be asked for again, if that is known.
+    /// Returns the time at which a newer token is requested again, if it is known.
     #[must_use]
     pub fn retry_at(&self) -> Option<SystemTime> {
         match &self.why {
@@ -145,8 +147,8 @@ impl NotReplaced {
         }
     }
 
-    /// The request was sent again with a newer token, and that was rejected as well; or the
-    /// server had no other token to give.
+    /// Returns `true` if the request was sent again with a newer token and rejected as well, or if
+    /// the server issued no other token.
     #[must_use]
     pub fn is_futile(&self) -> bool {
         matches!(self.why, Why::Stands(Reason::ReplayRejected | Reason::SameToken))
@@ -173,7 +175,7 @@ impl fmt::Display for NotReplaced {
 
 impl std::error::Error for NotReplaced {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        // The error's own words are in ours.
+        // This error's text includes that of the token error, so the source is the next one.
         self.error().and_then(std::error::Error::source)
     }
 }

@@ -16,15 +16,15 @@ pub(crate) struct Settings {
     pub(crate) clock: Clock,
     pub(crate) lifetimes: LifetimeLimits,
     pub(crate) budget: Option<(u32, Duration)>,
-    /// A timer renews the token as well, once there has been one. Without it an idle client uses up
-    /// no quota.
+    /// Whether a timer also renews the token, once there has been one. Without it, an idle client
+    /// uses no quota.
     pub(crate) keep_warm: bool,
     pub(crate) seed: Option<u64>,
     /// The token to start with.
     pub(crate) initial_token: Option<TokenResponse>,
-    /// For one attempt of a renewal.
+    /// The timeout of one attempt of a renewal, after which another joins it.
     pub(crate) attempt_timeout: Duration,
-    /// For a renewal in all.
+    /// The deadline of a whole renewal.
     pub(crate) renewal_timeout: Duration,
     /// The name of the client, for errors of sources that do not give it.
     pub(crate) client: Option<Arc<str>>,

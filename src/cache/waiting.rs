@@ -1,5 +1,6 @@
-//! The futures of callers that wait for a renewal: [`Acquiring`] for a token, [`Replacing`] for
-//! another than the rejected one. They only observe: none of them can cancel or restart a renewal.
+//! The futures of callers that wait for a renewal: [`Acquiring`] for a token, [`Replacing`] for a
+//! replacement of the rejected one. They only observe: none of them can cancel or restart a
+//! renewal.
 
 use std::{
     future::Future,
@@ -20,13 +21,13 @@ use super::{
 };
 use crate::{error::TokenError, policy::challenge::Evidence, timer, token::issued::IssuedToken};
 
-/// Waits until there is a token that may go out.
+/// A wait for a usable token.
 #[derive(Debug)]
 pub(crate) struct Acquiring {
     waiter: Option<Waiter>,
-    /// Runs out when a caller with a usable token has waited long enough.
+    /// The timer that ends the wait of a caller with a usable token.
     timer: Option<Pin<Box<Sleep>>>,
-    /// A renewal that was cut short is replaced once.
+    /// Whether an interrupted renewal has been launched once more.
     has_relaunched: bool,
     start: Start,
 }
@@ -63,7 +64,7 @@ impl Acquiring {
     ) -> Poll<Result<Arc<IssuedToken>, TokenError>> {
         loop {
             let Some(waiter) = &mut self.waiter else {
-                // Once: were every token of no use at once, this would go on without end.
+                // Only once: if no token were usable on arrival, this loop would not end.
                 let start = mem::replace(&mut self.start, Start::OnTask);
                 match driver.acquire_and(driver.clock.now(), start).0 {
                     Answer::Use(Granted { snapshot, .. }) => return Poll::Ready(Ok(snapshot)),
@@ -77,7 +78,7 @@ impl Acquiring {
                 Poll::Pending => {
                     let Some(timer) = &mut self.timer else { return Poll::Pending };
                     ready!(timer.as_mut().poll(cx));
-                    // The state is asked again: it knows that the time is over.
+                    // Ask the state again, which knows that the time is over.
                     (self.waiter, self.timer) = (None, None);
                     continue;
                 }
@@ -86,7 +87,7 @@ impl Acquiring {
             let Completion { outcome, no_token_in_epoch, is_interrupted } = completion;
             match outcome {
                 Ok(snapshot) if driver.may_go_out(&snapshot) => return Poll::Ready(Ok(snapshot)),
-                // Polled long after the renewal ended, the token may have expired.
+                // If the future is polled long after the renewal ended, the token may have expired.
                 Ok(_) => {}
                 Err(_) if is_interrupted && !self.has_relaunched && in_runtime() => {
                     self.has_relaunched = true;
@@ -102,10 +103,10 @@ impl Acquiring {
     }
 }
 
-/// Waits for a token to send a rejected request with once more.
+/// A wait for a token to send a rejected request again with.
 #[derive(Debug)]
 pub(crate) struct Replacing {
-    /// Also keeps the renewal alive.
+    /// The driver, which this also keeps alive for the renewal.
     driver: Arc<Driver>,
     waiter: Waiter,
     call: Call,
@@ -135,14 +136,14 @@ impl Future for Replacing {
                 ready!(Pin::new(&mut this.waiter).poll(cx));
             let now = this.driver.clock.now();
             let action = match outcome {
-                // An uncacheable token is only to be had from here.
+                // An uncacheable token is available only from the flight's outcome.
                 Ok(snapshot) if snapshot.schedule.is_uncacheable() => RejectAction::Retry(snapshot),
                 Ok(_) => this.driver.replace(this.call, this.evidence, now),
                 Err(_) if is_interrupted && !this.has_relaunched && in_runtime() => {
                     this.has_relaunched = true;
                     this.driver.replace(this.call, this.evidence, now)
                 }
-                // Another token may be untried: it is worth a try.
+                // Another kept token may be untried.
                 Err(error) => match this.driver.untried(&this.call, now) {
                     Some(snapshot) => RejectAction::Retry(snapshot),
                     None => RejectAction::GiveUp(Reason::Failed(error)),

@@ -1,7 +1,7 @@
-//! Tokens that are announced with a lifetime of zero.
+//! Tokens whose announced lifetime is zero.
 //!
-//! Some servers write zero for "until revoked" or "unknown", others for a token that is good for
-//! one use. The latter do not hand out the same token twice.
+//! Some servers write zero for "until revoked" or "unknown", others for a token that may be used
+//! once. The latter do not issue the same token twice.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -20,14 +20,14 @@ pub(super) struct LastZero {
 #[derive(Debug)]
 struct Last {
     hash: u64,
-    /// It came with a lifetime before, so the zero is what is left of it.
+    /// Whether it had a lifetime before, so that the zero is the rest of it.
     is_ending: bool,
 }
 
 impl LastZero {
-    /// Returns the lifetime that `response` has, which was asked for at `t0`. A token that comes
-    /// with zero again has that of its claims, or an unknown one. `is_known`: it is one of the
-    /// tokens in the cache.
+    /// Returns the lifetime of `response`, which was requested at `t0`. A token that is issued with
+    /// zero again has the lifetime of its claims, or an unknown one. `is_known` means that the
+    /// token is in the cache already.
     pub(super) fn lifetime(
         &mut self,
         response: &TokenResponse,

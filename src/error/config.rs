@@ -1,16 +1,16 @@
 //! [`ConfigError`]: what is wrong with the configuration, by the name of the setting.
 //!
-//! What is checked is decided beside each setting; this file depends on nothing inside the crate.
+//! Each setting is checked where it is defined; this file depends on nothing inside the crate.
 
 use std::{borrow::Cow, error::Error as StdError, fmt};
 
 /// The longest offending text that an error repeats, in characters.
 const MAX_SHOWN: usize = 200;
 
-/// What is wrong with the configuration.
+/// An error in the configuration.
 ///
-/// Names the setting and shows the offending text, unless the setting is a secret. Found without
-/// I/O, when a client is built.
+/// It names the setting and shows the offending text, unless the setting is a secret. It is
+/// detected without I/O, when a client is built.
 #[derive(Debug)]
 pub struct ConfigError {
     setting: Cow<'static, str>,
@@ -18,7 +18,8 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// `problem` reads on from the setting's name: "is empty". Secrets stay out of it.
+    /// Creates an error. `problem` is a predicate to the setting's name, such as "is empty", and
+    /// must not contain secrets.
     pub(crate) fn new(
         setting: impl Into<Cow<'static, str>>,
         problem: impl Into<Cow<'static, str>>,
@@ -26,14 +27,14 @@ impl ConfigError {
         Self { setting: setting.into(), problem: problem.into() }
     }
 
-    /// The setting that is wrong, by the name of the builder's method; behind it in parentheses
-    /// the environment variable, if settings were read from the environment.
+    /// Returns the invalid setting, by the name of the builder's method, followed by the
+    /// environment variable in parentheses if settings were read from the environment.
     #[must_use]
     pub fn setting(&self) -> &str {
         &self.setting
     }
 
-    /// The problem without the setting's name.
+    /// Returns the problem without the setting's name.
     pub(crate) fn into_problem(self) -> Cow<'static, str> {
         self.problem
     }
@@ -47,7 +48,7 @@ impl fmt::Display for ConfigError {
 
 impl StdError for ConfigError {}
 
-/// An offending text as an error may show it: quoted, control characters escaped, capped.
+/// Returns an offending text as an error may show it: quoted, control characters escaped, capped.
 pub(crate) fn shown(text: &str) -> String {
     let mut end = text.char_indices().map(|(at, _)| at).skip(MAX_SHOWN);
     match end.next().and_then(|end| text.get(..end)) {

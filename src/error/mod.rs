@@ -1,7 +1,7 @@
-//! [`TokenError`]: why there is no token, in one opaque, cloneable type.
+//! [`TokenError`]: the reason why there is no token, in one opaque, cloneable type.
 //!
-//! This file holds the error and its classes. What a class means for the next attempt is decided
-//! in `token::schedule`; what a server's answer means is decided in `endpoint::response`.
+//! This file holds the error and its classes. The delays that follow from a class are in
+//! `cache::backoff`; the class of a server's response is decided in `endpoint::response`.
 
 pub(crate) mod config;
 
@@ -17,10 +17,11 @@ use http::StatusCode;
 
 use crate::cache::NotReplaced;
 
-/// What the layer's service fails with: the inner service's error, or a [`TokenError`].
+/// The error of the layer's service: the inner service's error, or a [`TokenError`].
 ///
-/// The same type as in tower's own layers. [`TokenError::find`] tells the two apart, also behind the
-/// errors of other layers and clients. The box is no [`Error`](StdError) by itself: pass its content.
+/// The same type as in tower's own layers. [`TokenError::find`] finds the latter, also behind the
+/// errors of other layers and clients. The box itself does not implement [`Error`](StdError): pass
+/// its content.
 ///
 /// ```
 /// use tower_oauth2_client_credentials::{BoxError, TokenError};
@@ -33,29 +34,29 @@ use crate::cache::NotReplaced;
 /// ```
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// The most errors that are looked at behind one.
+/// The most sources of an error that are searched.
 const MAX_SOURCES: usize = 64;
 
-/// The first second of the year 10000, after 1970.
+/// The first second of the year 10000, counted from 1970.
 const END_OF_HTTP_DATES: u64 = 253_402_300_800;
 
-/// The longest text of a server that an error repeats, in characters.
+/// The longest server text that an error repeats, in characters.
 const MAX_SERVER_TEXT: usize = 256;
 
-/// Why there is no access token.
+/// The reason why there is no access token.
 ///
-/// One renewal fails for everybody who waits for it, so the error is cheap to clone. It never
-/// contains a secret or a token, and what it repeats of a server's answer is capped at 256
+/// A renewal fails for all of its waiters, so the error is cheap to clone. It never contains a
+/// secret or a token, and the text that it repeats from a server's response is capped at 256
 /// characters.
 ///
-/// - [`class`](Self::class) says what kind of failure it is, and with it what the crate does next.
-/// - [`retry_at`](Self::retry_at) says when a token will be asked for again; until then calls
-///   fail at once, without I/O.
+/// - [`class`](Self::class) returns the kind of failure, which decides what the crate does next.
+/// - [`retry_at`](Self::retry_at) returns the time at which a token is requested again; until then,
+///   calls fail immediately and without I/O.
 #[derive(Clone)]
 pub struct TokenError {
     inner: Arc<Inner>,
     retry_at: Option<SystemTime>,
-    /// No attempt was made for this caller.
+    /// Whether no attempt was made for this caller.
     is_remembered: bool,
     client: Option<Arc<str>>,
 }
@@ -75,49 +76,57 @@ struct Inner {
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
-/// The kinds of failure, by what can be done about them.
+/// The kind of a failure, by its remedy.
 ///
-/// How often a token is asked for again within one renewal, and for how long a failure is
-/// remembered, follows from the class.
+/// The class decides how many attempts one renewal makes, and for how long a failure is remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
-    /// The token endpoint could not be reached or broke: connection, TLS, timeout, 5xx, 408.
+    /// The token endpoint could not be reached or failed: connection, TLS, timeout, 5xx, 408.
     ///
-    /// Three attempts in one renewal, then remembered for 1 s, doubling to 60 s.
+    /// A renewal makes three attempts, or one while an earlier failure is remembered. The failure
+    /// is remembered for 1 s, doubling to 60 s, while a token is usable. While none is, it is
+    /// remembered for at most 4 s, or 10 s once that has lasted for five minutes.
     Transient,
-    /// The token endpoint asks for patience: 429, or 503 with `Retry-After` or the end of a rate
-    /// limit (`X-RateLimit-Reset` and its relatives, `RateLimit`).
+    /// The token endpoint limits the rate: 429, or 503 with `Retry-After` or the end of a rate
+    /// limit (`X-RateLimit-Reset` and its variants, `RateLimit`).
     ///
-    /// Remembered for as long as it asks (at most 15 minutes).
+    /// Remembered for as long as the server asks (at most 15 minutes), or for 5 s, doubling to 2
+    /// minutes.
     Throttled,
-    /// The client was refused: `invalid_client`, `unauthorized_client`, 401, or 403 without a page
-    /// of HTML.
+    /// The client was refused: `invalid_client`, `unauthorized_client`, 401, or 403 without an HTML
+    /// page.
     ///
-    /// Asked again only when the secret has changed; remembered for 30 s, doubling to 10 minutes.
+    /// Tried again within the renewal only if the secret has changed. Remembered for 30 s, doubling
+    /// to 10 minutes, or until the secret changes.
     Credentials,
     /// The request was refused: `invalid_scope`, `invalid_request`, `invalid_target`,
     /// `unsupported_grant_type`, another 4xx, a redirect. Remembered for 60 s.
     Request,
-    /// The answer could not be understood: not JSON, no token, characters that no header can
-    /// carry, a token type that is no bearer token, compressed, too large, a page of HTML with 403 (a
-    /// firewall's). Two attempts, then remembered for 5 s, doubling to
-    /// 60 s.
+    /// The response could not be understood: not JSON, no token, characters that no header can
+    /// carry, a token type other than bearer, compressed, too large, or an HTML page with 403 (from
+    /// a firewall).
+    ///
+    /// A renewal makes two attempts. Remembered for 5 s, doubling to 60 s.
     Malformed,
-    /// The issuance budget is used up (see `issuance_budget`). One that a source keeps itself is
-    /// remembered for 5 s, doubling to 2 minutes.
+    /// The issuance budget is used up (see `issuance_budget`). An error of this class from a source
+    /// is remembered for 5 s, doubling to 2 minutes, unless it has a `retry_after`.
     Budget,
-    /// The request's target may not have the token: another origin, or plain HTTP.
+    /// The request's target must not receive the token: another origin, or plain HTTP.
     Origin,
     /// The request has no room for the `Authorization` header: [`http::HeaderMap`] holds 32,768.
     Headers,
-    /// The renewal was cut short: its task panicked or was aborted, its runtime was shut down, or
-    /// there is none. Not remembered.
+    /// The renewal was interrupted: its task was aborted, its runtime shut down or there is none,
+    /// or the source panicked.
+    ///
+    /// If the renewal was aborted or lost its runtime, it is launched once more by its waiters, and
+    /// the failure is not remembered. A source that panics backs off like a
+    /// [`Transient`](Self::Transient) failure.
     Interrupted,
 }
 
 impl ErrorClass {
-    /// The class as a short lower-case word, as in events and metrics.
+    /// Returns the class as a short lower-case word, as in events and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -141,10 +150,10 @@ impl fmt::Display for ErrorClass {
 }
 
 impl TokenError {
-    /// An error of `class`, for a [`TokenSource`](crate::TokenSource) of your own.
+    /// Creates an error of `class`, for your own [`TokenSource`](crate::TokenSource).
     ///
-    /// `message` says what happened, in a sentence without a full stop. It is shown to whoever
-    /// reads the logs: keep secrets out of it.
+    /// `message` describes the failure in a sentence without a full stop. It appears in logs, so it
+    /// must not contain secrets.
     pub fn new(class: ErrorClass, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -172,19 +181,19 @@ impl TokenError {
         self.change(|inner| inner.source = Some(Arc::from(source.into())))
     }
 
-    /// Adds the status of the token endpoint's answer.
+    /// Adds the status of the token endpoint's response.
     #[must_use]
     pub fn with_status(self, status: StatusCode) -> Self {
         self.change(|inner| inner.status = Some(status))
     }
 
-    /// Adds how long the server asks to wait before the next token request (`Retry-After`).
+    /// Adds the delay that the server asks for before the next token request (`Retry-After`).
     #[must_use]
     pub fn with_retry_after(self, delay: Duration) -> Self {
         self.change(|inner| inner.retry_after = Some(delay))
     }
 
-    /// Adds what the reader can do about it, in a sentence without a full stop.
+    /// Adds advice for the reader, in a sentence without a full stop.
     #[must_use]
     pub fn with_advice(self, advice: impl Into<Cow<'static, str>>) -> Self {
         let advice = advice.into();
@@ -199,9 +208,9 @@ impl TokenError {
         }
     }
 
-    /// Adds the `error` and `error_description` of the answer (RFC 6749 section 5.2) or what the
-    /// server has in their place, capped and cleared of control characters. Scrubbing them of the
-    /// secret is the caller's part.
+    /// Adds the `error` and `error_description` of the response (RFC 6749 section 5.2), or the
+    /// server's equivalent, capped and cleared of control characters. The caller scrubs them of the
+    /// secret.
     pub(crate) fn with_server_words(self, error: Option<&str>, description: Option<&str>) -> Self {
         self.change(|inner| {
             inner.oauth_error = error.map(server_text);
@@ -215,8 +224,8 @@ impl TokenError {
         self.change(|inner| inner.fingerprint = Some(fingerprint))
     }
 
-    /// Marks a failure after which nobody knows whether the server has issued a token: the request
-    /// was sent, and no whole answer came. It counts in the issuance budget
+    /// Marks a failure after which it is unknown whether the server has issued a token: the request
+    /// was sent, and no complete response arrived. It counts in the issuance budget
     /// ([`Builder::issuance_budget`](crate::Builder::issuance_budget)).
     #[must_use]
     pub fn with_unknown_outcome(self) -> Self {
@@ -227,8 +236,8 @@ impl TokenError {
         self.inner.may_have_issued
     }
 
-    /// Marks a request that was lost with a connection from before: it is likely that the server has
-    /// not read it, and another one at once is in order.
+    /// Marks a request that was lost with a reused connection. The server has probably not read it,
+    /// so it may be sent again immediately.
     pub(crate) fn with_unanswered_request(self) -> Self {
         self.with_unknown_outcome().change(|inner| inner.is_unanswered = true)
     }
@@ -241,12 +250,12 @@ impl TokenError {
         Self { retry_at: Some(at), ..self.clone() }
     }
 
-    /// Makes the error of a call that fails without I/O, because of a failure before it.
+    /// Returns this error for a call that fails without I/O, because of an earlier failure.
     pub(crate) fn remembered_until(&self, at: SystemTime) -> Self {
         Self { is_remembered: true, ..self.with_retry_at(at) }
     }
 
-    /// Says which client the error is of, unless it says so already.
+    /// Adds the client, unless the error names one already.
     pub(crate) fn or_client(mut self, client: impl FnOnce() -> Arc<str>) -> Self {
         self.client.get_or_insert_with(client);
         self
@@ -257,11 +266,11 @@ impl TokenError {
         self
     }
 
-    /// Finds the error behind another: `error` itself or one of its sources, also inside an
-    /// [`io::Error`], and why a rejected token was not replaced
-    /// ([`NotReplaced`](crate::NotReplaced)).
+    /// Finds the token error in `error` or its sources. Also searches inside an [`io::Error`], and
+    /// inside [`NotReplaced`](crate::NotReplaced), the reason why a rejected token was not
+    /// replaced.
     ///
-    /// Clients wrap the errors of their layers. An error that does not give its cause as
+    /// Clients wrap the errors of their layers. An error that does not return its cause from
     /// [`source`](StdError::source) hides it.
     ///
     /// ```
@@ -276,7 +285,7 @@ impl TokenError {
     /// }
     ///
     /// let error: BoxError = "connection refused".into();
-    /// // A `BoxError` is not an `Error` by itself; what is in it is one.
+    /// // A `BoxError` does not implement `Error`; its content does.
     /// explain(&*error);
     /// ```
     #[must_use]
@@ -287,73 +296,75 @@ impl TokenError {
         })
     }
 
-    /// What kind of failure it is.
+    /// Returns the kind of failure.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         self.inner.class
     }
 
-    /// The client or its request was refused: a person must change something.
+    /// Returns `true` if the server refused the client or its request. Retrying does not help; the
+    /// configuration must change.
     #[must_use]
     pub fn is_rejected(&self) -> bool {
         matches!(self.class(), ErrorClass::Credentials | ErrorClass::Request)
     }
 
-    /// The token endpoint could not be reached or broke: it will pass.
+    /// Returns `true` if the token endpoint could not be reached or failed, which is temporary.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         self.class() == ErrorClass::Transient
     }
 
-    /// The token endpoint, or the issuance budget, asks for patience.
+    /// Returns `true` if the token endpoint, or the issuance budget, limits the rate.
     #[must_use]
     pub fn is_throttled(&self) -> bool {
         matches!(self.class(), ErrorClass::Throttled | ErrorClass::Budget)
     }
 
-    /// The status of the token endpoint's answer, if there was one.
+    /// Returns the status of the token endpoint's response, if there was one.
     #[must_use]
     pub fn status(&self) -> Option<StatusCode> {
         self.inner.status
     }
 
-    /// The server's `error` code (RFC 6749 section 5.2), or what the provider has in its place.
+    /// Returns the server's `error` code (RFC 6749 section 5.2), or the provider's equivalent.
     #[must_use]
     pub fn oauth_error(&self) -> Option<&str> {
         self.inner.oauth_error.as_deref()
     }
 
-    /// The server's `error_description`, or other words of its own: the `message` or `detail` of
-    /// other JSON, an XML fault's, a page's title, a plain text. At most 256 characters, scrubbed of
-    /// the client's secret.
+    /// Returns the server's `error_description`, or an equivalent: the `message` or `detail` of
+    /// other JSON, the text of an XML fault, the title of an HTML page, or plain text. It has at
+    /// most 256 characters, and is scrubbed of the client's secret.
     #[must_use]
     pub fn oauth_error_description(&self) -> Option<&str> {
         self.inner.oauth_error_description.as_deref()
     }
 
-    /// How long the server asked to wait (`Retry-After`), counted from its answer.
+    /// Returns the delay that the server asked for (`Retry-After`), counted from its response.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.inner.retry_after
     }
 
-    /// Returns which client has no token: the name that
-    /// [`Builder::name`](crate::Builder::name) gives it, or its id and the host of its token URL, as
-    /// in `my-service at auth.example.com`. `None` for an error that is of no client, or of one with
-    /// a [`TokenSource`](crate::TokenSource) of your own and no name.
+    /// Returns the client that has no token: the name set with
+    /// [`Builder::name`](crate::Builder::name), or its id and the host of its token URL, as in
+    /// `my-service at auth.example.com`. `None` for an error that belongs to no client, or to an
+    /// unnamed one with your own [`TokenSource`](crate::TokenSource).
     #[must_use]
     pub fn client(&self) -> Option<&str> {
         self.client.as_deref()
     }
 
-    /// When a token will be asked for again. Until then calls without a usable token fail with
-    /// this error at once, without I/O. `None`: the next call asks.
+    /// Returns the time at which a token is requested again. Until then, calls without a usable
+    /// token fail with this error immediately, without I/O. `None` means that the next call
+    /// requests one.
     #[must_use]
     pub fn retry_at(&self) -> Option<SystemTime> {
         self.retry_at
     }
 
-    /// What caused it, from the outside in, as it may stand in a log line.
+    /// Returns the text of the sources, from the outermost on, as it may appear in a log line.
     #[cfg_attr(not(feature = "tracing"), allow(dead_code, reason = "for events"))]
     pub(crate) fn cause(&self) -> Option<Box<str>> {
         let causes = iter::successors(self.source(), |&error| error.source()).take(MAX_SOURCES);
@@ -378,7 +389,7 @@ impl fmt::Display for TokenError {
         }
         match (&inner.oauth_error_description, &inner.oauth_error) {
             (Some(description), Some(_)) => write!(f, ": {description}")?,
-            // Without a code, a page's title would read as if it were ours.
+            // Without a code, a page's title would read as if it were this crate's text.
             (Some(description), None) => write!(f, ", it says {description:?}")?,
             (None, _) => {}
         }
@@ -436,8 +447,8 @@ impl StdError for TokenError {
     }
 }
 
-/// Returns `error` and its sources, from the outermost on. The content of an [`io::Error`] is none of
-/// its sources, but what it is made of.
+/// Returns `error` and its sources, from the outermost on. The content of an [`io::Error`] is not
+/// among its sources, and is included here.
 pub(crate) fn chain<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
@@ -445,7 +456,7 @@ pub(crate) fn chain<'a>(
         let content = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         content.map(|content| content as &(dyn StdError + 'static)).or_else(|| error.source())
     };
-    // Nobody nests errors that deep, but a source may be its own.
+    // No error is nested that deep, but an error may be its own source.
     iter::successors(Some(error), move |&error| inside(error)).take(MAX_SOURCES)
 }
 
@@ -474,9 +485,9 @@ impl fmt::Debug for ShownTime {
     }
 }
 
-/// A server's text as it may stand in a log line: printable, on one line, capped.
+/// Returns a server's text as it may appear in a log line: printable, on one line, capped.
 pub(crate) fn server_text(text: &str) -> Box<str> {
-    // Line separators; and what turns the direction of the text around it.
+    // Line separators, and characters that change the direction of the text.
     let turns = |c| matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars()
         .map(|c| if c.is_control() || turns(c) { ' ' } else { c })

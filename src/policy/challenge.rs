@@ -1,16 +1,16 @@
-//! Does this response mean "your token is stale"?
+//! Decides whether a response rejects the token.
 //!
-//! This file reads a response's head and gives a [`Verdict`] on the token that the request
-//! carried. What follows from it (a renewal, a replay, a cooldown) is decided in the schedule and
-//! in the layer.
+//! This file reads the head of a response and returns a [`Verdict`] on the token of the request.
+//! The consequences (a renewal, a replay, a cooldown) are decided in the cache and in the service.
 //!
 //! The challenge is read as tolerantly as real servers write it (RFC 9110 section 11.6.1 is the
-//! grammar, RFC 6750 section 3 the meaning): no commas, one too many, several schemes on a line,
-//! values without quotes. Not seen: a gRPC status in trailers, which would mean to watch the body.
+//! grammar, RFC 6750 section 3 the meaning): without commas, with one too many, with several
+//! schemes on a line, with unquoted values. A gRPC status in trailers is not seen, since that would
+//! mean watching the body.
 
 use http::{HeaderMap, HeaderName, StatusCode, Version, header};
 
-/// What a response says about the token that its request carried.
+/// The verdict of a response on the token of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The token was understood, whatever else may be wrong.
@@ -18,11 +18,11 @@ pub(crate) enum Verdict {
     /// The token was rejected.
     Rejected(Evidence),
     /// Neither a rejection nor an acceptance: a newer token of the same kind would get the same
-    /// response, or a proxy or a broken server answers.
+    /// response, or the response comes from a proxy or a broken server.
     Neutral,
 }
 
-/// The strength of the evidence that a rejected token is of no use.
+/// The strength of the evidence that a rejected token is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Evidence {
     /// A `Bearer` challenge with `error="invalid_token"`.
@@ -32,34 +32,35 @@ pub(crate) enum Evidence {
     Weak,
 }
 
-/// Which responses count as a rejection of the token.
+/// The rule for responses that reject the token.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ChallengePolicy {
     forbidden: bool,
 }
 
-/// Where gRPC puts its status when there is nothing but a status ("Trailers-Only").
+/// The header with gRPC's status in a response without a body ("Trailers-Only").
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 impl ChallengePolicy {
-    /// Reads 403 as it does 401: the views of django-oauth-toolkit answer so to an expired token.
-    /// Elsewhere 403 is what a valid token of too little scope gets, so it is off by default.
+    /// Treats a 403 like a 401. The views of django-oauth-toolkit respond 403 to an expired token.
+    /// Elsewhere, a valid token without the scope gets 403, so this is off by default.
     #[must_use]
     pub(crate) fn forbidden_is_stale(mut self) -> Self {
         self.forbidden = true;
         self
     }
 
-    /// At a glance: it accepts the token, and there is nothing more to it. `false` says nothing.
+    /// Returns `true` if the response accepts the token, by a quick check. `false` means that
+    /// [`judge`](Self::judge) must decide.
     #[inline]
     pub(crate) fn accepts_fast(status: StatusCode, version: Version, headers: &HeaderMap) -> bool {
         let status = status.as_u16();
-        // gRPC needs HTTP/2, so HTTP/1.1 does not pay for the look-up.
+        // gRPC needs HTTP/2, so HTTP/1.1 skips the look-up.
         status <= 400
             && (status != 200 || version < Version::HTTP_2 || grpc(headers) == Verdict::Accepted)
     }
 
-    /// What the head of a response says about the token.
+    /// Returns the verdict of a response's head on the token.
     pub(crate) fn judge(
         self,
         status: StatusCode,
@@ -76,7 +77,7 @@ impl ChallengePolicy {
     }
 }
 
-/// `UNAUTHENTICATED` is 16; gRPC answers with status 200 whatever happened.
+/// Returns the verdict of a gRPC response. `UNAUTHENTICATED` is 16; the HTTP status is always 200.
 fn grpc(headers: &HeaderMap) -> Verdict {
     match headers.get(&GRPC_STATUS) {
         Some(status) if status.as_bytes() == b"16" => Verdict::Rejected(Evidence::Weak),
@@ -84,7 +85,7 @@ fn grpc(headers: &HeaderMap) -> Verdict {
     }
 }
 
-/// The verdict on a 401, by its challenges.
+/// Returns the verdict of a 401, by its challenges.
 ///
 /// A 401 rejects the token that the request carried, whatever scheme it names: APIs answer a stale
 /// bearer token with `Basic`, `OAuth`, `Negotiate` or nothing. `invalid_token` under `Bearer` is
@@ -120,17 +121,17 @@ const NEUTRAL_CODES: [&[u8]; 4] = [
 /// 9449), Entra's `PoP`, GNAP (RFC 9635), OAuth 2.0's MAC draft, Hawk, HOBA (RFC 7486).
 const POSSESSION_SCHEMES: [&[u8]; 6] = [b"dpop", b"pop", b"gnap", b"mac", b"hawk", b"hoba"];
 
-/// What was seen of the challenges so far. Carried from line to line: several lines mean the same
-/// as one with commas (RFC 9110 section 5.3).
+/// The facts about the challenges so far. They are carried from line to line, since several lines
+/// mean the same as one with commas (RFC 9110 section 5.3).
 #[derive(Default)]
 struct Challenges {
-    /// The last scheme was `Bearer`: parameters belong to it.
+    /// Whether the last scheme was `Bearer`, to which the next parameters belong.
     in_bearer: bool,
-    /// A scheme asks for proof of possession.
+    /// Whether a scheme asks for proof of possession.
     possession: bool,
-    /// A scheme does not.
+    /// Whether a scheme does not.
     transferable: bool,
-    /// `invalid_token` under `Bearer`.
+    /// Whether `invalid_token` was found under `Bearer`.
     invalid_token: bool,
     neutral_code: bool,
 }
@@ -138,8 +139,9 @@ struct Challenges {
 impl Challenges {
     /// Reads one line, in one pass and without allocating.
     ///
-    /// A parameter belongs to the last scheme, also past a comma too many (`Bearer, error=...`).
-    /// Token68 needs no care: `abc==` reads as a parameter that nobody asks for.
+    /// A parameter belongs to the last scheme, even after a superfluous comma (`Bearer,
+    /// error=...`). Token68 needs no special case: `abc==` reads as a parameter that has no
+    /// meaning.
     fn read(&mut self, mut rest: &[u8]) {
         let mut at_start = true;
         loop {
@@ -170,8 +172,8 @@ impl Challenges {
         }
     }
 
-    /// A word without `=`: a scheme where a challenge may start. Elsewhere it is token68 or the
-    /// rest of a value without quotes, unless it is `Bearer`: a missing comma is more likely.
+    /// Handles a word without `=`: a scheme where a challenge may start. Elsewhere it is token68 or
+    /// the rest of an unquoted value, unless it is `Bearer`: a missing comma is more likely.
     fn word(&mut self, word: &[u8], at_start: bool) {
         let is_bearer = word.eq_ignore_ascii_case(b"bearer");
         if is_bearer || at_start {
@@ -187,7 +189,7 @@ impl Challenges {
         if !name.eq_ignore_ascii_case(b"error") {
             return;
         }
-        // Escapes are dropped rather than read: no error code has a character that needs one.
+        // Escapes are dropped rather than decoded: no error code has a character that needs one.
         let code =
             value.iter().filter(|byte| !b"\\\"' \t".contains(byte)).map(u8::to_ascii_lowercase);
         let is = |known: &[u8]| code.clone().eq(known.iter().copied());
@@ -196,7 +198,7 @@ impl Challenges {
     }
 }
 
-/// The value behind a `=`, and what follows it. A blank before it is only read over in front of a
+/// Returns the value after a `=`, and the rest. A space before the value is skipped only before a
 /// quote: `error= scope="x"` is an empty value and another parameter.
 fn parameter_value(rest: &[u8]) -> (&[u8], &[u8]) {
     match skip_blanks(rest) {
@@ -205,8 +207,8 @@ fn parameter_value(rest: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// The inside of a quoted string, escapes and all, and what follows its closing quote. One that
-/// never closes goes to the end of the line.
+/// Returns the content of a quoted string, including escapes, and the rest after its closing quote.
+/// An unclosed string extends to the end of the line.
 fn quoted(rest: &[u8]) -> (&[u8], &[u8]) {
     let mut bytes = rest.iter().enumerate();
     while let Some((at, byte)) = bytes.next() {

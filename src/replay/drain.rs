@@ -1,5 +1,5 @@
-//! Reading a response's body to its end and throwing it away, within limits: a body that is
-//! dropped unread costs its connection, one that is read for ever costs the caller.
+//! Reads a response's body to its end and discards it, within limits: a body that is dropped unread
+//! costs its connection, and one without end would block the caller forever.
 
 use std::{
     future::Future,
@@ -15,17 +15,18 @@ use tokio::time::Sleep;
 
 use crate::timer;
 
-/// No more is read than this: what costs as much as a new connection. On loopback a connection with
-/// TLS 1.3 took 2.7 ms and half a MiB on an open one 0.4 ms; at 100 Mbit/s half a MiB takes 42 ms,
-/// which is two round trips of 21 ms, the least that a new connection takes there.
+/// The most bytes that are read, which cost as much as a new connection. On loopback, a connection
+/// with TLS 1.3 took 2.7 ms, and half a MiB on an open one 0.4 ms; at 100 Mbit/s half a MiB takes
+/// 42 ms, which is two round trips of 21 ms, the least that a new connection takes there.
 const MAX_BYTES: usize = 512 * 1024;
-/// And for no longer than this.
+/// The longest time for which a body is read.
 const MAX_TIME: Duration = Duration::from_millis(250);
-/// What a frame counts at least, so that empty ones come to an end, too.
+/// The least number of bytes that a frame counts as, so that empty frames reach the limit, too.
 const FRAME: usize = 64;
 
 pin_project! {
-    /// Ends when the body has ended, or a limit is reached. The body is dropped by then.
+    /// A future that completes when the body has ended or a limit is reached. The body is dropped
+    /// by then.
     #[doc(hidden)]
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
@@ -52,7 +53,7 @@ impl<R: Body> Future for Discard<R> {
         let Some(mut body) = this.body.as_mut().as_pin_mut() else {
             return Poll::Ready(());
         };
-        // What would not be read to its end is not read at all.
+        // A body that would not be read to its end is not read at all.
         while !body.is_end_stream() && body.size_hint().lower() <= *this.left as u64 {
             match body.as_mut().poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {

@@ -1,8 +1,8 @@
 //! [`ResponseFuture`]: the future of a response.
 //!
-//! A request whose token was available is `Sent`: the inner future, two words, and what was kept for
-//! a replay. Everything else is a boxed [`Pending`], which ends in `Sent`, in a response, or in an
-//! error.
+//! A request whose token was available is `Sent`: the inner future, two words, and the kept request
+//! for a replay. Everything else is a boxed [`Pending`], which ends in `Sent`, in a response, or in
+//! an error.
 
 use std::{
     fmt,
@@ -57,7 +57,7 @@ pin_project! {
             tag: Tag,
             kept: Option<M::Kept>,
         },
-        /// `None`: it has ended.
+        /// `None` once it has ended.
         Pending { pending: Option<Pin<Box<Pending<S, B, R, M>>>> },
     }
 }
@@ -95,7 +95,7 @@ where
         let mut state = self.project().state;
         let mut polled = match state.as_mut().project() {
             StateProj::Sent { future, .. } => future.poll(cx).map_err(Into::into),
-            // `poll_pending` polls it, and is woken by it.
+            // Polled by `poll_pending`.
             StateProj::Pending { .. } => Poll::Pending,
         };
         if state.needs_attention(&polled) {
@@ -122,7 +122,7 @@ where
         }
     }
 
-    /// Polls the boxed part of the request's way, and the first sending that it may lead to.
+    /// Polls the pending request, and the first sending that it may lead to.
     #[cold]
     fn poll_pending(
         mut self: Pin<&mut Self>,
@@ -168,7 +168,7 @@ where
         }
     }
 
-    /// Reads a response. Returns `None` if it leads to a replay, which is then pending.
+    /// Handles a response. Returns `None` if it leads to a replay, which is then pending.
     fn answered(mut self: Pin<&mut Self>, response: Response<R>) -> Option<Response<R>> {
         match self.as_mut().examine(response) {
             Ok(pending) => {
@@ -179,8 +179,8 @@ where
         }
     }
 
-    /// Reads what the response says of the token: returns the way to a replay, or the response if
-    /// there is none.
+    /// Judges the token by the response: returns the pending replay, or the response if there is
+    /// none.
     fn examine(
         self: Pin<&mut Self>,
         response: Response<R>,
@@ -188,7 +188,7 @@ where
         if !matches!(&*self, Self::Sent { tag, .. } if *tag != Tag::NONE) {
             return Err(response);
         }
-        // The inner future is done with, and dropped.
+        // The inner future has completed, and is dropped.
         let StateReplace::Sent { handle, tag, mut kept, .. } =
             self.project_replace(State::Pending { pending: None })
         else {
@@ -202,9 +202,8 @@ where
     }
 }
 
-/// Reads what `response` says of the token that its request carried, and reports an acceptance.
-/// Returns the response as an error if it rejects the token. Drops what was kept if the request may
-/// have had its effect.
+/// Judges the request's token by `response`, and reports an acceptance. Returns the response as an
+/// error if it rejects the token. Drops the kept request if the request may have taken effect.
 pub(crate) fn judge<S, R, K>(
     handle: &Handle<S>,
     tag: Tag,
@@ -237,7 +236,8 @@ pub(crate) fn judge<S, R, K>(
     Err((response, evidence))
 }
 
-/// The error of a future that is polled after its end: a `Pending` would hang its caller.
+/// Returns the error of a future that is polled after completion: a `Pending` would hang its
+/// caller.
 #[cold]
 pub(crate) fn polled_again() -> TokenError {
     TokenError::new(ErrorClass::Interrupted, "the response future was polled after it had ended")

@@ -10,14 +10,14 @@ use crate::{
     sync::{Mutex, lock},
 };
 
-/// Everything that a response future may need, behind one pointer, since most responses need none
-/// of it.
+/// Everything that a response future may need. It is behind one pointer, since most responses need
+/// none of it.
 pub(crate) struct Handle<S> {
     pub(crate) driver: Arc<Driver>,
     pub(crate) policy: Arc<Policy>,
-    /// Cloned for each call that is not made by the service itself.
+    /// The inner service, cloned for each call that the service itself does not make.
     template: Mutex<S>,
-    /// The copy that any of the services with this handle has validated or replaced last.
+    /// The copy that was last validated or replaced by any service with this handle.
     pub(super) latest: Mutex<Cached<TokenHeader>>,
 }
 
@@ -32,13 +32,13 @@ impl<S: Clone> Handle<S> {
         Arc::new(Self { driver, policy, template, latest })
     }
 
-    /// Returns a clone of the inner service that has yet to be made ready.
+    /// Returns a clone of the inner service that is not ready yet.
     pub(crate) fn fresh_inner(&self) -> S {
         lock(&self.template).clone()
     }
 }
 
-/// `HeaderMap` takes 32,768 headers.
+/// Returns the error of a request whose [`HeaderMap`](http::HeaderMap) is full, at 32,768 headers.
 #[cold]
 pub(crate) fn too_many_headers() -> TokenError {
     TokenError::new(ErrorClass::Headers, "the request has no room for one more header")

@@ -1,4 +1,4 @@
-//! [`TokenHeader`]: the header that requests get, and [`Tag`]: the part of it that a response future
+//! [`TokenHeader`]: the header of requests; and [`Tag`]: the part of it that a response future
 //! keeps.
 
 use http::HeaderValue;
@@ -9,7 +9,7 @@ use crate::{
     token::{IssuedToken, unshared},
 };
 
-/// An `Authorization` header, and the token that is in it.
+/// An `Authorization` header, and the facts about its token.
 #[derive(Clone)]
 pub(super) struct TokenHeader {
     pub(super) tag: Tag,
@@ -36,7 +36,7 @@ impl Detach for TokenHeader {
     }
 }
 
-/// The facts about a request's token that its response is read with, in one word.
+/// The facts about a request's token that its response is judged with, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tag(u64);
 
@@ -61,7 +61,7 @@ impl Tag {
         }
     }
 
-    /// Marks that the cache is to be told if the request is accepted.
+    /// Marks a request whose acceptance is reported to the cache.
     fn watched(self) -> Self {
         Self(self.0 | Self::WATCHED)
     }
@@ -70,8 +70,8 @@ impl Tag {
         self.0 & Self::WATCHED != 0
     }
 
-    /// Returns `true` if a response that accepts the token needs no second look: the cache does not
-    /// wait for it, and no user-defined test is to see it.
+    /// Returns `true` if a response that accepts the token needs no further check: the cache does
+    /// not wait for it, and no user-defined predicate examines it.
     #[inline]
     pub(crate) fn expects_nothing(self) -> bool {
         self.0 & (Self::WATCHED | Self::TESTED) == 0

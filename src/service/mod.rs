@@ -1,6 +1,6 @@
-//! [`OAuthClientCredentials`]: the middleware's service. It admits a request, puts the token on it
-//! and calls the inner service: the fast path. The response is handled in `future`, and a request that
-//! has to wait in `pending`.
+//! [`OAuthClientCredentials`]: the middleware's service, with the fast path, which admits a
+//! request, adds the token and calls the inner service. Responses are handled in `future`, and
+//! requests that have to wait in `pending`.
 
 pub(crate) mod future;
 mod handle;
@@ -36,37 +36,39 @@ use self::{
     pending::Pending,
 };
 
-/// Puts an access token on every request and renews it, in one flight, when it nears its end or is
-/// rejected.
+/// A service that adds an access token to every request, and renews the token, in a single flight,
+/// before it expires or when it is rejected.
 ///
-/// Made by [`OAuthClientCredentialsLayer`](crate::OAuthClientCredentialsLayer). Clones share the
+/// Created by [`OAuthClientCredentialsLayer`](crate::OAuthClientCredentialsLayer). Clones share the
 /// token. A service that stays in use for more than a second or two makes its own copy of the header
 /// and a clone of the inner service. From then on its requests write to no memory that other threads
 /// use. Clones that are made for a single request share instead.
 ///
 /// # Readiness
 ///
-/// `poll_ready` is the inner service's own: no token is waited for there. While a request waits
-/// for a token, nothing of the inner service is held: what `poll_ready` had reserved is given up,
-/// and a fresh clone is made ready when the token is there.
+/// `poll_ready` polls only the inner service, and does not wait for a token. A request that waits
+/// for a token holds no capacity of the inner service: what `poll_ready` reserved is released, and
+/// a new clone is made ready once the token is available.
 ///
 /// # Bodies
 ///
-/// - The request's body must be a [`ReplayBody`](crate::ReplayBody), like `Bytes`, `String`, `Full`,
-///   boxed bodies, and those of the adapters. Another, like `hyper::body::Incoming`, is boxed before
-///   the request gets here (`request.map(http_body_util::BodyExt::boxed_unsync)`), or implements the
-///   trait.
-/// - The response's body must be an [`http_body::Body`]. Before a replay, that of the rejected response
-///   is read to its end if it has at most 512 KiB and comes within 250 ms, so that its connection can
-///   be used again; up to there, that is cheaper than a new connection with TLS. A longer one costs
-///   an HTTP/1.1 connection. One that announces more is not begun.
-/// - After [`never_replay()`](crate::OAuthClientCredentialsLayer::never_replay) on the layer, both may
-///   be of any type.
+/// - The request's body must be a [`ReplayBody`](crate::ReplayBody), such as `Bytes`, `String`,
+///   `Full`, a boxed body, or a body of the adapters. For other bodies, such as
+///   `hyper::body::Incoming`, implement the trait, or box the body before the request reaches this
+///   service (`request.map(http_body_util::BodyExt::boxed_unsync)`).
+/// - The response's body must be an [`http_body::Body`]. Before a replay, the body of the rejected
+///   response is read to its end if it has at most 512 KiB and arrives within 250 ms, so that its
+///   connection can be reused; up to this size, that is cheaper than a new connection with TLS. A
+///   longer body costs an HTTP/1.1 connection. A body that announces a larger size is not read at
+///   all.
+/// - After [`never_replay()`](crate::OAuthClientCredentialsLayer::never_replay) on the layer, both
+///   bodies may have any type.
 ///
-/// With other bodies this is no [`Service`]. Where a method is called, the compiler says so without a
-/// word on the body: error E0599, "the method `oneshot` exists for struct `OAuthClientCredentials`,
-/// but its trait bounds were not satisfied"; the same of `ready` and `call`. It does say what is wrong
-/// where the service is passed on, as in `tower::util::BoxCloneSyncService::new(service)`.
+/// With other bodies, this type does not implement [`Service`]. Where a method is called, the
+/// compiler does not mention the body: error E0599, "the method `oneshot` exists for struct
+/// `OAuthClientCredentials`, but its trait bounds were not satisfied"; likewise for `ready` and
+/// `call`. To see the reason, pass the service to a function, such as
+/// `tower::util::BoxCloneSyncService::new(service)`.
 pub struct OAuthClientCredentials<S, M = Replay> {
     inner: S,
     /// Shared with the service that this one was cloned from, until `cached` is promoted.
@@ -89,20 +91,20 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         Self { inner, handle, cached, mode: PhantomData }
     }
 
-    /// Gives back the readiness that `poll_ready` reserved, because no call will use it.
+    /// Releases the capacity that `poll_ready` reserved, because no call will use it.
     fn release(&mut self) {
         drop(mem::replace(&mut self.inner, self.handle.fresh_inner()));
     }
 }
 
 impl<S, M> OAuthClientCredentials<S, M> {
-    /// The token, shared with this service.
+    /// Returns a handle of the cache that this service uses.
     #[must_use]
     pub fn cache(&self) -> TokenCache {
         TokenCache::of(Arc::clone(&self.handle.driver))
     }
 
-    /// The inner service.
+    /// Returns a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
@@ -131,7 +133,8 @@ where
             return self.call_alternative(request, alternative);
         }
         let TokenHeader { tag, ref value } = *self.cached.value();
-        // First kept, then changed: a copy of the map would have no room for one more header.
+        // Kept before the header is added: a clone of the map would have no room for another
+        // header.
         let kept = M::keep(&mut request, self.handle.policy.replay_limit);
         match request.headers_mut().try_append(AUTHORIZATION, value.clone()) {
             Ok(false) => {}
@@ -147,8 +150,8 @@ where
 }
 
 impl<S: Clone, M> OAuthClientCredentials<S, M> {
-    /// Brings the cached token up to date, if a request for `uri` with `headers` is to have one and
-    /// it is available at once.
+    /// Updates the cached token, if a request for `uri` with `headers` gets one and it is available
+    /// immediately.
     #[cold]
     fn prepare(&mut self, uri: &Uri, headers: &HeaderMap) -> Result<(), Alternative> {
         let origins = &self.handle.policy.origins;
@@ -156,7 +159,7 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
             match origins.admit(uri) {
                 Admission::Attach => {}
                 Admission::Without => return Err(Alternative::PassThrough),
-                // A request with its own `Authorization` carries no token that could get there.
+                // A request with its own `Authorization` does not carry the token there.
                 Admission::Refuse(_) if self.keeps_own(headers) => {
                     return Err(Alternative::PassThrough);
                 }
@@ -172,7 +175,7 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
             }
             Refreshed::Outdated => {}
         }
-        // Checked before a token is asked for: such a request needs none.
+        // Checked before a token is requested, since such a request needs none.
         if self.keeps_own(headers) {
             return Err(Alternative::PassThrough);
         }
@@ -198,20 +201,20 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         }
     }
 
-    /// Leaves the handle that is shared with other services for one of its own.
+    /// Replaces the handle that is shared with other services with one of its own.
     fn own_handle(&mut self) {
         let (driver, policy) = (Arc::clone(&self.handle.driver), Arc::clone(&self.handle.policy));
         let template = self.handle.fresh_inner();
         self.handle = Handle::new(driver, policy, template, self.cached.clone());
     }
 
-    /// Returns `true` if `headers` have an `Authorization` that stays.
+    /// Returns `true` if `headers` have an `Authorization` that must be kept.
     fn keeps_own(&self, headers: &HeaderMap) -> bool {
         self.handle.policy.existing == Existing::Keep && headers.contains_key(AUTHORIZATION)
     }
 
-    /// Handles a request that had an `Authorization` of its own, to which the token's was appended,
-    /// or had no room for one more.
+    /// Handles a request that already had an `Authorization`, to which the token's was appended, or
+    /// that had no room for another header.
     #[cold]
     fn settle(
         &self,
@@ -221,7 +224,7 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
         let value = self.cached.value().value.clone();
         match self.handle.policy.existing {
             Existing::Replace => {
-                // First removed: a map that is full has room for it then, too.
+                // Removed first, so that a full map has room for the token's header.
                 headers.remove(AUTHORIZATION);
                 match headers.try_insert(AUTHORIZATION, value) {
                     Ok(_) => Ok(()),
@@ -232,13 +235,13 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
                 remove_appended(headers);
                 Err(Alternative::PassThrough)
             }
-            // There is no room for the token's, and no need.
+            // The map has no room for the token's header, which is not needed.
             Existing::Keep if headers.contains_key(AUTHORIZATION) => Err(Alternative::PassThrough),
             Existing::Keep => Err(Alternative::Fail(too_many_headers())),
         }
     }
 
-    /// Passes the request on as it is, waits for a token first, or fails without a call.
+    /// Passes the request on unchanged, waits for a token first, or fails without a call.
     #[cold]
     fn call_alternative<B, R>(
         &mut self,
@@ -256,7 +259,7 @@ impl<S: Clone, M> OAuthClientCredentials<S, M> {
                 ResponseFuture::sent(self.inner.call(request), handle, Tag::NONE, None)
             }
             Alternative::AwaitToken(acquiring) => {
-                // A permit must not be held while a token is waited for.
+                // No permit may be held while waiting for a token.
                 self.release();
                 ResponseFuture::pending(Pending::for_token(handle, acquiring, request))
             }

@@ -1,6 +1,6 @@
-//! [`Pending`]: everything that a request waits for besides the response to its first sending: a
-//! token, a newer one after a rejection, the end of the rejected response, a clone of the inner
-//! service that is ready, the responses to its replays.
+//! [`Pending`]: everything that a request waits for besides the response to its first sending,
+//! which may be a token, a newer token after a rejection, the end of the rejected response, a ready
+//! clone of the inner service, or the responses to its replays.
 
 use std::{
     future::Future,
@@ -26,13 +26,13 @@ use crate::{
     token::IssuedToken,
 };
 
-/// The rejected response, with the reason why it was not cured.
+/// Returns the rejected response, with the reason why its request was not sent again.
 fn stands<R>(mut response: Response<R>, why: NotReplaced) -> Response<R> {
     response.extensions_mut().insert(why);
     response
 }
 
-/// The same for a request that cannot be sent again, which `reject` did not know of.
+/// Like [`stands`], for a request that turned out not to be replayable after `reject` was called.
 fn unplayable<R>(driver: &Driver, response: Response<R>, rejected: u64) -> Response<R> {
     let why = NotReplaced::not_replayable();
     driver.stands(rejected, &why);
@@ -40,7 +40,7 @@ fn unplayable<R>(driver: &Driver, response: Response<R>, rejected: u64) -> Respo
 }
 
 pin_project! {
-    /// A request on its way, other than the first sending of one whose token was available.
+    /// A request in progress, other than the first sending of one whose token was available.
     pub(crate) struct Pending<S, B, R, M>
     where
         S: Service<Request<B>>,
@@ -63,22 +63,22 @@ pin_project! {
     {
         /// The request is not sent.
         Failed { error: TokenError },
-        /// Waits for a token. Nothing of the inner service is held.
+        /// Waits for a token. Holds no capacity of the inner service.
         Token { acquiring: Acquiring, request: Option<Request<B>> },
         /// Waits for a clone of the inner service to be ready.
         Ready { inner: Option<S>, request: Option<Request<B>>, snapshot: Arc<IssuedToken> },
-        /// Waits for another token. The response is kept whole until there is one.
+        /// Waits for another token. The response is kept unread until then.
         Replacing { replacing: Replacing, rejected: Option<(Response<R>, M::Kept)> },
-        /// Waits for the end of the rejected response's body. Nothing of it is held afterwards:
-        /// waiting for readiness with it could wait for itself.
+        /// Waits for the end of the rejected response's body. The body is dropped before the wait
+        /// for readiness, which could otherwise wait for this response's connection.
         Discarding {
             #[pin]
             discard: M::Discard,
             request: Option<Request<B>>,
             snapshot: Arc<IssuedToken>,
         },
-        /// Waits for another token than `snapshot`, which was rejected while the request waited for
-        /// readiness. Nothing of the inner service is held.
+        /// Waits for a replacement of `snapshot`, which was rejected while the request waited for
+        /// readiness. Holds no capacity of the inner service.
         Superseded {
             replacing: Replacing,
             request: Option<Request<B>>,
@@ -94,7 +94,7 @@ pin_project! {
     }
 }
 
-/// The end of a pending.
+/// The result of a [`Pending`].
 pub(crate) enum Resolved<F, S, R, K> {
     /// The request was sent for the first time.
     Sent {
@@ -128,8 +128,8 @@ where
         Self::new(handle, Stage::Failed { error })
     }
 
-    /// The way of a request whose first sending was rejected, if it is to be sent again; else the
-    /// response.
+    /// Returns the pending replay of a request whose first sending was rejected, or the response if
+    /// the request is not sent again.
     pub(crate) fn for_replay(
         handle: Arc<Handle<S>>,
         response: Response<R>,
@@ -143,7 +143,8 @@ where
     }
 }
 
-/// Reports a response that rejects a token, and returns the way to a replay, or else the response.
+/// Reports a response that rejects a token, and returns the stage of the replay, or else the
+/// response.
 fn rejected<S, B, R, M>(
     handle: &Handle<S>,
     call: &mut Call,
@@ -230,12 +231,12 @@ where
                     }
                     match recheck(handle, this.call, *this.evidence, snapshot) {
                         Recheck::Send => {}
-                        // The readiness is given back: it must not be held while waiting.
+                        // Releases the capacity, which must not be held while waiting.
                         Recheck::Acquire => {
                             let mut acquiring = Acquiring::new();
                             match acquiring.poll(&handle.driver, cx) {
-                                // Available at once: to queue for readiness again could go on for
-                                // ever.
+                                // Another token is available immediately. Waiting for readiness
+                                // again might never end.
                                 Poll::Ready(Ok(newer)) => *snapshot = newer,
                                 Poll::Ready(Err(error)) => {
                                     return Poll::Ready(Resolved::Error(error.into()));
@@ -304,7 +305,8 @@ where
                     ready_stage(handle, request.take(), snapshot)
                 }
                 StageProj::Superseded { replacing, request, snapshot } => {
-                    // Without another token, the API rejects this one in its own words.
+                    // Without another token, this one is sent, and the API's own rejection is
+                    // returned.
                     let newer = ready!(Pin::new(replacing).poll(cx)).ok();
                     let snapshot = newer.unwrap_or_else(|| Arc::clone(snapshot));
                     ready_stage(handle, request.take(), snapshot)
@@ -346,14 +348,14 @@ where
     Stage::Ready { inner: Some(handle.fresh_inner()), request, snapshot }
 }
 
-/// What the wait for readiness has made of a token.
+/// The state of a token after the wait for readiness.
 enum Recheck {
     Send,
     /// It has expired.
     Acquire,
-    /// It was rejected meanwhile, and there is another.
+    /// It was rejected meanwhile, and another is available.
     Replace(Arc<IssuedToken>),
-    /// It was rejected meanwhile, and another is under way.
+    /// It was rejected meanwhile, and its replacement is in flight.
     Wait(Replacing),
 }
 
@@ -381,7 +383,7 @@ fn recheck<S: Clone>(
     }
 }
 
-/// Puts the token on `request` and sends it.
+/// Adds the token to `request` and sends it.
 #[allow(clippy::type_complexity, reason = "the inner future, and the request that was kept")]
 fn send<S, B, R, M>(
     service: &mut S,

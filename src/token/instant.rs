@@ -1,16 +1,15 @@
 //! Points in time as servers write them: numbers of seconds since 1970, or of a fraction of one.
 //!
-//! Pure, and without a clock: what is taken for a point in time does not depend on what time we
-//! think it is.
+//! Pure. The result does not depend on the current time.
 
 /// July 2017 to February 2103, in seconds since 1970.
 const PLAUSIBLE: std::ops::Range<f64> = 1.5e9..4.2e9;
 
-/// Seconds, milliseconds, microseconds, nanoseconds: how many there are in a second.
+/// The number of units in a second, for seconds, milliseconds, microseconds and nanoseconds.
 const UNITS: [f64; 4] = [1.0, 1e3, 1e6, 1e9];
 
-/// Returns the point in time that `number` plausibly is, in seconds since 1970. It may be in
-/// seconds, milliseconds, microseconds or nanoseconds, which cannot be mistaken for one another.
+/// Returns `number` as a point in time in seconds since 1970, if that is plausible. It may be in
+/// seconds, milliseconds, microseconds or nanoseconds; the plausible ranges do not overlap.
 pub(crate) fn seconds(number: f64) -> Option<f64> {
     UNITS.into_iter().map(|unit| number / unit).find(|seconds| PLAUSIBLE.contains(seconds))
 }

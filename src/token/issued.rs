@@ -1,5 +1,5 @@
-//! One token as it was issued: [`AccessToken`] for users, and behind it the snapshot that the
-//! cache shares. Neither ever changes; what is learned about a token later is in the cache.
+//! One token as it was issued: [`AccessToken`] for users, and [`IssuedToken`], which the cache
+//! shares. Both are immutable; later facts about a token are in the cache.
 
 use std::{
     fmt,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::clock::Now;
 
-/// An access token, ready to be put on a request.
+/// An access token, ready to be added to a request.
 ///
 /// Cheap to clone. `Debug` does not show the token.
 #[derive(Clone)]
@@ -25,12 +25,12 @@ pub struct AccessToken {
 
 /// A token as it was issued.
 pub(crate) struct IssuedToken {
-    /// The number of the token in its cache, from 1. A token that the server hands out again keeps
-    /// its number.
+    /// The number of the token in its cache, from 1. A token that the server issues again keeps its
+    /// number.
     pub(crate) generation: u64,
     pub(crate) header: HeaderValue,
     pub(crate) schedule: Schedule,
-    /// It came because a request was rejected.
+    /// Whether it was requested because of a rejection.
     pub(crate) forced: bool,
     scheme: Scheme,
     scope: Option<Box<str>>,
@@ -53,8 +53,8 @@ impl IssuedToken {
         Self { generation, header, schedule, forced, scheme: self.scheme, scope }
     }
 
-    /// Returns `true` if it may go out at `now`. An uncacheable token serves those who waited for
-    /// it, whenever that is.
+    /// Returns `true` if it is usable at `now`. An uncacheable token serves its waiters, whenever
+    /// that is.
     pub(crate) fn is_usable(&self, now: Now) -> bool {
         self.schedule.is_uncacheable() || self.schedule.is_usable(now)
     }
@@ -69,33 +69,33 @@ impl AccessToken {
         &self.snapshot
     }
 
-    /// The value for the `Authorization` header, `Bearer` and the token, marked sensitive
+    /// Returns the value for the `Authorization` header: the scheme and the token, marked sensitive
     /// (RFC 6750 section 2.1).
     #[must_use]
     pub fn header(&self) -> &HeaderValue {
         &self.snapshot.header
     }
 
-    /// The token itself. Keep it out of logs.
+    /// Returns the token without its scheme. Keep it out of logs.
     #[must_use]
     pub fn expose_secret(&self) -> &str {
         secret_text(&self.snapshot.header, self.snapshot.scheme)
     }
 
-    /// How the token is presented: `Bearer`, or `Basic` for a static id and secret.
+    /// Returns the scheme: `Bearer`, or `Basic` for a static id and secret.
     #[must_use]
     pub fn token_type(&self) -> &str {
         self.snapshot.scheme.as_str()
     }
 
-    /// The scope that was granted, if the server named one.
+    /// Returns the granted scope, if the server named one.
     #[must_use]
     pub fn scope(&self) -> Option<&str> {
         self.snapshot.scope.as_deref()
     }
 
-    /// When the token expires, by the wall clock at the time it was asked for.
-    /// `None`: it never does.
+    /// Returns the time at which the token expires, by the wall clock at the time of the request.
+    /// `None` means that it never expires.
     #[must_use]
     pub fn expires_at(&self) -> Option<SystemTime> {
         let expiry = self.snapshot.schedule;

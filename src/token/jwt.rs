@@ -1,7 +1,7 @@
-//! The lifetime that a JWT says it has.
+//! The lifetime of a JWT, by its claims.
 //!
-//! Pure. The token is opaque to a client (RFC 6749 section 1.4); what is read here is a hint for
-//! when to ask again and is trusted for nothing else. No signature is checked.
+//! Pure. The token is opaque to a client (RFC 6749 section 1.4); its claims are only a hint for the
+//! time of the next request. No signature is checked.
 
 use std::{
     collections::BTreeMap,
@@ -14,13 +14,13 @@ use zeroize::Zeroizing;
 
 use super::instant;
 
-/// How much an `exp` must leave by our clock to count. A clock that is ahead by nearly a lifetime
-/// would make each token last one use.
+/// The shortest remaining lifetime by the local clock, in seconds, for which `exp` counts.
+/// Otherwise, a clock that is ahead by nearly a lifetime would make each token last for one use.
 const MIN_LEFT: f64 = 60.0;
 
-/// Returns the lifetime that `token` has by its own claims (RFC 7519 section 4.1), if it is a JWT:
-/// `exp` − `iat`, which depends on no clock of ours, or `exp` less `now`, whichever is shorter. The
-/// latter counts only if it is longer than 60 s.
+/// Returns the lifetime of `token` by its own claims (RFC 7519 section 4.1), if it is a JWT: `exp`
+/// − `iat`, which does not depend on the local clock, or `exp` less `now`, whichever is shorter.
+/// The latter counts only if it is longer than 60 s.
 pub(crate) fn lifetime(token: &str, now: SystemTime) -> Option<Duration> {
     let mut parts = token.split('.');
     // Three parts; an encrypted one has five.

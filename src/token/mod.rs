@@ -1,7 +1,7 @@
-//! What a token is, and where it comes from: a [`TokenSource`] fetches a [`TokenResponse`], and
-//! [`AccessToken`](crate::AccessToken) is what requests carry.
+//! Tokens and their sources: a [`TokenSource`] fetches a [`TokenResponse`], and requests carry an
+//! [`AccessToken`](crate::AccessToken).
 //!
-//! Nothing here knows token endpoints, caches or requests. The life of a token is in
+//! This module depends on neither token endpoints, caches nor requests. The life of a token is in
 //! [`cache`](crate::cache).
 
 pub(crate) mod instant;

@@ -1,5 +1,5 @@
-//! When a token is used, renewed and given up: design as arithmetic. Every function takes what it
-//! needs, `now` included; nothing here reads a clock or takes a lock.
+//! The times at which a token is used, renewed and given up, as arithmetic. Every function takes
+//! what it needs, including `now`; nothing here reads a clock or takes a lock.
 //!
 //! ```text
 //! t0 ──────────────────────────── soft ───────────── hard ────── expiry
@@ -12,26 +12,26 @@ use std::time::Duration;
 use super::source::Lifetime;
 use crate::{clock::Now, random::Random};
 
-/// By default a renewal may take this long in all, and one attempt of it this long.
+/// The default timeouts of a whole renewal, and of one attempt.
 pub(crate) const RENEWAL_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is taken for a token whose lifetime nobody knows.
+/// The default lifetime of a token whose lifetime is unknown.
 pub(crate) const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
 
-/// Longer announced lifetimes count as this: 30 days.
+/// The default cap of announced lifetimes: 30 days.
 pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
 const MAX_MARGIN: Duration = Duration::from_secs(30);
 const MAX_WINDOW: Duration = Duration::from_secs(300);
 const MAX_JITTER: Duration = Duration::from_secs(60);
 
-/// What is made of the lifetimes that sources announce.
+/// The limits of the lifetimes that sources announce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LifetimeLimits {
-    /// Counts if none is announced.
+    /// The lifetime if none is announced.
     pub(crate) default: Duration,
-    /// The longest announced lifetime that is believed.
+    /// The cap of announced lifetimes.
     pub(crate) max: Duration,
 }
 
@@ -41,24 +41,24 @@ impl Default for LifetimeLimits {
     }
 }
 
-/// The points of a token's life, counted from the moment before it was asked for.
+/// The points of a token's life, counted from just before the token request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Schedule {
     pub(crate) t0: Now,
-    /// From here on it is renewed in the background.
+    /// The point from which it is renewed in the background.
     soft: Duration,
-    /// From here on callers wait for a newer one.
+    /// The point from which callers wait for a newer one.
     hard: Duration,
-    /// From here on it never goes out.
+    /// The point from which it is never used.
     expiry: Duration,
 }
 
-/// Where in its life a token is.
+/// The stage of a token's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Age {
     Fresh,
     Soft,
-    /// Inside its margin: usable if no newer one can be had.
+    /// Inside its margin: usable if no newer one is available.
     Hard,
     Expired,
 }
@@ -86,11 +86,13 @@ impl Schedule {
         Self { t0, soft: hard.saturating_sub(window + jitter), hard, expiry: lifetime }
     }
 
-    /// The schedule of a token that came again with the same end, when `former` was its schedule.
+    /// Returns the schedule of a token that was issued again with the same end. `former` was its
+    /// schedule.
     ///
-    /// Many a server has a newer one from a while before the end. So it is asked in the background
-    /// once more, where callers would have begun to wait; if that brings the same again, at the end.
-    /// A renewal that a rejection forced comes at any time, and is not that last try.
+    /// Many servers issue a newer token from some time before the end. So the server is asked once
+    /// more in the background, at the point where callers would have begun to wait; if it returns
+    /// the same token again, at the end. A renewal that a rejection forced can happen at any time,
+    /// and does not count as that last try.
     pub(crate) fn again(self, former: &Self, forced: bool) -> Self {
         let has_margin = former.hard < former.expiry;
         let is_to_the_end = former.soft == former.expiry;
@@ -101,18 +103,19 @@ impl Schedule {
         }
     }
 
-    /// The server has nothing newer to give: use the token to its end before asking again.
+    /// Returns the schedule of a token that is used until its end, because the server issues no
+    /// newer one.
     pub(crate) fn to_the_end(self) -> Self {
         Self { soft: self.expiry, hard: self.expiry, ..self }
     }
 
-    /// The schedule of a token without a lifetime, which was asked for at `t0`.
+    /// Returns the schedule of a token without a lifetime, which was requested at `t0`.
     pub(crate) fn uncacheable(t0: Now) -> Self {
         let none = Duration::ZERO;
         Self { t0, soft: none, hard: none, expiry: none }
     }
 
-    /// It serves those who waited for it, and nobody else.
+    /// Returns `true` if the token serves only its waiters.
     pub(crate) fn is_uncacheable(&self) -> bool {
         self.expiry.is_zero()
     }
@@ -130,7 +133,7 @@ impl Schedule {
         }
     }
 
-    /// It may go out at `now`.
+    /// Returns `true` if the token is usable at `now`.
     pub(crate) fn is_usable(&self, now: Now) -> bool {
         self.age(now) != Age::Expired
     }
@@ -143,7 +146,7 @@ impl Schedule {
         matches!(self.age(now), Age::Fresh | Age::Soft)
     }
 
-    /// How long it may still go out.
+    /// Returns the time for which the token remains usable.
     pub(crate) fn left(&self, now: Now) -> Duration {
         self.expiry.saturating_sub(now.since(self.t0))
     }
@@ -164,8 +167,8 @@ impl Schedule {
         self.expiry
     }
 
-    /// The two tokens end at the same time, give or take what rounding to seconds and a slow
-    /// answer can do.
+    /// Returns `true` if the two tokens expire at the same time, within the tolerance for rounding
+    /// to seconds and a slow response.
     pub(crate) fn ends_with(&self, other: &Self) -> bool {
         let slack = (other.expiry / 20).min(Duration::from_secs(5));
         self.expires_at().mono <= other.expires_at().mono.saturating_add(slack)

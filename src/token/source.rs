@@ -1,6 +1,6 @@
-//! What fetches a token: the [`TokenSource`] trait, and the [`TokenResponse`] it answers with.
+//! The [`TokenSource`] trait, which fetches tokens, and the [`TokenResponse`] that it returns.
 //!
-//! When a source is asked, and how often, is decided by the renewal; a source makes one attempt.
+//! The renewal decides when a source is asked, and how often; a source makes one attempt.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -12,17 +12,19 @@ use zeroize::Zeroizing;
 use super::trigger::Trigger;
 use crate::error::{ErrorClass, TokenError};
 
-/// A boxed future, as the traits of this crate return it: they run once in a token's lifetime.
+/// A boxed future, as returned by the traits of this crate, which are called once in a token's
+/// lifetime.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// The longest token that is accepted, in bytes. No common server takes longer headers.
+/// The longest accepted token, in bytes. No common server accepts longer headers.
 pub(crate) const MAX_TOKEN_LEN: usize = 16 * 1024;
 
-/// Fetches an access token: one call, one attempt.
+/// A source of access tokens. One call makes one attempt.
 ///
-/// [`TokenEndpoint`](crate::endpoint::TokenEndpoint) is the source that speaks OAuth2. Implement this for
-/// anything else that hands out tokens, or use [`source_fn`]. The cache takes care of sharing,
-/// expiry, retries, backoff and deadlines; a source only asks once and says how it went.
+/// [`TokenEndpoint`](crate::endpoint::TokenEndpoint) is the source for OAuth2 token endpoints.
+/// Implement this trait for anything else that issues tokens, or use [`source_fn`]. The cache
+/// handles sharing, expiry, retries, backoff and deadlines; a source makes one request and returns
+/// the result.
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,16 +37,16 @@ pub(crate) const MAX_TOKEN_LEN: usize = 16 * 1024;
 /// # drop(cache);
 /// ```
 pub trait TokenSource: Send + Sync + 'static {
-    /// Asks for a token, once.
+    /// Requests a token, once.
     ///
-    /// The renewal gives up on the future after its own deadlines, so no timeout is needed here.
-    /// The future is polled first within the poll of a request that waits for the token, if there is
-    /// one, and then on a task of its own. It must not block in either.
-    /// The class of the error decides what happens next: see [`ErrorClass`].
+    /// The renewal drops the future at its own deadline, so a source needs no timeout. If a request
+    /// waits for the token, the first poll may happen within the poll of that request; later polls
+    /// happen on a task. The future must not block in either. The class of the error decides what
+    /// happens next: see [`ErrorClass`].
     fn fetch<'a>(&'a self, attempt: Attempt) -> BoxFuture<'a, Result<TokenResponse, TokenError>>;
 
-    /// A number that changes when the credentials change. Cheap; asked only while a refusal of
-    /// the credentials is remembered, which a change makes forgotten at once.
+    /// Returns a number that changes when the credentials change. Must be cheap. It is called only
+    /// while a refusal of the credentials is remembered; a change ends that immediately.
     fn credentials_version(&self) -> u64 {
         0
     }
@@ -60,7 +62,7 @@ impl<T: TokenSource + ?Sized> TokenSource for Arc<T> {
     }
 }
 
-/// Which attempt of a renewal this is, for a [`TokenSource`].
+/// The attempt of a renewal that a [`TokenSource`] makes.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
     number: u32,
@@ -79,7 +81,7 @@ impl Attempt {
         Self::new(Trigger::Cold)
     }
 
-    /// Returns the attempt that is made beside this one, which is slow.
+    /// Returns the attempt that joins this one, which is slow.
     pub(crate) fn beside(self) -> Self {
         Self { number: self.number.saturating_add(1), ..self }
     }
@@ -108,25 +110,26 @@ impl Attempt {
         self.trigger.as_str()
     }
 
-    /// 1 for the first attempt of a renewal.
+    /// Returns the number of the attempt: 1 for the first of a renewal.
     #[must_use]
     pub fn number(&self) -> u32 {
         self.number
     }
 
-    /// The credentials with this fingerprint were refused a moment ago: do not send them again.
+    /// Returns `true` if the credentials with this fingerprint have just been refused, and must not
+    /// be sent again.
     pub(crate) fn has_refused(&self, fingerprint: u64) -> bool {
         self.refused == Some(fingerprint)
     }
 }
 
-/// A [`TokenSource`] made of a function; see [`source_fn`].
+/// A [`TokenSource`] made from a function; see [`source_fn`].
 #[derive(Clone, Copy)]
 pub struct SourceFn<F> {
     function: F,
 }
 
-/// Makes a [`TokenSource`] of an async function, as tower's `service_fn` does for services.
+/// Creates a [`TokenSource`] from an async function, as tower's `service_fn` does for services.
 pub fn source_fn<F, Fut>(function: F) -> SourceFn<F>
 where
     F: Fn(Attempt) -> Fut + Send + Sync + 'static,
@@ -160,8 +163,8 @@ pub struct TokenResponse {
     scope: Option<Box<str>>,
 }
 
-/// How the token is presented. What we write is always this spelling, whatever the server's
-/// `token_type` looks like: some servers refuse `bearer`.
+/// The scheme of the `Authorization` header. It is always written in this spelling, whatever the
+/// server's `token_type` looks like: some servers refuse `bearer`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scheme {
     Bearer,
@@ -177,21 +180,21 @@ impl Scheme {
     }
 }
 
-/// What is known of a token's lifetime.
+/// The lifetime of a token, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lifetime {
-    /// Announced, counted from the moment before the request was sent.
+    /// Announced, counted from just before the request was sent.
     Of(Duration),
     /// Not announced.
     Unknown,
-    /// Serves those who wait for it, whatever comes after it.
+    /// Serves only its waiters.
     OneUse,
     /// Never expires: a static credential.
     Never,
 }
 
 impl TokenResponse {
-    /// A bearer token (RFC 6750) of unknown lifetime.
+    /// Creates a response with a bearer token (RFC 6750) of unknown lifetime.
     ///
     /// # Errors
     ///
@@ -218,20 +221,21 @@ impl TokenResponse {
         Self::present(Scheme::Bearer, token)
     }
 
-    /// A static id and secret by HTTP Basic (RFC 7617), which never expires: for APIs that take
-    /// them in place of a token.
+    /// Creates a response with a static id and secret for HTTP Basic (RFC 7617), which never
+    /// expires, for APIs that accept them instead of a token.
     ///
     /// # Errors
     ///
-    /// [`ErrorClass::Malformed`] if both are empty or either is blank, if `id` contains a colon or
-    /// either has control characters (RFC 7617 section 2), or if both are longer than 12 KiB
-    /// together.
+    /// [`ErrorClass::Malformed`] if both are empty or either consists of white space, if `id`
+    /// contains a colon or either has control characters (RFC 7617 section 2), or if both are
+    /// longer than 12 KiB together.
     pub fn basic(id: &str, secret: &str) -> Result<Self, TokenError> {
         Self::checked_basic(id, secret)
             .map_err(|problem| malformed(format!("HTTP Basic {problem}")))
     }
 
-    /// The same. What is wrong reads on from the name of what cannot be made.
+    /// Creates the response of [`basic`](Self::basic). The error is a bare predicate (`has ...`),
+    /// to which the caller adds a subject.
     pub(crate) fn checked_basic(id: &str, secret: &str) -> Result<Self, &'static str> {
         // Some APIs have an id alone (Stripe) or a secret alone (Azure DevOps); RFC 7617 has nothing
         // against that.
@@ -284,26 +288,26 @@ impl TokenResponse {
         self
     }
 
-    /// Makes the token serve the callers that wait for it, and nobody else.
+    /// Makes the token serve only the callers that wait for it.
     pub(crate) fn for_one_use(mut self) -> Self {
         self.lifetime = Lifetime::OneUse;
         self
     }
 
-    /// The scope that was granted, if the server named one.
+    /// Sets the granted scope, if the server named one.
     #[must_use]
     pub fn scope(mut self, scope: impl Into<String>) -> Self {
         self.scope = Some(scope.into().into_boxed_str());
         self
     }
 
-    /// The token is the one that `header` carries.
+    /// Returns `true` if `header` carries the token.
     pub(crate) fn has_header(&self, header: &HeaderValue) -> bool {
         self.header == header
     }
 
-    /// Returns the token without its scheme, for sources that store or log in with what another
-    /// source fetched. Keep it out of logs and errors.
+    /// Returns the token without its scheme, for sources that store a token or log in with one that
+    /// another source fetched. Keep it out of logs and errors.
     ///
     /// ```
     /// use std::time::Duration;
@@ -321,14 +325,15 @@ impl TokenResponse {
         secret_text(&self.header, self.scheme)
     }
 
-    /// Returns how the token is presented: `Bearer`, or `Basic` for a static id and secret.
+    /// Returns the scheme: `Bearer`, or `Basic` for a static id and secret.
     #[must_use]
     pub fn token_type(&self) -> &'static str {
         self.scheme.as_str()
     }
 
-    /// Returns the lifetime that the server announced, counted from the moment before it was asked:
-    /// zero if the token is for one use. `None` if it announced none, or the token never expires.
+    /// Returns the lifetime that the server announced, counted from just before the request: zero
+    /// if the token is for one use. `None` if the server announced none, or the token never
+    /// expires.
     #[must_use]
     pub fn announced_lifetime(&self) -> Option<Duration> {
         match self.lifetime {
@@ -338,14 +343,14 @@ impl TokenResponse {
         }
     }
 
-    /// Returns the scope that was granted, if the server named one (RFC 6749 section 5.1). Several
-    /// have a space between them.
+    /// Returns the granted scope, if the server named one (RFC 6749 section 5.1). Several scopes
+    /// are separated by spaces.
     #[must_use]
     pub fn granted_scope(&self) -> Option<&str> {
         self.scope.as_deref()
     }
 
-    /// What is known of the lifetime.
+    /// Returns the lifetime, as far as it is known.
     pub(crate) fn lifetime(&self) -> Lifetime {
         self.lifetime
     }
@@ -365,13 +370,13 @@ impl fmt::Debug for TokenResponse {
     }
 }
 
-/// The token of an `Authorization` header of ours.
+/// Returns the token in an `Authorization` header that this crate made.
 pub(crate) fn secret_text(header: &HeaderValue, scheme: Scheme) -> &str {
     header.to_str().ok().and_then(|line| line.get(scheme.as_str().len() + 1..)).unwrap_or_default()
 }
 
-/// A header value that is marked sensitive, and whose bytes are zeroized when the last clone of it
-/// is dropped.
+/// Creates a header value that is marked sensitive, and whose bytes are zeroized when its last
+/// clone is dropped.
 pub(crate) fn sensitive_header(line: Zeroizing<Vec<u8>>) -> Result<HeaderValue, TokenError> {
     let mut header = HeaderValue::from_maybe_shared(Bytes::from_owner(line))
         .map_err(|_| malformed("the token has characters that no header can carry"))?;
@@ -379,7 +384,7 @@ pub(crate) fn sensitive_header(line: Zeroizing<Vec<u8>>) -> Result<HeaderValue, 
     Ok(header)
 }
 
-/// The same value with bytes of its own.
+/// Returns the same value in memory that is not shared.
 pub(crate) fn unshared(header: &HeaderValue) -> HeaderValue {
     sensitive_header(Zeroizing::new(header.as_bytes().to_vec())).unwrap_or_else(|_| header.clone())
 }

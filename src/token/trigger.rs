@@ -16,7 +16,7 @@ pub(crate) enum Trigger {
 }
 
 impl Trigger {
-    /// The name in events.
+    /// Returns the name in events.
     #[cfg_attr(not(feature = "tracing"), allow(dead_code, reason = "for events"))]
     pub(crate) fn as_str(self) -> &'static str {
         match self {

@@ -48,7 +48,7 @@ impl State {
         Answer::Use(self.hand_out(which, token, until, now))
     }
 
-    /// The token to be used at `now`: the one that the phase says, or else the other.
+    /// Returns the token to use at `now`: the one that the phase selects, or else the other.
     fn choice(&self, now: Now) -> Option<(Which, Token)> {
         let newest = self.usable_newest(now).map(|token| (Which::Newest, token));
         if self.is_benched(now) {
@@ -60,10 +60,10 @@ impl State {
         newest.or_else(|| self.usable_former(now).map(|token| (Which::Former, token)))
     }
 
-    /// No renewal may be started: the time at which a caller should ask again.
+    /// Returns the time at which a caller should ask again if no renewal may be started.
     fn next_look(&self, refusal: Refusal, deadline: Now, now: Now) -> Now {
         let until = refusal.before(deadline);
-        // A secret that is rotated in its file is noticed by callers who ask.
+        // Callers notice when a secret is rotated in its file.
         if self.stale_refusal(now).is_some() {
             until.min(now.plus(Duration::from_secs(1)))
         } else {
@@ -82,12 +82,12 @@ impl State {
             && let Phase::Benched { pause, next, probe } = &mut self.phase
         {
             if which == Which::Former {
-                // Until the next probe. The wall clock has no part in that.
+                // Valid until the next probe, which depends on the monotonic clock only.
                 usable.until = usable.until.min(token.schedule.hard_at());
                 usable.until.mono = usable.until.mono.min(*next);
             } else {
-                // A number of its own, so that its response can be told from late ones, for this
-                // request alone.
+                // The probe gets its own generation for this request alone, so that its response
+                // can be told from late ones.
                 self.generations += 1;
                 usable.generation = self.generations;
                 usable.until = Now::default();
@@ -102,8 +102,8 @@ impl State {
     }
 }
 
-/// The end of a wait by a caller whose token is good for `left`: `until`, but never in the token's
-/// last second. `None` if that has passed.
+/// Returns the end of a wait for a caller whose token remains usable for `left`: `until`, but never
+/// within the token's last second. Returns `None` if that time has passed.
 fn patience(until: Duration, left: Duration, now: Now) -> Option<Duration> {
     let end = now.mono.saturating_add(left.saturating_sub(Duration::from_secs(1)));
     Some(until.min(end)).filter(|&until| now.mono < until)

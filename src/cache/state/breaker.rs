@@ -10,18 +10,19 @@ use std::time::Duration;
 
 use crate::policy::challenge::Evidence;
 
-/// How long a forced token that some requests used and none was rejected with stays on probation.
+/// The time for which a forced token that was accepted, and never rejected, stays on probation.
 /// (Where no request can be replayed, no replay can show a cure.)
 const PROBATION: Duration = Duration::from_secs(60);
 
-/// Before that, one rejection of such a token is not held against it if no replay has shown whether
-/// it is a cure (the caller left, the body was not kept, the API failed): once in this time, or until
-/// the next cure.
+/// Before that, one rejection of such a token does not count if no replay has shown whether it is a
+/// cure (the caller left, the body was not kept, the API failed). This exception applies once in
+/// this time, or until the next cure.
 const DOUBT: Duration = Duration::from_secs(600);
 
-/// However many cures there are, no more renewals are forced in a row than this, and then one a
-/// second: an API that answers 401 at random looks cured each time. Two replicas of a client whose
-/// server keeps one token alive end each other's token for each call, and are cured each time, too.
+/// The most renewals that are forced in a row; then one per second is allowed, however many cures
+/// there are. An API that responds 401 at random looks cured each time. So does each of two
+/// replicas of a client whose server keeps only one token valid: they invalidate each other's token
+/// with every call.
 const MAX_BURST: u32 = 30;
 const REFILL: Duration = Duration::from_secs(1);
 
@@ -30,17 +31,17 @@ const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const MAX_PAUSE_ACCEPTED: Duration = Duration::from_secs(60);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 
-/// A token that no request was accepted with may only be too new for the API, and its successor
-/// would be newer still: it is kept for at least this long.
+/// The shortest pause while no request was accepted with the token. It may only be too new for the
+/// API, and its successor would be newer still.
 const MIN_PAUSE_UNACCEPTED: Duration = Duration::from_secs(60);
 
-/// After so many ineffective renewals in a row, a 401 that does not call the token invalid forces
-/// none for [`WEAK_PAUSE`], as long as others are accepted with the token in each [`WINDOW`].
+/// After this many ineffective renewals in a row, a 401 without `invalid_token` forces none for
+/// [`WEAK_PAUSE`], as long as other requests are accepted with the token in each [`WINDOW`].
 const MAX_WEAK: u32 = 5;
 const WEAK_PAUSE: Duration = Duration::from_secs(15 * 60);
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// Ineffective renewals are forgotten after so long a time without a rejection.
+/// The time without a rejection after which ineffective renewals are forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Clone, Debug, PartialEq)]
@@ -48,8 +49,8 @@ pub(super) struct Breaker {
     /// Ineffective renewals in a row.
     ineffective: u32,
     ineffective_at: Duration,
-    /// Renewals that weak evidence has forced since the last cure, and of which nothing showed that
-    /// they were one.
+    /// The number of renewals that weak evidence has forced since the last cure, and that nothing
+    /// has shown to be a cure.
     unproven: u32,
     /// The time of the last rejection since then that forced no renewal.
     refused_at: Duration,
@@ -66,20 +67,20 @@ pub(super) struct Breaker {
 struct Token {
     probation: Probation,
     since: Duration,
-    /// A request with it was accepted since it was watched.
+    /// Whether a request with it was accepted since it was watched.
     is_accepted: bool,
-    /// The same, since the current window began.
+    /// Whether a request with it was accepted since the current window began.
     is_accepted_in_window: bool,
     window_ends: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Probation {
-    /// No rejection brought it, or it was a cure.
+    /// No rejection caused the renewal, or it was a cure.
     None,
-    /// A rejection brought it; no replay has shown yet whether it is a cure.
+    /// A rejection caused the renewal; no replay has shown yet whether it is a cure.
     Pending,
-    /// A rejection brought it, and it was rejected itself.
+    /// A rejection caused the renewal, and the new token was rejected as well.
     Failed,
 }
 
@@ -97,7 +98,7 @@ impl Breaker {
         }
     }
 
-    /// Takes note of a new token. `forced`: a rejection brought it.
+    /// Records a new token. `forced` means that a rejection caused the renewal.
     pub(super) fn published(&mut self, forced: bool, now: Duration) {
         if forced {
             self.token = Token::new(Probation::Pending, now);
@@ -108,14 +109,14 @@ impl Breaker {
         }
     }
 
-    /// Takes note of a request with the newest token that was rejected, and that is no replay.
-    /// Unless that is news, it shows that the renewal which brought the token was ineffective.
+    /// Records the rejection of a request with the newest token that is not a replay. Unless this
+    /// is a new revocation, it shows that the renewal that fetched the token was ineffective.
     pub(super) fn rejected(&mut self, evidence: Evidence, now: Duration) {
         if self.token.probation != Probation::Pending {
             return;
         }
         let age = now.saturating_sub(self.token.since);
-        // Where no caller reports what its requests came to, nobody is accepted.
+        // Callers that do not report responses never report an acceptance.
         if age >= MAX_PAUSE || self.token.is_accepted && age >= PROBATION {
             self.unproven = self.unproven.saturating_add(u32::from(evidence == Evidence::Weak));
             if self.unproven >= MAX_WEAK {
@@ -133,8 +134,8 @@ impl Breaker {
         self.ineffective(now);
     }
 
-    /// Takes note of a replay that was rejected although its token was asked for after the first
-    /// rejection, or of a forced renewal that brought the rejected token again.
+    /// Records an ineffective renewal: a replay was rejected although its token was requested after
+    /// the first rejection, or a forced renewal returned the rejected token again.
     pub(super) fn ineffective(&mut self, now: Duration) {
         if self.token.probation == Probation::Failed {
             return;
@@ -146,7 +147,7 @@ impl Breaker {
         self.token.is_accepted_in_window = false;
     }
 
-    /// Takes note of a replay with the newest token that was accepted.
+    /// Records the acceptance of a replay with the newest token.
     pub(super) fn replay_accepted(&mut self) {
         if self.token.probation != Probation::None {
             self.token.probation = Probation::None;
@@ -157,13 +158,13 @@ impl Breaker {
         self.request_accepted();
     }
 
-    /// Takes note of a request with the newest token that was accepted, and that is no replay.
+    /// Records the acceptance of a request with the newest token that is not a replay.
     pub(super) fn request_accepted(&mut self) {
         self.token.is_accepted = true;
         self.token.is_accepted_in_window = true;
     }
 
-    /// Returns `true` if the next request that is accepted with the newest token is of interest.
+    /// Returns `true` if the breaker waits for a request to be accepted with the newest token.
     pub(super) fn is_watching(&self) -> bool {
         let is_closed = self.ineffective == 0 && self.token.probation == Probation::None;
         if is_closed || !self.token.is_accepted {
@@ -182,7 +183,8 @@ impl Breaker {
         self.token.probation != Probation::Failed || self.token.is_accepted
     }
 
-    /// Returns `true` if no forced renewal was ineffective since the last cure, or for a while.
+    /// Returns `true` if no forced renewal was ineffective since the last cure, or within
+    /// [`FORGOTTEN_AFTER`].
     pub(super) fn is_trusting(&self) -> bool {
         self.ineffective == 0
     }
@@ -193,7 +195,7 @@ impl Breaker {
         self.ineffective > 0 && self.token.is_accepted
     }
 
-    /// The time from which a renewal may be forced, if that is later than `now`.
+    /// Returns the time from which a renewal may be forced, if it is later than `now`.
     pub(super) fn cooldown_until(&mut self, evidence: Evidence, now: Duration) -> Option<Duration> {
         self.forget(now);
         let until = self.until(evidence, now);
@@ -232,7 +234,7 @@ impl Breaker {
         (until > now).then_some(until)
     }
 
-    /// The end of the window in which others were accepted with the token.
+    /// Returns the end of the window in which other requests were accepted with the token.
     fn weak_until(&mut self, now: Duration) -> Duration {
         let token = &mut self.token;
         if now >= token.window_ends && token.is_accepted_in_window {
@@ -242,7 +244,7 @@ impl Breaker {
         token.window_ends.min(self.ineffective_at.saturating_add(WEAK_PAUSE))
     }
 
-    /// What it decides at `now`, for the enumeration of states.
+    /// Returns the breaker's decisions at `now`, for the enumeration of states.
     #[cfg(test)]
     pub(super) fn summary(&self, now: Duration) -> String {
         let mut copy = self.clone();
@@ -259,7 +261,7 @@ impl Breaker {
         )
     }
 
-    /// Takes note of a renewal that is being forced.
+    /// Records a forced renewal.
     pub(super) fn renewal_forced(&mut self, now: Duration) {
         self.burst = self.burst_at(now).saturating_add(1);
         self.counted_at = now;

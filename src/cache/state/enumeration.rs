@@ -232,7 +232,7 @@ impl Moment {
         Some(next)
     }
 
-    /// What a copy of the answer at this moment holds.
+    /// Returns the contents of a copy of the answer at this moment.
     fn held(&self) -> Option<(u64, Option<Which>)> {
         match self.state.clone().on(Event::Acquire, self.now).answer {
             // A probe is for one request, and is not kept.

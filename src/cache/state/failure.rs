@@ -10,7 +10,7 @@ use crate::{cache::backoff::backoff, clock::Now, random::Random};
 pub(crate) struct Failed {
     pub(crate) class: ErrorClass,
     pub(crate) retry_after: Option<Duration>,
-    /// The task was aborted or its runtime is gone: that says nothing about the source.
+    /// Whether the task was aborted or its runtime shut down, which says nothing about the source.
     pub(crate) is_interrupted: bool,
     pub(crate) credentials_version: u64,
 }
@@ -20,7 +20,8 @@ pub(crate) struct Failed {
 pub(super) struct Failure {
     number: u64,
     class: ErrorClass,
-    /// By both clocks, as the error tells the caller: a host that has slept need not wait.
+    /// Measured by both clocks, as the error tells the caller, so that a host that was suspended
+    /// need not wait.
     while_usable: Now,
     while_none: Now,
     credentials_version: u64,
@@ -30,9 +31,9 @@ pub(super) struct Failure {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Streak {
     class: Option<ErrorClass>,
-    /// Of this class.
+    /// The number of failures of this class.
     count: u32,
-    /// The time of the first, of whatever class.
+    /// The time of the first failure, of any class.
     since: Duration,
 }
 
@@ -43,7 +44,7 @@ impl Streak {
 }
 
 impl State {
-    /// The time of the next renewal while a failure is remembered.
+    /// Returns the time of the next renewal while a failure is remembered.
     pub(super) fn failure_until(&self, now: Now) -> Option<Now> {
         let failure = self.failure.as_ref()?;
         let newest = self.usable_newest(now).filter(|newest| !newest.is_rejected);
@@ -51,8 +52,8 @@ impl State {
         Some(if is_served { failure.while_usable } else { failure.while_none })
     }
 
-    /// The number of the failure that is remembered at `now` and the version of the credentials
-    /// that it is about, if the server refused them. A change of version ends it.
+    /// Returns the number of the failure that is remembered at `now`, with the version of the
+    /// credentials that the server refused. A change of version ends the failure.
     pub(crate) fn stale_refusal(&self, now: Now) -> Option<(u64, u64)> {
         let until = self.failure_until(now)?;
         let failure = self.failure.as_ref().filter(|_| now.is_before(until))?;
@@ -61,7 +62,7 @@ impl State {
     }
 
     pub(super) fn credentials_version(&mut self, number: u64, version: u64) -> Answer {
-        // A newer failure may have come while the source was asked.
+        // A newer failure may have been recorded while the source was asked.
         let is_same = |failure: &&super::Failure| failure.number == number;
         if self.failure.as_ref().filter(is_same).is_some_and(|f| f.credentials_version != version) {
             self.forget_failure();
@@ -108,8 +109,9 @@ impl State {
         self.failure_until(now)
     }
 
-    /// The time at which the timer of a cache that is kept warm should look again: the soft point,
-    /// or when the next attempt is due. No caller waits for it, so a long outage is polled slowly.
+    /// Returns the time at which the timer of a cache that is kept warm should check again: the
+    /// soft point, or the time of the next attempt. No caller waits for it, so polling is slow in a
+    /// long outage.
     pub(crate) fn due(&self) -> Option<Now> {
         let due = self.newest?.schedule.soft_at();
         Some(match &self.failure {

@@ -17,9 +17,9 @@ use crate::{
 pub(crate) struct Landed {
     pub(crate) flight: FlightId,
     pub(crate) result: Result<Issued, Failed>,
-    /// Tokens that were issued to it and are of no use.
+    /// The number of issued tokens that could not be used.
     pub(crate) wasted: u32,
-    /// Jitter is drawn from it.
+    /// The seed of the jitter.
     pub(crate) seed: u64,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Landed {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Issued {
     pub(crate) lifetime: Lifetime,
-    /// The moment before it was asked for.
+    /// The time just before it was requested.
     pub(crate) t0: Now,
     pub(crate) same_as: Option<SameAs>,
 }
@@ -42,7 +42,7 @@ pub(crate) enum SameAs {
 impl State {
     pub(super) fn landed(&mut self, landed: Landed, now: Now) -> Answer {
         self.issued += u64::from(landed.wasted) + u64::from(landed.result.is_ok());
-        // One that was given up may end later. Nothing depends on it any more.
+        // A renewal that was given up may end later. Nothing depends on it any more.
         let Some(flight) = self.in_flight.take_if(|flight| flight.id == landed.flight) else {
             return Answer::None;
         };
@@ -55,7 +55,7 @@ impl State {
         }
     }
 
-    /// Starts with a token that was issued earlier, and is good for `lifetime` from `now` on.
+    /// Starts with a token that was issued earlier, and has `lifetime` left from `now` on.
     pub(crate) fn adopt(&mut self, lifetime: Lifetime, seed: u64, now: Now) {
         let limits = self.limits.lifetimes;
         let schedule = Schedule::new(now, lifetime, limits, &mut Random::seeded(seed));
@@ -103,12 +103,12 @@ impl State {
         self.landed_as(which, schedule, now)
     }
 
-    /// A token with a new text becomes the newest.
+    /// Makes a token with a new text the newest.
     fn succeed(&mut self, schedule: Schedule, forced: bool, now: Now) {
         let proven = self.newest.filter(|newest| {
             self.phase == Phase::Proven && !newest.is_rejected && newest.schedule.is_usable(now)
         });
-        // A token that was never accepted takes no other's place.
+        // A token that was never accepted does not replace the former one.
         let former = match self.phase {
             Phase::Proven => proven,
             _ => self.usable_former(now),
@@ -128,16 +128,16 @@ impl State {
         self.breaker.published(forced, now.mono);
     }
 
-    /// The server issues tokens that serve only those who wait for them.
+    /// Publishes a token that serves only its waiters.
     fn publish_uncacheable(&mut self, schedule: Schedule, forced: bool, now: Now) -> Usable {
         self.generations += 1;
         self.uncacheable_from.get_or_insert(self.generations);
         match self.newest.filter(|newest| !forced && newest.schedule.is_usable(now)) {
-            // Until its end the server has nothing better to give.
+            // Until it expires, the server has nothing better to issue.
             Some(newest) => {
                 self.newest = Some(Token { schedule: newest.schedule.to_the_end(), ..newest });
             }
-            // It was rejected or has expired, and no other can be kept.
+            // The token was rejected or has expired, and no other can be kept.
             None => (self.newest, self.former, self.phase) = (None, None, Phase::Alone),
         }
         self.landed_as(Which::Uncacheable, schedule, now)
@@ -153,9 +153,9 @@ impl State {
     }
 }
 
-/// The schedule of a token that the server has handed out again.
+/// Returns the schedule of a token that the server has issued again.
 fn again(schedule: Schedule, former: &Token, forced: bool) -> Schedule {
-    // With the same end, asking again and again would bring nothing.
+    // If the expiry is the same, asking repeatedly would return the same token.
     if schedule.ends_with(&former.schedule) {
         schedule.again(&former.schedule, forced)
     } else {

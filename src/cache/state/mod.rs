@@ -15,16 +15,17 @@
 //! - **B, input**: [`on`](State::on) takes one [`Event`] and the time. The caller holds the lock
 //!   from before it gathers the event's facts (is the text the same as before?) until it has stored
 //!   what [`newest`](State::newest) and [`former`](State::former) say now.
-//! - **C, output**: [`Effects`] is everything that has to happen as a result. In this order: store
-//!   the tokens, change the epoch, release the lock, complete what is given up, launch, answer.
+//! - **C, output**: [`Effects`] is everything that has to happen as a result, in this order: store
+//!   the tokens, change the epoch, release the lock, complete the flights that were given up,
+//!   launch, answer.
 //! - **D, construction**: [`State::new`].
 //!
 //! # Which token is used
 //!
-//! A renewal replaces a token that is still good, and some APIs do not accept the new one at once:
-//! its `nbf` lies ahead of their clock, or its key is not in their copy of the key set yet. So the
-//! former token is kept until it expires, unless it was rejected. N is the newest token, F the
-//! former one:
+//! A renewal replaces a token that is still usable, and some APIs do not accept the new one at
+//! once: its `nbf` lies ahead of their clock, or its key is not in their copy of the key set yet.
+//! So the former token is kept until it expires, unless it was rejected. N is the newest token, F
+//! the former one:
 //!
 //! ```text
 //!                     background renewal lands              401 with N
@@ -40,13 +41,13 @@
 //!                 cold start, forced renewal ───┘
 //! ```
 //!
-//! In every phase the renewal follows N's schedule. F never comes back once it is dropped, so two
+//! In every phase, the renewal follows N's schedule. Once F is dropped it never returns, so two
 //! tokens cannot alternate without end.
 //!
-//! # What a renewal is made for
+//! # Triggers
 //!
-//! One renewal is in flight at a time. [`Trigger`] says why it was launched. A request that needs a
-//! newer token joins it, whatever its trigger.
+//! At most one renewal is in flight. [`Trigger`] is the reason for its launch. A request that needs
+//! a newer token joins it, whatever its trigger.
 
 mod acquire;
 mod breaker;
@@ -78,10 +79,10 @@ use crate::{
 /// A renewal that has not ended this long after its deadline is not being polled.
 const OVERDUE_GRACE: Duration = Duration::from_secs(5);
 
-/// The longest wait for a renewal by a caller that could go out with a usable token.
+/// The longest wait for a renewal by a caller that has a usable token.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long `invalid_token` makes other callers wait for the renewal that it forces.
+/// The time for which `invalid_token` makes other callers wait for the renewal that it forces.
 const BLOCK: Duration = Duration::from_secs(2);
 
 /// The decisions about one token. See the [module](self) for the contract.
@@ -97,7 +98,7 @@ pub(crate) struct State {
     breaker: Breaker,
     budget: Option<Budget>,
     issued: u64,
-    /// The first number since the newest token that stands for an uncacheable one.
+    /// The first generation after the newest token's that stands for an uncacheable token.
     uncacheable_from: Option<u64>,
     generations: u64,
     flights: u64,
@@ -114,18 +115,18 @@ pub(crate) struct Limits {
 /// A token as the state knows it: without its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Token {
-    /// Stands for the text: a token that the server hands out again keeps its number.
+    /// The number that stands for the text. A token that the server issues again keeps its number.
     pub(crate) generation: u64,
     pub(crate) schedule: Schedule,
-    /// A rejection brought it.
+    /// Whether a rejection caused the renewal that fetched it.
     pub(crate) forced: bool,
-    /// The last number under which it was sent to probe the API. At least `generation`.
+    /// The last generation under which it was sent to probe the API. At least `generation`.
     last_probe: u64,
-    /// An API rejected it, and nothing suggests that the API misuses 401.
+    /// Whether an API rejected it, and nothing suggests that the API misuses 401.
     is_rejected: bool,
 }
 
-/// Which of the two tokens is used.
+/// The phase, which selects the token that is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// The newest: a request with it was accepted.
@@ -138,7 +139,7 @@ enum Phase {
     Alone,
 }
 
-/// Names a renewal.
+/// The number of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlightId(u64);
 
@@ -148,7 +149,8 @@ struct InFlight {
     id: FlightId,
     trigger: Trigger,
     launched: Duration,
-    /// Until then, other callers wait for it: an API called the newest token invalid.
+    /// The time until which other callers wait for it, because an API called the newest token
+    /// invalid.
     blocks_until: Option<Duration>,
 }
 
@@ -165,27 +167,27 @@ pub(crate) enum Event {
     Replace { call: Call, evidence: Evidence },
     /// An API accepted a request's token.
     Accepted { generation: u64, sending: Sending },
-    /// The source was asked for the version of its credentials, because of the failure with this
-    /// number.
+    /// The source returned the version of its credentials. It was asked because of the failure with
+    /// this number.
     CredentialsVersion { failure: u64, version: u64 },
-    /// A renewal is about to ask the source once more. `is_resend`: at once, because the last request
-    /// was lost with its connection.
+    /// A renewal is about to ask the source again. `is_resend` means immediately, because the last
+    /// request was lost with its connection.
     AttemptStarts { flight: FlightId, is_resend: bool },
-    /// An attempt has failed. `is_free`: no token can have been issued to it, so the budget that was
-    /// reserved at this time is given back.
+    /// An attempt has failed. `is_free` means that no token can have been issued to it, so the
+    /// budget that was reserved at this time is returned.
     AttemptFailed { reserved: Duration, is_free: bool },
     /// A renewal has ended.
     Landed(Landed),
 }
 
-/// Everything that has to happen because of an event.
+/// The effects of an event.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Effects {
     pub(crate) answer: Answer,
     pub(crate) launch: Option<Launch>,
-    /// Complete this renewal with an error, and abort its task.
+    /// The renewal to complete with an error, and whose task to abort.
     pub(crate) give_up: Option<FlightId>,
-    /// What the handles cached may be out of date.
+    /// Whether the handles' cached copies may be outdated.
     pub(crate) epoch_changed: bool,
 }
 
@@ -196,17 +198,17 @@ pub(crate) struct Launch {
     pub(crate) trigger: Trigger,
     /// The time at which budget was reserved for its first attempt.
     pub(crate) reserved: Duration,
-    /// How often a transient failure may be tried within this renewal.
+    /// The most attempts of this renewal while its failures are transient.
     pub(crate) attempts: u32,
 }
 
 /// The answer to the caller that an event came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// There is nothing to answer, or to do.
+    /// There is no answer.
     None,
     Use(Usable),
-    /// Wait for the renewal, but ask again at `until`.
+    /// The caller waits for the renewal, but asks again at `until`.
     Wait {
         flight: FlightId,
         until: Option<Duration>,
@@ -214,48 +216,48 @@ pub(crate) enum Answer {
     Refuse(Refusal),
 }
 
-/// A token to be used.
+/// A token to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Usable {
     pub(crate) which: Which,
-    /// The number that the request carries.
+    /// The generation that the request carries.
     pub(crate) generation: u64,
-    /// Until then it can be used without asking again, as long as the epoch stays the same.
+    /// The time until which it can be used without asking again, while the epoch stays the same.
     pub(crate) until: Now,
-    /// The first response that accepts it is to be reported.
+    /// Whether the first response that accepts it must be reported.
     pub(crate) on_probation: bool,
 }
 
-/// Where the text of a token lies.
+/// The place of a token's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Which {
     Newest,
     Former,
-    /// It came with the event, and is not kept.
+    /// The event brought the token, which is not kept.
     Uncacheable,
 }
 
-/// The reason why there is no token to be used.
+/// The reason why there is no token to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The last renewal failed; the next is made then.
+    /// The last renewal failed; the next may start at `until`.
     Failed { until: Option<Now> },
-    /// The issuance budget is used up until then.
+    /// The issuance budget is used up until `until`.
     Budget { until: Duration },
-    /// The server has no other token than the rejected one.
+    /// The server issues no token other than the rejected one.
     SameToken,
-    /// Forced renewals have not helped lately; the next is made then.
+    /// Recent forced renewals were ineffective; the next may be forced at `until`.
     Cooldown { until: Duration },
     /// The newer token was rejected as well.
     ReplayRejected,
 }
 
 impl Refusal {
-    /// The time from which asking again makes sense, `deadline` at the latest.
+    /// Returns the time from which asking again makes sense, `deadline` at the latest.
     fn before(self, deadline: Now) -> Now {
         let until = match self {
             Self::Failed { until: Some(until) } => until,
-            // By the monotonic clock alone: a wall clock that is set must not cost tokens.
+            // Only the monotonic clock counts: setting the wall clock must not spend tokens.
             Self::Budget { until } => Now { mono: until, wall: Duration::MAX },
             _ => return deadline,
         };
@@ -283,14 +285,14 @@ impl State {
         }
     }
 
-    /// Takes note of `event`, and returns what has to happen.
+    /// Applies `event`, and returns its effects.
     pub(crate) fn on(&mut self, event: Event, now: Now) -> Effects {
         let before = self.view();
-        // Copies that were made while a renewal was in flight hold for as long as it might take.
+        // Copies made while a renewal was in flight are valid for as long as it might take.
         let had_flight = self.in_flight.map(|flight| flight.id);
         let mut launch = None;
         let give_up = match event {
-            // The caller carries out no effects of these.
+            // The caller carries out no effects of these events.
             Event::Landed(_)
             | Event::AttemptStarts { .. }
             | Event::AttemptFailed { .. }
@@ -325,7 +327,8 @@ impl State {
         Effects { answer, launch, give_up, epoch_changed }
     }
 
-    /// Everything that a cached copy of the answer to [`Event::Acquire`] depends on, besides time.
+    /// Returns everything that a cached copy of the answer to [`Event::Acquire`] depends on,
+    /// besides time.
     fn view(&self) -> impl PartialEq + use<> {
         let token = |token: &Token| (token.generation, token.schedule);
         (
@@ -349,7 +352,7 @@ impl State {
         self.issued
     }
 
-    /// A token that may go out, for callers that cannot wait. Probes nothing.
+    /// Returns a usable token, for callers that cannot wait. Does not probe.
     pub(crate) fn usable(&self, now: Now) -> Option<Which> {
         let former = self.usable_former(now).map(|_| Which::Former);
         let newest = self.usable_newest(now).map(|_| Which::Newest);
@@ -364,13 +367,13 @@ impl State {
         self.former.filter(|token| !token.is_rejected && token.schedule.is_usable(now))
     }
 
-    /// The former token is used in place of the newest: until its hard point.
+    /// Returns `true` if the former token is used instead of the newest, until its hard point.
     fn is_benched(&self, now: Now) -> bool {
         matches!(self.phase, Phase::Benched { .. })
             && self.former.is_some_and(|former| former.schedule.is_before_hard(now))
     }
 
-    /// The first response that accepts the newest token is of interest.
+    /// Returns `true` if the first response that accepts the newest token must be reported.
     fn is_on_probation(&self) -> bool {
         self.newest.is_some() && self.phase != Phase::Proven || self.breaker.is_watching()
     }
@@ -396,8 +399,7 @@ impl State {
         }
     }
 
-    /// The renewal in flight, if it should have ended long ago: its runtime lives, but nobody polls
-    /// it.
+    /// Takes the renewal in flight if it is overdue: its runtime is alive, but not driven.
     fn take_overdue(&mut self, now: Now) -> Option<FlightId> {
         let limit = self.limits.renewal_timeout.saturating_add(OVERDUE_GRACE);
         let overdue = |flight: &mut InFlight| now.mono.saturating_sub(flight.launched) > limit;
@@ -431,7 +433,8 @@ impl State {
         Ok(flight)
     }
 
-    /// Reserves budget for an attempt after the first, for which [`renewal`](Self::renewal) did.
+    /// Reserves budget for an attempt after the first ([`renewal`](Self::renewal) reserves that
+    /// one's).
     fn attempt_starts(&mut self, flight: FlightId, is_resend: bool, now: Now) -> Answer {
         let trigger =
             self.in_flight.filter(|f| f.id == flight).map_or(Trigger::Soft, |f| f.trigger);
@@ -445,7 +448,7 @@ impl State {
         }
     }
 
-    /// The timer of a cache that is kept warm renews the token. Nobody waits for it.
+    /// Renews the token for the timer of a cache that is kept warm. No caller waits for it.
     fn renew_ahead(&mut self, now: Now, launch: &mut Option<Launch>) -> Answer {
         if self.in_flight.is_none()
             && self.newest.is_none_or(|newest| newest.schedule.is_before_soft(now))
@@ -459,7 +462,7 @@ impl State {
     }
 }
 
-/// The use of a token that is renewed for this reason.
+/// Returns the purpose of a token that is renewed for this reason.
 fn purpose(trigger: Trigger) -> Purpose {
     match trigger {
         Trigger::Cold => Purpose::Needed,

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::{Answer, InFlight, Launch, Phase, Refusal, State, Token, Trigger, Usable, Which};
 use crate::{clock::Now, policy::challenge::Evidence, token::IssuedToken};
 
-/// A newest token that is rejected within so long a time may only be too new for the API.
+/// The time within which the rejection of a newest token may only mean that it is too new for the
+/// API.
 const SETTLING: Duration = Duration::from_secs(120);
 
 /// The first pause of a newest token that an API rejects while it accepts the former one, and the
@@ -20,12 +21,12 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// A response that rejects a token, and the call that it answers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Rejected {
-    /// The number that the request carried.
+    /// The generation of the token that the request carried.
     pub(crate) generation: u64,
     pub(crate) evidence: Evidence,
     /// The call so far, without this response.
     pub(crate) call: Call,
-    /// The request was kept and may be sent again.
+    /// Whether the request was kept and may be sent again.
     pub(crate) is_replayable: bool,
 }
 
@@ -45,7 +46,7 @@ pub(crate) enum Sending {
 }
 
 impl Call {
-    /// Takes note of a rejection of `generation` at `now`.
+    /// Records the rejection of `generation` at `now`.
     pub(crate) fn rejected(&mut self, generation: u64, now: Duration) {
         self.since.get_or_insert(now);
         if let Some(place) = self.tried.iter_mut().find(|place| place.is_none()) {
@@ -53,8 +54,8 @@ impl Call {
         }
     }
 
-    /// A call whose replay with `token` was rejected, and of which no more is known: the token was
-    /// asked for because of it, or before.
+    /// Returns a call whose replay with `token` was rejected, and of which no more is known. The
+    /// rejection may have caused the request for the token, or it may be later.
     pub(crate) fn of_replay(token: &IssuedToken) -> Self {
         let asked_after = token.forced.then_some(token.schedule.t0.mono);
         Self { since: Some(asked_after.unwrap_or(Duration::MAX)), tried: [None; 3] }
@@ -69,7 +70,7 @@ impl Call {
         if self.since.is_none() { Sending::First } else { Sending::Replay }
     }
 
-    /// The number of the token that was rejected last.
+    /// Returns the generation of the token that was rejected last.
     pub(crate) fn last_tried(&self) -> u64 {
         self.tried.iter().flatten().last().copied().unwrap_or_default()
     }
@@ -78,7 +79,7 @@ impl Call {
         self.tried.iter().flatten().any(|&generation| token.is(generation))
     }
 
-    /// The token was asked for after the first rejection.
+    /// Returns `true` if the token was requested after the first rejection.
     fn was_asked_since(&self, token: &Token) -> bool {
         self.since.is_some_and(|since| token.schedule.t0.mono >= since)
     }
@@ -89,7 +90,7 @@ impl Call {
 }
 
 impl Token {
-    /// `generation` is a number of this token: its own, or that of a probe.
+    /// Returns `true` if `generation` is one of this token: its own, or that of a probe.
     fn is(&self, generation: u64) -> bool {
         (self.generation..=self.last_probe).contains(&generation)
     }
@@ -108,7 +109,7 @@ impl State {
         let is = |token: &Token| token.is(generation);
         if let Some(newest) = self.newest.filter(is) {
             if before.was_asked_since(&newest) {
-                // Neither the token of then nor one that was asked for since.
+                // The API rejects the earlier token as well as one that was requested since.
                 self.breaker.ineffective(now.mono);
                 return Answer::Refuse(Refusal::ReplayRejected);
             }
@@ -135,13 +136,13 @@ impl State {
                 }
             }
         } else if self.newest.is_none() && self.is_uncacheable(generation) {
-            // There is no other to compare it with.
+            // There is no other token to compare it with.
             return Answer::Refuse(Refusal::SameToken);
         }
         self.replace(&call, evidence, now, launch)
     }
 
-    /// The newest token was rejected: whether the former one is to be tried before anything else.
+    /// Returns `true` if the newest token was rejected and the former one is tried first.
     fn fall_back(
         &mut self,
         newest: &Token,
@@ -168,14 +169,14 @@ impl State {
                 }
                 true
             }
-            // Some instances of the API may lag behind others. What cannot be replayed must not be
-            // rejected twice.
+            // Some instances of the API may lag behind others. A request that cannot be replayed
+            // must not be rejected twice.
             Phase::Proven => is_replayable && now.since(newest.schedule.t0) < SETTLING,
             Phase::Alone => false,
         }
     }
 
-    /// The renewal that `call` waited for has brought a token.
+    /// Returns how to handle `call` after the renewal that it waited for has published a token.
     pub(super) fn replace_after_wait(
         &mut self,
         call: &Call,
@@ -190,7 +191,8 @@ impl State {
         self.replace(call, evidence, now, launch)
     }
 
-    /// A usable token that `call` was not rejected with, in the order in which they are used.
+    /// Returns a usable token that `call` was not rejected with, in the order in which they are
+    /// used.
     pub(crate) fn untried(&self, call: &Call, now: Now) -> Option<Which> {
         self.untried_token(call, now)
             .filter(|(_, token)| token.schedule.is_usable(now))
@@ -202,7 +204,8 @@ impl State {
         let former = self.usable_former(now).map(|former| (Which::Former, former));
         let is_former_first = self.is_benched(now) || self.usable_newest(now).is_none();
         let order = if is_former_first { [former, newest] } else { [newest, former] };
-        // The last sending is for a token that is known to be good, or was asked for since.
+        // The last replay is reserved for a token that is known to be accepted, or was requested
+        // since.
         let is_good = |which: Which, token: &Token| {
             let is_proven = which == Which::Newest && self.phase == Phase::Proven;
             call.may_be_sent_twice() || is_proven || call.was_asked_since(token)
@@ -211,8 +214,8 @@ impl State {
         order.find(|(which, token)| !call.has_tried(token) && is_good(*which, token))
     }
 
-    /// Returns `true` if the token with this number is known to be rejected, or has been replaced
-    /// since and is kept no more.
+    /// Returns `true` if the token with this generation is known to be rejected, or was replaced
+    /// and is no longer kept.
     pub(crate) fn is_rejected(&self, generation: u64) -> bool {
         let mut kept = self.newest.iter().chain(&self.former);
         match kept.find(|token| token.is(generation)) {
@@ -221,12 +224,12 @@ impl State {
         }
     }
 
-    /// The token with this number serves only the calls that waited for it.
+    /// Returns `true` if the token with this generation serves only the calls that waited for it.
     fn is_uncacheable(&self, generation: u64) -> bool {
         self.uncacheable_from.is_some_and(|from| generation >= from)
     }
 
-    /// The token to replay `call` with, or the renewal to wait for.
+    /// Returns the token to replay `call` with, or the renewal to wait for.
     fn replace(
         &mut self,
         call: &Call,
@@ -246,8 +249,8 @@ impl State {
             {
                 return Answer::Refuse(Refusal::Cooldown { until });
             }
-            // Known to be rejected as well, and its successor is on its way. Once a renewal has
-            // failed, nobody knows when there will be one.
+            // The token is known to be rejected as well, and its successor is in flight. Once a
+            // renewal has failed, the time of the next token is unknown.
             if let Some(flight) = self.in_flight
                 && (flight.trigger == Trigger::Forced || token.is_rejected)
                 && self.is_trusting()
@@ -269,8 +272,8 @@ impl State {
         Answer::Use(Usable { which, generation: token.generation, until: now, on_probation })
     }
 
-    /// No token is left that the call could be replayed with: a renewal is joined or forced, unless
-    /// renewals have not helped lately.
+    /// Joins or forces a renewal, since no token is left to replay the call with, unless recent
+    /// renewals were ineffective.
     fn force(
         &mut self,
         call: &Call,
@@ -295,8 +298,8 @@ impl State {
         if launch.is_some() {
             self.breaker.renewal_forced(now.mono);
         }
-        // One endpoint that misuses 401 must not stall the others: only strong evidence does, and only
-        // while such evidence has proved true.
+        // One endpoint that misuses 401 must not stall other requests. So only strong evidence
+        // does, and only while such evidence has proved true.
         if evidence == Evidence::Strong && self.is_trusting() {
             self.block(flight, now);
         }
@@ -313,14 +316,15 @@ impl State {
         }
     }
 
-    /// A rejection counts against the token itself: the evidence is strong, or nothing suggests that
-    /// the API misuses 401.
+    /// Returns `true` if a rejection counts against the token itself: the evidence is strong, or
+    /// nothing suggests that the API misuses 401.
     fn is_believed(&self, evidence: Evidence) -> bool {
         evidence == Evidence::Strong || !self.breaker.knows_misuse()
     }
 
-    /// A rejection may make others wait. While the renewals fail, nothing proves a rejection true or
-    /// false; then it is believed once, not for each renewal that fails.
+    /// Returns `true` if a rejection may make other requests wait. While renewals fail, nothing
+    /// proves a rejection true or false; then it is believed once, and not for each renewal that
+    /// fails.
     fn is_trusting(&self) -> bool {
         self.breaker.is_trusting() && !self.streak.is_failing()
     }
