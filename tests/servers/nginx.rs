@@ -9,7 +9,7 @@ use tower_oauth2_client_credentials::{Builder, ErrorClass};
 use crate::{
     harness::{
         cache,
-        client::get,
+        client::{get, hyper},
         stand::{Plan, Provider, Stand},
     },
     runner::Test,
@@ -24,6 +24,8 @@ pub(crate) fn add(tests: &mut Vec<Test>) {
         add("a_certificate_of_another_ca_is_refused", boxed(other_ca(plan)));
         add("a_redirect_to_https_is_told_and_not_followed", boxed(to_https(plan)));
         add("a_rate_limit_is_waited_for", boxed(rate_limit(plan)));
+        add("no_call_waits_for_an_endpoint_that_trickles", boxed(slow(plan, Slow::Trickles)));
+        add("no_call_waits_for_an_endpoint_that_hangs", boxed(slow(plan, Slow::Hangs)));
         add("a_502_during_a_restart_is_not_seen_with_a_token_at_hand", boxed(bad_gateway(plan)));
     }
     let django = Plan::new(Provider::DjangoJson).behind_nginx();
@@ -97,6 +99,53 @@ async fn rate_limit(plan: Plan) {
     assert_eq!(stand.server.token_requests().await, 2);
     let said = std::fs::read_to_string(&stand.front.as_ref().unwrap().log).unwrap();
     assert!(said.contains("limiting requests"), "{said}");
+}
+
+/// The way in which a token endpoint does not answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slow {
+    /// A byte a second.
+    Trickles,
+    Hangs,
+}
+
+/// Calls go on with the token until just before it expires, and soon after the endpoint is well.
+async fn slow(plan: Plan, slow: Slow) {
+    let stand = plan.lifetime(8).start().await;
+    let layer = stand.builder().attempt_timeout(Duration::from_secs(1)).build().unwrap();
+    let mut cache = layer.cache();
+    let caller = hyper(layer, stand.http(), 64);
+    let url = stand.api_url();
+    good(get(&caller, &url).await);
+    let file = stand.front.as_ref().unwrap().run.join("trickle");
+    match slow {
+        Slow::Trickles => std::fs::write(&file, "").unwrap(),
+        Slow::Hangs => assert!(stand.server.fault("delay_ms=60000").await),
+    }
+    let requests = stand.server.token_requests().await;
+    let expires = cache.peek().unwrap().expires_at().unwrap();
+    while expires
+        .duration_since(std::time::SystemTime::now())
+        .is_ok_and(|left| left > Duration::from_millis(1500))
+    {
+        good(get(&caller, &url).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let asked = stand.server.token_requests().await - requests;
+    assert!((1..=4).contains(&asked), "{asked}");
+    match slow {
+        Slow::Trickles => std::fs::remove_file(&file).unwrap(),
+        Slow::Hangs => assert!(stand.server.fault("").await),
+    }
+    for _ in 0..400 {
+        if get(&caller, &url).await.is_ok_and(|answer| answer.status() == StatusCode::OK)
+            && cache.issued() > 1
+        {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("not served: {:?}", cache.last_error());
 }
 
 /// The token expires on the way, and the API (here: behind another door) is up all the time.

@@ -19,6 +19,8 @@ pub(crate) struct Server {
     env: Vec<(String, String)>,
     pub(crate) port: u16,
     pub(crate) log: PathBuf,
+    /// Its folder.
+    pub(crate) run: PathBuf,
     process: Option<Process>,
     /// Says `/__peer/` paths; nginx has none.
     has_controls: bool,
@@ -52,7 +54,8 @@ impl Server {
         let log = folder.join(format!("{name}-{port}.log"));
         let has_controls = name != "nginx";
         let http = client::http(None, client::Versions::Http1);
-        let mut server = Self { name, env, port, log, process: None, has_controls, http };
+        let run = folder.join(port.to_string());
+        let mut server = Self { name, env, port, log, run, process: None, has_controls, http };
         server.start_again().await;
         server
     }
