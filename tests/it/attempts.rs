@@ -48,6 +48,7 @@ async fn the_servers_word_ends_a_renewal_while_a_slower_attempt_hangs() {
     let throttled = TokenError::new(ErrorClass::Throttled, "429").with_retry_after(secs(600));
     for (error, class) in [(refused, ErrorClass::Credentials), (throttled, ErrorClass::Throttled)] {
         let (cache, asked) = second_fails(error);
+        #[allow(clippy::disallowed_methods, reason = "the paused clock")]
         let before = tokio::time::Instant::now();
         let error = cache.token().await.unwrap_err();
         assert_eq!(error.class(), class);
