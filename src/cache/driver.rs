@@ -311,13 +311,13 @@ impl Driver {
     }
 
     /// Returns `true` if the token is usable now.
-    pub(crate) fn may_go_out(&self, snapshot: &IssuedToken) -> bool {
-        snapshot.is_usable(self.clock.upper_bound()) || snapshot.is_usable(self.clock.now())
+    pub(crate) fn may_go_out(&self, token: &IssuedToken) -> bool {
+        token.is_usable(self.clock.upper_bound()) || token.is_usable(self.clock.now())
     }
 
     /// Returns `true` if the token is known to be rejected, or is no longer kept.
-    pub(crate) fn is_rejected(&self, snapshot: &IssuedToken) -> bool {
-        lock(&self.core).state.is_rejected(snapshot.generation)
+    pub(crate) fn is_rejected(&self, token: &IssuedToken) -> bool {
+        lock(&self.core).state.is_rejected(token.generation)
     }
 
     /// Returns `true` if there is a token that need not be renewed at `now`.
@@ -601,7 +601,7 @@ mod tests {
         let clock = crate::testing::ManualClock::new().to_clock();
         let driver = Driver::new(Arc::new(source), Settings { clock, ..Settings::default() });
         let mut waiting = Acquiring::new();
-        let snapshot = std::future::poll_fn(|cx| waiting.poll(&driver, cx)).await.unwrap();
-        assert!(driver.may_go_out(&snapshot));
+        let token = std::future::poll_fn(|cx| waiting.poll(&driver, cx)).await.unwrap();
+        assert!(driver.may_go_out(&token));
     }
 }

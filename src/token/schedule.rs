@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(huge.lifetime(), Duration::from_secs(30 * 86_400));
         let unknown = Schedule::new(T0, Lifetime::Unknown, limits, &mut random);
         assert_eq!(unknown.lifetime(), Duration::from_secs(300));
-        // What the user says is not capped.
+        // The user's own setting is not capped.
         let limits = LifetimeLimits { default: Duration::MAX, max: secs(60.0) };
         let chosen = Schedule::new(T0, Lifetime::Unknown, limits, &mut random);
         assert_eq!(chosen.lifetime(), Duration::MAX);
