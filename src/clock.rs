@@ -67,11 +67,11 @@ impl Now {
 /// most once in a second of the wall clock: until the coarse wall clock shows another second, that
 /// reading decides.
 ///
-/// One coarse clock is enough for that. While the wall clock runs on, the seconds that it shows never
-/// come back, also not on a host that was suspended meanwhile. If it is set back after the last
-/// reading, into the second of that reading and by the time that has passed since, an expired token
-/// can go out within that second. The API then answers 401, which renews the token. The monotonic
-/// coarse clock would rule that out, for another 21 instructions of each request.
+/// One coarse clock is enough for that. While the wall clock runs on, the seconds that it shows
+/// never return, not even on a host that was suspended. If it is set back after the last reading,
+/// into the second of that reading and by the time that has passed since, an expired token can be
+/// sent within that second. The API then responds 401, which renews the token. The monotonic coarse
+/// clock would rule that out, at a cost of 21 instructions per request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     now: Now,
@@ -394,7 +394,7 @@ mod tests {
         assert!(!clock.is_before_fast(&deadline), "from then on, always");
     }
 
-    /// Pins the token that goes out for ever on a host whose clock has not been set since 1970.
+    /// Pins a token that is used forever on a host whose clock has not been set since 1970.
     #[test]
     fn a_wall_clock_before_1970_is_not_believed_to_stand_in_one_second() {
         let hands = Arc::new(Hands(Mutex::new((10_000, 0, 0))));

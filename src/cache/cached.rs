@@ -15,8 +15,8 @@
 //! 3. If the copy is [`Outdated`](Refreshed::Outdated), the cache is asked. Its answer replaces the
 //!    copy and becomes the latest one: [`replace`](Cached::replace).
 //!
-//! An answer that does not outlast the moment in which it is given is meant for a single request.
-//! `replace` stores it for that request; neither the next request nor another clone finds it.
+//! An answer that is valid only at the moment of asking is meant for a single request. `replace`
+//! stores it for that request; neither the next request nor another clone finds it.
 //!
 //! # Ownership
 //!
@@ -31,7 +31,7 @@ use crate::{
     sync::{Mutex, lock, try_lock},
 };
 
-/// An answer of the cache, and for how long it holds.
+/// An answer of the cache, with the epoch and the time for which it is valid.
 #[derive(Debug)]
 pub(crate) struct Cached<T> {
     epoch: u64,

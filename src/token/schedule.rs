@@ -286,10 +286,10 @@ mod tests {
         assert_eq!(token.age(back_for_long), Age::Expired);
     }
 
-    /// A server that hands out a token again says of it what is left, in whole seconds; one that has
-    /// prolonged it says more.
+    /// A server that issues a token again announces the rest of its lifetime, in whole seconds; one
+    /// that has prolonged it announces more.
     #[test]
-    fn two_tokens_end_together_give_or_take_what_rounding_does() {
+    fn two_tokens_end_together_within_the_tolerance_of_rounding() {
         let later = |secs_later: f64, lifetime: f64| {
             let lifetime = Lifetime::Of(secs(lifetime));
             let t0 = T0.plus(secs(secs_later));
