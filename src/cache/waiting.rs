@@ -106,7 +106,7 @@ impl Acquiring {
 /// A wait for a token to send a rejected request again with.
 #[derive(Debug)]
 pub(crate) struct Replacing {
-    /// The driver, which this also keeps alive for the renewal.
+    /// The driver. Holding it also keeps the renewal alive.
     driver: Arc<Driver>,
     waiter: Waiter,
     call: Call,
