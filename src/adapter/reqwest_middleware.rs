@@ -281,14 +281,7 @@ fn lock(extensions: &Mutex<Extensions>) -> MutexGuard<'_, Extensions> {
 /// ```
 #[must_use]
 pub fn token_error(error: &Error) -> Option<&TokenError> {
-    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
+    TokenError::find(error)
 }
 
 /// A wrapper that exposes a [`TokenError`] as the source of another error. The errors of

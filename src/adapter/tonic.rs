@@ -147,9 +147,10 @@ where
 }
 
 fn with_status(error: impl Into<BoxError>) -> BoxError {
-    match error.into().downcast::<TokenError>() {
-        Ok(error) => Box::new(Status::from(*error)),
-        Err(error) => error,
+    let error = error.into();
+    match TokenError::find(&*error) {
+        Some(error) => Box::new(Status::from(error.clone())),
+        None => error,
     }
 }
 

@@ -112,7 +112,10 @@ impl Complaint {
         let is_odd = |c: &char| (c.is_control() && !c.is_ascii_whitespace()) || *c == '\u{fffd}';
         let beginning = || text.chars().take(MAX_JUDGED);
         let is_binary = beginning().filter(is_odd).count() * 4 > beginning().count();
-        let is_shown = !text.is_empty() && !text.starts_with(['{', '[']) && !is_binary;
+        // A token without an `error`, with a status that is no success: nothing of it is repeated.
+        let has_token = field("access_token").is_some();
+        let is_shown =
+            !text.is_empty() && !has_token && !text.starts_with(['{', '[']) && !is_binary;
         Self { code: None, description: is_shown.then(|| text.to_owned()) }
     }
 

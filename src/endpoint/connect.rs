@@ -6,12 +6,13 @@ use crate::error::{BoxError, chain};
 
 /// The messages of rustls, OpenSSL and Schannel for bytes that are not a TLS record: an HTTP server
 /// responds 400 in plain text.
-const NOT_TLS: [&str; 5] = [
+const NOT_TLS: [&str; 6] = [
     "InvalidContentType",
     "wrong version number",
     "packet length too long",
     "record overflow",
-    "http request",
+    "SSL routines:ssl3_get_record:http request",
+    "SSL routines::http request",
 ];
 
 /// The messages of rustls, OpenSSL and macOS for a certificate whose issuer is not trusted.

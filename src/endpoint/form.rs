@@ -29,13 +29,15 @@ pub(super) fn is_form(headers: &HeaderMap, body: &[u8]) -> bool {
 /// Returns `None` if it is not UTF-8, escaped or not.
 pub(super) fn to_json(body: &[u8], token: &str) -> Option<Zeroizing<Vec<u8>>> {
     let text = std::str::from_utf8(body.trim_ascii()).ok()?;
+    // A pointer also names a field of the response.
+    let token = token.strip_prefix('/').unwrap_or(token).replace("~1", "/").replace("~0", "~");
     // With capacity for the worst case, the memory never moves and leaves no copy behind.
     let mut json = Zeroizing::new(Vec::with_capacity(2 + encode::MAX_GROWTH * text.len()));
     json.push(b'{');
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let name = decoded(name, true)?;
-        let value = decoded(value, name.as_str() != token)?;
+        let value = decoded(value, name.as_str() != token.as_str())?;
         if json.len() > 1 {
             json.push(b',');
         }

@@ -75,12 +75,16 @@ fn end(answer: &Object<'_>) -> Option<f64> {
     Some(instant::seconds(at).unwrap_or(at))
 }
 
+/// The shortest time that a point in time must leave to count, in seconds. The same holds for the
+/// `exp` of a JWT.
+const MIN_LEFT: f64 = 60.0;
+
 /// Returns the time from `now` to `end`. It depends on the local clock, so `expires_in` is better.
-/// An end that has passed shows that the local clock is ahead, and says nothing about the lifetime:
-/// using it would cost a token request for each call.
+/// An end that has passed, or nearly so, shows that the local clock is ahead, and says nothing about
+/// the lifetime: using it would cost a token request for each call.
 fn left(end: f64, now: SystemTime) -> Option<Duration> {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    (end > now).then(|| seconds(end - now))
+    (end - now > MIN_LEFT).then(|| seconds(end - now))
 }
 
 /// Returns whole seconds, at least zero.
@@ -130,11 +134,14 @@ mod tests {
             (r#""expires_in":null"#, Lifetime::Unknown),
             (r#""expires_in":"soon""#, Lifetime::Unknown),
             (r#""expires_in":{}"#, Lifetime::Unknown),
-            (r#""expires_at":1700000060"#, secs(60)),
-            (r#""expires_at":1700000060000"#, secs(60)),
+            (r#""expires_at":1700000090"#, secs(90)),
+            // A clock that is nearly a lifetime ahead.
+            (r#""expires_at":1700000060"#, Lifetime::Unknown),
+            (r#""expires_at":1700000090000"#, secs(90)),
             // In the year 2290.
             (r#""expires_at":1.01e10"#, longest),
-            (r#""expires_on":"1700000060""#, secs(60)),
+            (r#""expires_on":"1700000090""#, secs(90)),
+            (r#""expires_on":"1700000003""#, Lifetime::Unknown),
             (r#""expires_at":1600000000"#, Lifetime::Unknown),
             (r#""expires_on":"1699999999""#, Lifetime::Unknown),
             (r#""expires_on":1700000000000"#, Lifetime::Unknown),
@@ -142,7 +149,7 @@ mod tests {
             (r#""expires_at":0"#, Lifetime::Unknown),
             (r#""expires_on":"tomorrow""#, Lifetime::Unknown),
             (r#""expires_in":10,"expires_at":1700000060"#, secs(10)),
-            (r#""expires_in":null,"expires_at":1700000060"#, secs(60)),
+            (r#""expires_in":null,"expires_at":1700000090"#, secs(90)),
             (r#""x":1"#, Lifetime::Unknown),
         ] {
             assert_eq!(of(fields, "x", None), lifetime, "{fields}");
@@ -201,7 +208,7 @@ mod tests {
             (r#""expires_in":3600"#, secs(90)),
             (r#""expires_in":86399999"#, secs(90)),
             (r#""expires_in":1e400"#, secs(90)),
-            (r#""expires_at":1700000030"#, secs(30)),
+            (r#""expires_at":1700000070"#, secs(70)),
             (r#""expires_in":0"#, secs(0)),
         ] {
             assert_eq!(of(fields, &jwt, None), lifetime, "{fields}");

@@ -19,11 +19,30 @@ const RESETS: [&str; 5] = [
     "x-rate-limit-reset-after",
 ];
 
+/// The headers with the number of requests that are left.
+const REMAINING: [&str; 3] =
+    ["ratelimit-remaining", "x-ratelimit-remaining", "x-rate-limit-remaining"];
+
 /// Returns the time until the server's rate limit ends. An end that has passed is ignored, since it
 /// only shows that one of the clocks is wrong.
 pub(super) fn reset(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    if has_requests_left(headers) {
+        return None;
+    }
     let of_policies = || of_policies(headers).and_then(|text| until(&text, now));
     RESETS.into_iter().find_map(|name| longest(headers, name, now)).or_else(of_policies)
+}
+
+/// Returns `true` if the headers say that the limit is not used up. Gateways put them on every
+/// response, so their reset is not the reason for a failure then.
+fn has_requests_left(headers: &HeaderMap) -> bool {
+    let lines = REMAINING.into_iter().flat_map(|name| headers.get_all(name));
+    let mut left = lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .filter_map(|text| seconds(text.trim()))
+        .peekable();
+    left.peek().is_some() && left.all(|left| left > 0.0)
 }
 
 /// Returns the longest delay in the header `name`, which may have one for each of several limits.
@@ -84,6 +103,22 @@ mod tests {
 
     /// Tue, 14 Nov 2023 22:13:20 GMT
     const NOW: u64 = 1_700_000_000;
+
+    /// Guards against a failure that is taken for a limit: gateways send these headers with all they
+    /// answer.
+    #[test]
+    fn a_limit_that_is_not_used_up_says_nothing() {
+        for (left, reset) in [("4999", None), ("0", Some(60)), ("0, 7", Some(60)), ("?", Some(60))]
+        {
+            for (name, reset_name) in [
+                ("x-ratelimit-remaining", "x-ratelimit-reset"),
+                ("ratelimit-remaining", "ratelimit-reset"),
+                ("x-rate-limit-remaining", "x-rate-limit-reset"),
+            ] {
+                assert_eq!(of(&[(name, left), (reset_name, "60")]), reset, "{name}: {left}");
+            }
+        }
+    }
 
     fn of(lines: &[(&'static str, &'static str)]) -> Option<u64> {
         let mut headers = HeaderMap::new();

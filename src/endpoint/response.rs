@@ -120,12 +120,12 @@ fn success(answer: &Object<'_>, asked: &Asked<'_>, now: SystemTime) -> Result<Re
         return Err(malformed(format!("`{name}` in the answer is {seen}, not a token")));
     };
 
+    let token = without_scheme(&token);
     let odd_type = match field(&dialect.token_type)? {
-        Some(raw) => odd_type(raw, &token, asked)?,
+        Some(raw) => odd_type(raw, token, asked)?,
         None => None,
     };
     let expires_in = field(&dialect.expires_in)?;
-    let token = without_scheme(&token);
     let mut response = TokenResponse::bearer(token)?;
     response = match lifetime(expires_in, answer, token, dialect.zero, now) {
         Lifetime::Of(lifetime) => response.expires_in(lifetime),
@@ -151,13 +151,9 @@ fn odd_type(
         return Err(malformed(format!("the token's type is {}, not a string", kind(raw))));
     };
     let scrubbed = || {
-        let text = Scrubber::new(asked.credentials).scrub(token_type.trim());
-        // Its own secret is the token.
-        if token.len() >= 8 && token_type.contains(token) {
-            server_text("[redacted]")
-        } else {
-            server_text(&text)
-        }
+        let mut scrubber = Scrubber::new(asked.credentials);
+        scrubber.add(token.as_bytes());
+        server_text(&scrubber.scrub(token_type.trim()))
     };
     match TokenType::of(&token_type) {
         TokenType::Bearer => Ok(None),
@@ -325,9 +321,11 @@ mod tests {
             (" Application Access Token ", "Application Access Token"),
             ("a\\nb", "a b"),
             ("c4n4ry/p+ss \\\"w\\\"", "[redacted]"),
-            ("JWT t0k3n-t0k3n", "[redacted]"),
+            ("JWT t0k3n-t0k3n", "JWT [redacted]"),
+            ("0k3n-t0k3n", "[redacted]"),
         ] {
-            let body = format!(r#"{{"access_token":"t0k3n-t0k3n","token_type":"{token_type}"}}"#);
+            let body =
+                format!(r#"{{"access_token":"Bearer t0k3n-t0k3n","token_type":"{token_type}"}}"#);
             let read = read_answer(Dialect::rfc6749(), 200, &[], &body).unwrap();
             assert_eq!(read.odd_type.as_deref(), Some(told));
             assert_eq!(read.token.expose_secret(), "t0k3n-t0k3n");

@@ -29,12 +29,21 @@ const MIN_RUN_IN_BASE64: usize = 10;
 /// The longest text that is kept, in bytes: more than an error repeats.
 const MAX_KEPT: usize = 1024;
 
+/// The longest secret that is searched for, in bytes: the longest token that is accepted.
+const MAX_SECRET: usize = 16 * 1024;
+
+/// The most runs that are followed through a text for one form. Random secrets of kilobytes need a
+/// tenth of it.
+const MAX_WORK: usize = 2_000_000;
+
 /// The longest text that is read, in bytes: a run that begins in the kept part must be seen.
 const MAX_READ: usize = 2048;
 
 /// The secret, and the texts of a token request that would reveal it.
 pub(super) struct Scrubber {
     forms: Vec<Form>,
+    /// Whether a secret was too long to be searched for.
+    hides_all: bool,
 }
 
 /// A text that must not be shown, in one of the encodings of the whole.
@@ -68,7 +77,7 @@ struct Run {
 
 impl Scrubber {
     pub(super) fn new(credentials: &ClientCredentials) -> Self {
-        let mut scrubber = Self { forms: Vec::new() };
+        let mut scrubber = Self { forms: Vec::new(), hides_all: false };
         scrubber.add(credentials.expose_secret().as_bytes());
         if credentials.expose_secret().is_empty() {
             return scrubber;
@@ -84,6 +93,10 @@ impl Scrubber {
 
     /// Adds another text that must not be shown: the token of a response.
     pub(super) fn add(&mut self, secret: &[u8]) {
+        if secret.len() > MAX_SECRET {
+            self.hides_all = true;
+            return;
+        }
         self.add_text(secret);
         // As they stand in a request, of which a server may show the base64.
         let Ok(text) = std::str::from_utf8(secret) else { return };
@@ -134,10 +147,11 @@ impl Scrubber {
     /// Returns the beginning of `text`, more of it than an error repeats, without the secret.
     pub(super) fn scrub(&self, text: &str) -> String {
         let text = beginning(text, MAX_READ);
-        let mut hidden = vec![false; text.len()];
-        for form in &self.forms {
+        let mut hidden = vec![self.hides_all; text.len()];
+        for form in self.forms.iter().filter(|_| !self.hides_all) {
             form.hide(text, &mut hidden);
         }
+        hide_numbers(text.as_bytes(), &mut hidden);
         let mut out = String::new();
         let mut was_hidden = false;
         for (at, c) in text.char_indices() {
@@ -162,11 +176,18 @@ impl Form {
     fn hide(&self, text: &str, hidden: &mut [bool]) {
         let mut ending: Vec<Vec<Run>> = vec![Vec::new(); text.len() + 1];
         let mut readings = Vec::new();
+        let mut work = 0;
         for at in 0..text.len() {
             let mut runs = ending.get_mut(at).map(std::mem::take).unwrap_or_default();
             // The longest for each end in the form.
             runs.sort_unstable_by_key(|run| (run.end, usize::MAX - run.len));
             runs.dedup_by_key(|run| run.end);
+            work += runs.len();
+            if work > MAX_WORK {
+                // A text and a secret of few different characters: no part of it is shown.
+                hidden.fill(true);
+                return;
+            }
             let rest = text.as_bytes().get(at..).unwrap_or_default();
             readings.clear();
             readings::of(rest, &mut readings);
@@ -232,6 +253,31 @@ impl Form {
         }
         let marked = start - before..end + after;
         hidden.iter_mut().take(marked.end).skip(marked.start).for_each(|byte| *byte = true);
+    }
+}
+
+/// Hides a list of numbers that each stand for a byte, as the `Debug` of a buffer shows it.
+fn hide_numbers(text: &[u8], hidden: &mut [bool]) {
+    let (mut at, mut start, mut count) = (0, 0, 0);
+    while at < text.len() {
+        let rest = text.get(at..).unwrap_or_default();
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let number = rest.get(..digits).and_then(|digits| std::str::from_utf8(digits).ok());
+        if number.and_then(|number| number.parse::<u8>().ok()).is_some() {
+            count += 1;
+            at += digits;
+            if count >= MIN_RUN {
+                hidden.iter_mut().take(at).skip(start).for_each(|byte| *byte = true);
+            }
+            let rest = text.get(at..).unwrap_or_default();
+            let between = rest.iter().take_while(|byte| b", ;\t\r\n".contains(byte)).count();
+            if between > 0 {
+                at += between;
+                continue;
+            }
+        }
+        at += digits.max(1);
+        (start, count) = (at, 0);
     }
 }
 

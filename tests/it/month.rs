@@ -94,7 +94,8 @@ impl Road {
 struct Lagging {
     api: InMemory,
     lag: Duration,
-    first_used: Arc<Mutex<HashMap<Vec<u8>, tokio::time::Instant>>>,
+    clock: ManualClock,
+    first_used: Arc<Mutex<HashMap<Vec<u8>, Duration>>>,
 }
 
 impl Lagging {
@@ -104,8 +105,7 @@ impl Lagging {
     ) -> io::Result<http::Response<ResponseBody>> {
         let token = request.headers()[http::header::AUTHORIZATION].as_bytes().to_vec();
         let mut response = self.api.oneshot(request).await?;
-        #[allow(clippy::disallowed_methods, reason = "the paused clock")]
-        let now = tokio::time::Instant::now();
+        let now = self.clock.elapsed();
         let first = *self.first_used.lock().unwrap().entry(token).or_insert(now);
         if now < first + self.lag {
             *response.status_mut() = StatusCode::UNAUTHORIZED;
@@ -138,7 +138,8 @@ async fn live_through(seed: u64, lifetime: Duration, lag: Duration) {
         .build()
         .unwrap();
     let mut cache = layer.cache();
-    let lagging = Lagging { api: api.service(), lag, first_used: Arc::default() };
+    let lagging =
+        Lagging { api: api.service(), lag, clock: clock.clone(), first_used: Arc::default() };
     let mut client = layer.layer(tower::service_fn(move |request| lagging.clone().answer(request)));
 
     let (mut revocations, mut steps) = (0, 0);

@@ -283,3 +283,33 @@ fn no_eight_bytes_of_a_secret_are_left_however_they_are_written() {
         assert!(said.ends_with(", it says"), "nothing else is lost: {said:?}");
     }
 }
+
+/// Guards against a refusal that keeps a thread busy for half a minute: a long token of few different
+/// characters, and a text that repeats it.
+#[test]
+fn a_token_without_end_and_one_of_a_single_character_hide_the_whole_text() {
+    let text = "a".repeat(2048);
+    for length in [5_000, 16_000, 250_000] {
+        let mut scrubber = Scrubber::new(&ClientCredentials::new("id", "s3cr3t-of-the-client"));
+        scrubber.add("a".repeat(length).as_bytes());
+        assert_eq!(scrubber.scrub(&text), REDACTED);
+    }
+    // Beyond the longest token nothing is looked for, so nothing is shown.
+    let mut scrubber = Scrubber::new(&ClientCredentials::new("id", "s3cr3t-of-the-client"));
+    scrubber.add("0123456789abcdef".repeat(2_000).as_bytes());
+    assert_eq!(scrubber.scrub("no part of it"), REDACTED);
+}
+
+/// Guards against a secret whose symbols are written by name, or whose bytes are a list of numbers.
+#[test]
+fn named_references_and_lists_of_bytes_are_taken_out() {
+    let secret = "c4n4ryS3cr3t/0123+xyz_9=8:7";
+    let scrubber = Scrubber::new(&ClientCredentials::new("id", secret));
+    let named = "got c4n4ryS3cr3t&sol;0123&plus;xyz&lowbar;9&equals;8&colon;7 instead";
+    assert_eq!(scrubber.scrub(named), format!("got {REDACTED} instead"));
+    let numbers: Vec<String> = secret.bytes().map(|byte| byte.to_string()).collect();
+    let dump = format!("body [{}] at 3", numbers.join(", "));
+    assert_eq!(scrubber.scrub(&dump), format!("body [{REDACTED}] at 3"));
+    let harmless = "attempt 3 of 5, 200 ms, 1 2 3";
+    assert_eq!(scrubber.scrub(harmless), harmless);
+}

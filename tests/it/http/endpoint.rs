@@ -177,7 +177,9 @@ async fn a_request_that_is_sent_again_counts_in_the_issuance_budget() {
                 0 => stream.write_all(TOKEN),
                 _ => close(stream),
             });
-            let client = test_client(url).issuance_budget(tokens, Duration::from_secs(3600));
+            let dialect = Dialect::rfc6749().zero_expires_in(ZeroExpiresIn::OneUse);
+            let client = test_client(url).dialect(dialect);
+            let client = client.issuance_budget(tokens, Duration::from_secs(3600));
             let cache = client.build().unwrap().cache();
             cache.token().await.unwrap();
             settle().await;
