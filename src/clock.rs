@@ -67,11 +67,11 @@ impl Now {
 /// most once in a second of the wall clock: until the coarse wall clock shows another second, that
 /// reading decides.
 ///
-/// One coarse clock is enough for that. While the wall clock runs on, the seconds that it shows never
-/// come back, also not on a host that was suspended meanwhile. If it is set back after the last
-/// reading, into the second of that reading and by the time that has passed since, an expired token
-/// can go out within that second. The API then answers 401, which renews the token. The monotonic
-/// coarse clock would rule that out, for another 21 instructions of each request.
+/// One coarse clock is enough for that. While the wall clock runs on, the seconds that it shows
+/// never return, not even on a host that was suspended. If it is set back after the last reading,
+/// into the second of that reading and by the time that has passed since, an expired token can be
+/// sent within that second. The API then responds 401, which renews the token. The monotonic coarse
+/// clock would rule that out, at a cost of 21 instructions per request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     now: Now,
@@ -316,8 +316,9 @@ mod tests {
         }
     }
 
-    /// Whatever the clocks do between two calls: never past the deadline, and never short of it. The
-    /// exception is a wall clock that was set back since the exact clocks were last read.
+    /// A token is never used past the deadline, and never refused before it, whatever the clocks do
+    /// between two calls. The exception is a wall clock that was set back since the exact clocks
+    /// were last read.
     #[test]
     fn a_fast_check_is_wrong_only_if_the_wall_clock_was_set_back() {
         let mut random = 1_u64;
@@ -374,8 +375,8 @@ mod tests {
         assert!(fast > 50_000, "the fast check is mostly enough, not {fast} times");
     }
 
-    /// Pins the bound of that exception: it takes the very second of the last exact reading, and ends
-    /// with it.
+    /// Checks the bound of that exception: it takes the very second of the last exact reading, and
+    /// ends with it.
     #[test]
     fn a_wall_clock_set_back_is_believed_within_one_second_only() {
         let hands = Arc::new(Hands(Mutex::new((10_000, 1_000_300, 0))));
@@ -394,7 +395,7 @@ mod tests {
         assert!(!clock.is_before_fast(&deadline), "from then on, always");
     }
 
-    /// Pins the token that goes out for ever on a host whose clock has not been set since 1970.
+    /// Prevents a token that is used forever on a host whose clock has not been set since 1970.
     #[test]
     fn a_wall_clock_before_1970_is_not_believed_to_stand_in_one_second() {
         let hands = Arc::new(Hands(Mutex::new((10_000, 0, 0))));
@@ -417,7 +418,7 @@ mod tests {
         }
     }
 
-    /// The coarse clock is the one that the exact one is.
+    /// The coarse clock and the exact clock are the same.
     #[test]
     fn the_coarse_clock_goes_with_the_exact_one() {
         let before = system_now().second();
@@ -434,8 +435,8 @@ mod tests {
         assert!(!at(99, 1100).is_before(deadline));
     }
 
-    /// Pins the look at the clocks that takes the second after the time: a host that falls asleep
-    /// between the two would find a second of which nothing was checked.
+    /// Prevents reading the second after the time: a host that is suspended between the two would
+    /// record a second that was never checked.
     #[test]
     fn a_host_that_sleeps_between_two_readings_is_found_out() {
         /// Shows the first time once, and then the second.

@@ -98,9 +98,9 @@
 //! Both the monotonic and the wall clock count, so that a host that was suspended renews the token
 //! before its first request.
 //!
-//! A renewal makes up to three attempts within 30 s. If it fails, the failure is remembered for a
-//! time that depends on its [`ErrorClass`]. Until then, calls without a usable token fail with it
-//! immediately and without I/O.
+//! A renewal makes up to three attempts within 30 s, or one while an earlier failure is remembered.
+//! If it fails, the failure is remembered for a time that depends on its [`ErrorClass`]. Until
+//! then, calls without a usable token fail with it immediately and without I/O.
 //!
 //! # Rejections
 //!
@@ -114,9 +114,10 @@
 //! gRPC's `UNAUTHENTICATED` in the response headers rejects the token as well.
 //!
 //! The request is then sent again with a newer token. If there is none yet, the token is renewed
-//! first. If that does not help, no renewal is forced for 10 s. This pause doubles up to a minute if
-//! other requests are accepted, and up to 5 minutes if none is. Meanwhile, the caller receives the
-//! 401 unchanged.
+//! first. If that does not help, no renewal is forced for a while: 10 s, doubling up to a minute,
+//! if other requests are accepted with the token, and a minute, doubling up to 5 minutes, if none
+//! is. At most 30 renewals are forced in a row, and then one per second. Meanwhile, the caller
+//! receives the 401 unchanged.
 //!
 //! # Features
 //!

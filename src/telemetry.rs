@@ -91,8 +91,7 @@ pub(crate) fn not_a_rejection(generation: u64, verdict: Verdict) {
 
 /// Records the target of a token request that is about to be sent, in the renewal's span.
 ///
-/// Ends the span: emits the event, and records the span's fields, each once, since a field that is
-/// recorded twice is shown twice.
+/// Only the first attempt records it: a field that is recorded twice is shown twice.
 #[allow(unused_variables, reason = "without `tracing` nothing is said")]
 pub(crate) fn asks(attempt: Attempt, endpoint: &Uri, client_id: &str) {
     #[cfg(feature = "tracing")]
@@ -232,7 +231,7 @@ mod on {
                         ))
         }
 
-        /// Once: a field that is recorded twice is shown twice.
+        /// Ends the span. Must be called once, since a field that is recorded twice is shown twice.
         pub(super) fn end(
             &self,
             trigger: Trigger,

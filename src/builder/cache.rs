@@ -10,7 +10,8 @@ use crate::error::server_text;
 
 /// # Cache settings
 impl<T: HasCache, S: MakesCache> Builder<T, S> {
-    /// Sets the timeout of one attempt to fetch a token. Default: 10 s. It must not exceed
+    /// Sets the time after which another attempt joins a slow one. Default: 10 s. The slow attempt
+    /// is not cut off: the first response counts. Must not exceed
     /// [`renewal_timeout`](Self::renewal_timeout).
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.check_duration("attempt_timeout", timeout);
@@ -18,7 +19,8 @@ impl<T: HasCache, S: MakesCache> Builder<T, S> {
         self
     }
 
-    /// Sets the timeout of a whole renewal, which makes up to three attempts. Default: 30 s.
+    /// Sets the deadline of a whole renewal, which makes up to three attempts, or one while an
+    /// earlier failure is remembered. Default: 30 s.
     pub fn renewal_timeout(mut self, timeout: Duration) -> Self {
         self.check_duration("renewal_timeout", timeout);
         self.shared.settings.renewal_timeout = timeout;
@@ -60,6 +62,11 @@ impl<T: HasCache, S: MakesCache> Builder<T, S> {
 
     /// Limits token requests to `tokens` in any `period`, for providers that limit or bill them.
     /// Default: no limit.
+    ///
+    /// The budget is checked for each attempt. A failed attempt counts unless the server cannot
+    /// have issued a token: a success that cannot be used, a 500, 502 or 504, and a connection that
+    /// broke after the request was sent count. After such a failure, the next attempt is delayed by
+    /// a tenth of the average interval (`period / tokens / 10`).
     ///
     /// Background renewals and renewals after a 401 yield first: a fifth of the budget, rounded up,
     /// is reserved for calls that have no usable token. Once the budget is used up, such calls fail

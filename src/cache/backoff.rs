@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    /// Pins the calls that went on failing for up to a minute after the server was back.
+    /// Prevents calls from failing for up to a minute after the server has recovered.
     #[test]
     fn callers_without_a_token_are_held_back_for_seconds_at_the_most() {
         let mut random = Random::seeded(3);

@@ -15,8 +15,8 @@
 //! 3. If the copy is [`Outdated`](Refreshed::Outdated), the cache is asked. Its answer replaces the
 //!    copy and becomes the latest one: [`replace`](Cached::replace).
 //!
-//! An answer that does not outlast the moment in which it is given is meant for a single request.
-//! `replace` stores it for that request; neither the next request nor another clone finds it.
+//! An answer that is valid only at the moment of asking is meant for a single request. `replace`
+//! stores it for that request; neither the next request nor another clone finds it.
 //!
 //! # Ownership
 //!
@@ -31,7 +31,7 @@ use crate::{
     sync::{Mutex, lock, try_lock},
 };
 
-/// An answer of the cache, and for how long it holds.
+/// An answer of the cache, with the epoch and the time for which it is valid.
 #[derive(Debug)]
 pub(crate) struct Cached<T> {
     epoch: u64,
@@ -262,8 +262,8 @@ mod tests {
         }
     }
 
-    /// Pins a clone that asks the cache for each request, and one that goes on with a token of
-    /// another epoch.
+    /// Prevents a clone that asks the cache for each request, and one that keeps a token of another
+    /// epoch.
     #[tokio::test(start_paused = true)]
     async fn a_clone_adopts_the_latest_answer_of_the_standing_epoch() {
         let mut stand = Stand::new();
@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(*stand.second.value().0, 2);
     }
 
-    /// Pins a token that the cache gives to one request only, and that goes out with others.
+    /// Prevents reuse of a token that the cache gave to a single request.
     #[tokio::test(start_paused = true)]
     async fn an_answer_for_one_request_is_found_by_no_other() {
         let mut stand = Stand::new();
@@ -302,8 +302,8 @@ mod tests {
         assert_eq!(*stand.first.value().0, 1);
     }
 
-    /// Pins a renewal that is due, after which every clone asks the cache although one was told
-    /// that the token holds for longer.
+    /// Prevents every clone from asking the cache once a renewal is due, although one was told that
+    /// the token is valid for longer.
     #[tokio::test(start_paused = true)]
     async fn a_copy_at_its_end_is_extended_by_the_latest_one() {
         let mut stand = Stand::new();
@@ -315,8 +315,8 @@ mod tests {
         assert_eq!(stand.refresh_second(), Refreshed::Current);
     }
 
-    /// Pins bytes that are shared again after each renewal, and bytes that are copied for a clone
-    /// made for a single request.
+    /// Prevents bytes that are shared again after each renewal, and bytes that are copied for a
+    /// clone made for a single request.
     #[tokio::test(start_paused = true)]
     async fn a_handle_that_stays_in_use_owns_its_bytes_from_then_on() {
         let mut stand = Stand::new();
@@ -343,7 +343,7 @@ mod tests {
         stand.cache.token().await.unwrap();
     }
 
-    /// Pins the copy that is made for each request in the last seconds of a token.
+    /// Prevents a copy for each request in the last seconds of a token.
     #[tokio::test(start_paused = true)]
     async fn a_copy_close_to_its_end_is_not_promoted() {
         let mut stand = Stand::new();

@@ -210,7 +210,7 @@ impl Core {
         }
     }
 
-    /// Translates the state's answer for a caller that needs a token.
+    /// Converts the state's answer for a caller that needs a token.
     pub(super) fn answer(&self, answer: state::Answer, now: Now) -> Answer {
         match answer {
             state::Answer::Use(usable) => match self.granted(usable) {

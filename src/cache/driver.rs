@@ -311,13 +311,13 @@ impl Driver {
     }
 
     /// Returns `true` if the token is usable now.
-    pub(crate) fn may_go_out(&self, snapshot: &IssuedToken) -> bool {
-        snapshot.is_usable(self.clock.upper_bound()) || snapshot.is_usable(self.clock.now())
+    pub(crate) fn may_go_out(&self, token: &IssuedToken) -> bool {
+        token.is_usable(self.clock.upper_bound()) || token.is_usable(self.clock.now())
     }
 
     /// Returns `true` if the token is known to be rejected, or is no longer kept.
-    pub(crate) fn is_rejected(&self, snapshot: &IssuedToken) -> bool {
-        lock(&self.core).state.is_rejected(snapshot.generation)
+    pub(crate) fn is_rejected(&self, token: &IssuedToken) -> bool {
+        lock(&self.core).state.is_rejected(token.generation)
     }
 
     /// Returns `true` if there is a token that need not be renewed at `now`.
@@ -432,7 +432,7 @@ mod tests {
         Driver::new(source, Settings::default())
     }
 
-    /// Pins the renewal that is under way for ever, because its task was aborted.
+    /// Prevents a renewal that stays in flight forever because its task was aborted.
     #[tokio::test(start_paused = true)]
     async fn an_aborted_renewal_is_launched_once_more_and_then_an_error() {
         let driver = a_cache();
@@ -454,7 +454,7 @@ mod tests {
         }
     }
 
-    /// Pins the one path whose 401s make the copies of all others out of date, at any rate of calls.
+    /// Prevents one path's 401s from invalidating all cached copies at any rate of calls.
     #[tokio::test(start_paused = true)]
     async fn in_the_cooldown_a_401_changes_nothing_for_others() {
         let issued = AtomicU64::new(0);
@@ -498,7 +498,7 @@ mod tests {
         assert!(!watched(&driver));
     }
 
-    /// Pins the lock that thousands take in turn, all of whom waited for the same token.
+    /// Prevents contention for the lock by thousands of waiters of the same token.
     #[tokio::test(start_paused = true)]
     async fn an_acceptance_that_is_known_is_not_reported_again() {
         #[derive(Default)]
@@ -532,8 +532,8 @@ mod tests {
         assert!(!is_reported(Sending::First));
     }
 
-    /// Pins the renewal that outlives its cache, because the handle of an earlier task, stored too
-    /// late, has taken the place of its own.
+    /// Prevents a renewal that outlives its cache because the handle of an earlier task, stored too
+    /// late, has replaced its own.
     #[tokio::test(start_paused = true)]
     async fn a_task_that_has_ended_does_not_take_the_place_of_the_next() {
         let driver = a_cache();
@@ -554,8 +554,8 @@ mod tests {
         assert!(task.is_finished());
     }
 
-    /// Pins the caller that waits for ever for a renewal that was given up, because its runtime is
-    /// alive but drives nothing.
+    /// Prevents a caller from waiting forever for a renewal that was given up because its runtime
+    /// is alive but not driven.
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_a_renewal_that_is_overdue_is_told() {
         let driver = a_cache();
@@ -577,7 +577,7 @@ mod tests {
         assert_eq!(landed.outcome.unwrap_err().class(), ErrorClass::Interrupted);
     }
 
-    /// Pins the handle of every task there ever was, each of which keeps its task's memory.
+    /// Prevents an ever-growing list of task handles, each of which keeps its task's memory.
     #[tokio::test(start_paused = true)]
     async fn tasks_that_have_ended_are_forgotten() {
         let source =
@@ -590,8 +590,8 @@ mod tests {
         assert!(lock(&driver.tasks).renewals.len() <= 2);
     }
 
-    /// Pins the request that goes round in circles, and never out: by the coarse clocks, a token that
-    /// lives for less than a second has no time left from the beginning.
+    /// Prevents a request from looping forever: by the coarse clocks, a token that lives for less
+    /// than a second is expired from the beginning.
     #[cfg(feature = "testing")]
     #[tokio::test]
     async fn a_token_of_less_than_a_second_may_go_out() {
@@ -601,7 +601,7 @@ mod tests {
         let clock = crate::testing::ManualClock::new().to_clock();
         let driver = Driver::new(Arc::new(source), Settings { clock, ..Settings::default() });
         let mut waiting = Acquiring::new();
-        let snapshot = std::future::poll_fn(|cx| waiting.poll(&driver, cx)).await.unwrap();
-        assert!(driver.may_go_out(&snapshot));
+        let token = std::future::poll_fn(|cx| waiting.poll(&driver, cx)).await.unwrap();
+        assert!(driver.may_go_out(&token));
     }
 }

@@ -161,8 +161,8 @@ mod tests {
         fn wake(self: Arc<Self>) {}
     }
 
-    /// Pins the memory that every caller who loses patience would leave behind until the renewal
-    /// ends: a place, and the waker, which keeps the caller's task.
+    /// Prevents a leak until the renewal ends: dropped waiters must leave neither a place nor a
+    /// waker, which keeps the caller's task.
     #[test]
     fn who_leaves_leaves_nothing_behind() {
         let flight = Flight::new();

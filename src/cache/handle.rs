@@ -33,7 +33,7 @@ use crate::{error::TokenError, token::issued::AccessToken, token::source::TokenS
 /// use tower_oauth2_client_credentials::{TokenCache, TokenResponse, source_fn};
 ///
 /// let mut cache = TokenCache::new(source_fn(|_| async { TokenResponse::bearer("t0k3n") }));
-/// assert!(cache.peek().is_none(), "nothing is asked for before it is needed");
+/// assert!(cache.peek().is_none(), "no token is requested before it is needed");
 ///
 /// let token = cache.token().await?;
 /// assert_eq!(token.header(), "Bearer t0k3n");

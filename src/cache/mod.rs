@@ -1,7 +1,7 @@
-//! One token's life: when it is fetched, used, renewed, rejected and given up.
+//! The life of one token: when it is fetched, used, renewed, rejected and given up.
 //!
 //! [`TokenCache`] is the handle. Behind it, from the outside in: `driver` owns the lock and the
-//! tasks, `core` the texts of the tokens, and `state` takes every decision, as data.
+//! tasks, `core` the texts of the tokens, and `state` makes every decision, as data.
 
 mod backoff;
 mod budget;

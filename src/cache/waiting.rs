@@ -86,7 +86,7 @@ impl Acquiring {
             (self.waiter, self.timer) = (None, None);
             let Completion { outcome, no_token_in_epoch, is_interrupted } = completion;
             match outcome {
-                Ok(snapshot) if driver.may_go_out(&snapshot) => return Poll::Ready(Ok(snapshot)),
+                Ok(issued) if driver.may_go_out(&issued) => return Poll::Ready(Ok(issued)),
                 // If the future is polled long after the renewal ended, the token may have expired.
                 Ok(_) => {}
                 Err(_) if is_interrupted && !self.has_relaunched && in_runtime() => {
@@ -106,7 +106,7 @@ impl Acquiring {
 /// A wait for a token to send a rejected request again with.
 #[derive(Debug)]
 pub(crate) struct Replacing {
-    /// The driver, which this also keeps alive for the renewal.
+    /// The driver. Holding it also keeps the renewal alive.
     driver: Arc<Driver>,
     waiter: Waiter,
     call: Call,
@@ -137,7 +137,7 @@ impl Future for Replacing {
             let now = this.driver.clock.now();
             let action = match outcome {
                 // An uncacheable token is available only from the flight's outcome.
-                Ok(snapshot) if snapshot.schedule.is_uncacheable() => RejectAction::Retry(snapshot),
+                Ok(issued) if issued.schedule.is_uncacheable() => RejectAction::Retry(issued),
                 Ok(_) => this.driver.replace(this.call, this.evidence, now),
                 Err(_) if is_interrupted && !this.has_relaunched && in_runtime() => {
                     this.has_relaunched = true;
@@ -145,12 +145,12 @@ impl Future for Replacing {
                 }
                 // Another kept token may be untried.
                 Err(error) => match this.driver.untried(&this.call, now) {
-                    Some(snapshot) => RejectAction::Retry(snapshot),
+                    Some(issued) => RejectAction::Retry(issued),
                     None => RejectAction::GiveUp(Reason::Failed(error)),
                 },
             };
             match action {
-                RejectAction::Retry(snapshot) => return Poll::Ready(Ok(snapshot)),
+                RejectAction::Retry(issued) => return Poll::Ready(Ok(issued)),
                 RejectAction::Wait(flight) => this.waiter = flight.join(),
                 RejectAction::GiveUp(reason) => return Poll::Ready(Err(reason)),
             }

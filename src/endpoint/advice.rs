@@ -1,7 +1,7 @@
-//! Advice about a refusal: what its reader can change, where that can be told.
+//! Advice about a refusal: the settings that its reader can change, where that is known.
 //!
-//! Pure. Every piece names a setting, and none sends its reader in a circle: after the two ways of
-//! HTTP Basic comes the body.
+//! Pure. Every piece of advice names a setting, and none leads in a circle: HTTP Basic, encoded or
+//! not, leads to the body.
 
 use http::{StatusCode, header::LOCATION, response::Parts};
 
@@ -17,16 +17,16 @@ pub(super) struct Refusal<'a> {
     pub(super) class: ErrorClass,
     /// The code, if it is known.
     pub(super) code: Option<&'a str>,
-    /// There is a code of OAuth's, so a token endpoint has answered.
+    /// Whether the code is an OAuth code, so that the response comes from a token endpoint.
     pub(super) has_error: bool,
-    /// The server's words, without secrets.
+    /// The server's text, without secrets.
     pub(super) said: &'a str,
-    /// The answer is not the authorization server's.
+    /// Whether the response does not come from the authorization server.
     pub(super) is_foreign: bool,
     pub(super) is_empty: bool,
 }
 
-/// Returns what can be done about a refusal.
+/// Returns the advice about a refusal.
 pub(super) fn of(refusal: &Refusal<'_>, asked: &Asked<'_>, scrubber: &Scrubber) -> Option<String> {
     let status = refusal.parts.status;
     if status.is_redirection() {
@@ -80,13 +80,13 @@ fn of_encoding(status: StatusCode, asked: &Asked<'_>) -> String {
     )
 }
 
-/// Whether the server has not understood or not accepted the client's id and secret. Where they are
-/// not where it looks, some servers call the request invalid.
+/// Returns `true` if the server did not understand or accept the client's id and secret. Some
+/// servers call the request invalid if these are not where they look.
 fn is_about_client(refusal: &Refusal<'_>) -> bool {
     let is_unauthorized = refusal.parts.status == StatusCode::UNAUTHORIZED;
     match refusal.code {
         Some("invalid_client") => true,
-        // By RFC 6749 the client is known then; Keycloak says so of a wrong secret, with 401.
+        // By RFC 6749 the client is known then, but Keycloak says this of a wrong secret, with 401.
         Some("unauthorized_client" | "invalid_grant") => is_unauthorized,
         Some("invalid_request") => {
             let said = refusal.said.to_ascii_lowercase();
@@ -99,7 +99,7 @@ fn is_about_client(refusal: &Refusal<'_>) -> bool {
     }
 }
 
-/// The other places of id and secret, in the order in which to try them.
+/// Returns the next place for the id and secret to try.
 fn of_authentication(asked: &Asked<'_>) -> Option<String> {
     use ClientAuthentication::{ClientSecretBasic, ClientSecretBasicRaw, ClientSecretPost};
     let dialect = &asked.request.dialect;
@@ -114,7 +114,7 @@ fn of_authentication(asked: &Asked<'_>) -> Option<String> {
             ("as they are", ClientSecretBasic, Some(ClientSecretPost))
         }
         ClientSecretBasic | ClientSecretBasicRaw => ("", ClientSecretPost, None),
-        // Fields with names of its own: a server that has no HTTP Basic.
+        // A server with its own field names has no HTTP Basic.
         ClientSecretPost
             if dialect.client_id != "client_id" || dialect.client_secret != "client_secret" =>
         {
@@ -140,7 +140,8 @@ fn of_authentication(asked: &Asked<'_>) -> Option<String> {
     })
 }
 
-/// Glewlwyd answers a request without a scope as it does a wrong secret: 403 and no body.
+/// Returns advice to set a scope. Glewlwyd responds to a request without one as to a wrong secret:
+/// 403 without a body.
 fn of_scope(refusal: &Refusal<'_>, asked: &Asked<'_>) -> Option<String> {
     let is_bare = refusal.is_empty && refusal.parts.status == StatusCode::FORBIDDEN;
     (is_bare && asked.request.scope.is_none()).then(|| {

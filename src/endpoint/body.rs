@@ -1,6 +1,6 @@
 //! Reading the body of a token response, up to a cap.
 //!
-//! How long it may take is the renewal's business; a body without end meets its deadline.
+//! The renewal's deadline limits the time, also for a body without end.
 
 use std::pin::pin;
 
@@ -14,10 +14,10 @@ use crate::error::{BoxError, ErrorClass, TokenError};
 /// The longest body that is read, in bytes.
 pub(super) const MAX_BODY: usize = 256 * 1024;
 
-/// How much room is made at first: enough for any ordinary answer.
+/// The initial capacity, in bytes: enough for any ordinary response.
 const FIRST_ROOM: usize = 4 * 1024;
 
-/// The whole of `body`, in memory that is zeroized: there is a token in it.
+/// Reads the whole of `body` into memory that is zeroized, since it contains a token.
 ///
 /// # Errors
 ///
@@ -49,7 +49,7 @@ where
     Ok(content)
 }
 
-/// Appends without leaving a copy of what was there behind in freed memory.
+/// Appends without leaving a copy of the earlier content in freed memory.
 fn append(content: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
     let needed = content.len() + data.len();
     if needed > content.capacity() {

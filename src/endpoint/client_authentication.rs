@@ -1,13 +1,13 @@
-//! [`ClientAuthentication`]: where the client's id and secret go, in the words of the registry of
-//! token endpoint authentication methods (RFC 7591 section 4.2).
+//! [`ClientAuthentication`]: the place of the client's id and secret, by the names of the registry
+//! of token endpoint authentication methods (RFC 7591 section 4.2).
 
 use std::{fmt, str::FromStr};
 
 use super::encode::BasicEncoding;
 use crate::error::config::{ConfigError, shown};
 
-/// The place of the client's id and secret in a token request: one, never both, which oidc-provider
-/// and oxide-auth refuse.
+/// The place of the client's id and secret in a token request. They are never in both places, which
+/// oidc-provider and oxide-auth refuse.
 ///
 /// ```
 /// use tower_oauth2_client_credentials::{Builder, endpoint::ClientAuthentication};
@@ -23,15 +23,16 @@ use crate::error::config::{ConfigError, shown};
 pub enum ClientAuthentication {
     /// `client_secret_basic`: the `Authorization` header (RFC 6749 section 2.3.1).
     ///
-    /// All but `A-Z a-z 0-9 - . _ ~` is percent-encoded, a space as `%20`. RFC 6749 asks for form
-    /// encoding; servers that decode forms (Django OAuth Toolkit, oidc-provider) read this alike,
-    /// and those that only decode percents (Authlib) read nothing else.
+    /// All characters except `A-Z a-z 0-9 - . _ ~` are percent-encoded, a space as `%20`. RFC 6749
+    /// requires form encoding; servers that decode forms (Django OAuth Toolkit, oidc-provider)
+    /// accept this as well, and those that only decode percent-encoding (Authlib) accept nothing
+    /// else.
     ClientSecretBasic,
     /// `client_secret_basic_raw`: the same without the encoding, for servers that decode nothing:
-    /// node-oauth2-server, oxide-auth, Glewlwyd. The id must not contain a colon then. The name is
-    /// this crate's own.
+    /// node-oauth2-server, oxide-auth, Glewlwyd. The id must then not contain a colon. The name is
+    /// not registered; it is specific to this crate.
     ///
-    /// It makes a difference only if the id or the secret has other characters than
+    /// The two methods differ only if the id or the secret has characters other than
     /// `A-Z a-z 0-9 - . _ ~`.
     ClientSecretBasicRaw,
     /// `client_secret_post`: the body.
@@ -52,7 +53,7 @@ impl ClientAuthentication {
         }
     }
 
-    /// Returns the encoding in HTTP Basic, if that is the place.
+    /// Returns the encoding for HTTP Basic, if this method uses it.
     pub(super) fn basic_encoding(self) -> Option<BasicEncoding> {
         match self {
             Self::ClientSecretBasic => Some(BasicEncoding::PercentEncoded),

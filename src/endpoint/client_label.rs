@@ -1,4 +1,4 @@
-//! Which client an error is of, in a few words.
+//! The short name of a client in errors.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::error::server_text;
 /// A client's name; without one, its id and the host of its token URL.
 pub(crate) struct ClientLabel {
     name: Option<Arc<str>>,
-    /// `None` if the provider of the credentials alone knows it.
+    /// `None` if only the provider of the credentials knows it.
     id: Option<String>,
     host: String,
 }
@@ -20,11 +20,11 @@ impl ClientLabel {
         Self { name, id, host: host.to_owned() }
     }
 
-    /// Returns the label, with `id` if the credentials are known by now.
+    /// Returns the label, with `id` if the credentials are known.
     pub(crate) fn text(&self, id: Option<&str>) -> Arc<str> {
         match (&self.name, id.or(self.id.as_deref())) {
             (Some(name), _) => Arc::clone(name),
-            // The provider may give any id: only what a log line can show.
+            // The provider may return any id, so it is limited to text that a log line can show.
             (None, Some(id)) => format!("{} at {}", server_text(id), self.host).into(),
             (None, None) => format!("at {}", self.host).into(),
         }

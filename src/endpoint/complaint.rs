@@ -1,7 +1,7 @@
-//! [`Complaint`]: a server's own words about a failure, whatever shape they have.
+//! [`Complaint`]: a server's own description of a failure, in any format.
 //!
 //! Pure. RFC 6749 section 5.2 has `error` and `error_description`; Okta, Apigee, FedEx, UPS, Lark,
-//! WeChat and RFC 9457 have other names, gateways answer in XML, HTML or plain text.
+//! WeChat and RFC 9457 use other names, and gateways send XML, HTML or plain text.
 
 use http::{HeaderMap, header::WWW_AUTHENTICATE, response::Parts};
 use serde_json::value::RawValue;
@@ -11,10 +11,11 @@ use super::{
     markup::{self, Markup},
 };
 
-/// Members that hold a code, the first of them that is there.
+/// The members that hold a code; the first that is present counts.
 const CODES: [&str; 5] = ["errorcode", "error_code", "errcode", "code", "faultcode"];
 
-/// Members that hold words, the first of them that is there. A `title` (RFC 9457) is put before them.
+/// The members that hold a description; the first that is present counts. A `title` (RFC 9457) is
+/// put before it.
 const WORDS: [&str; 12] = [
     "error_description",
     "errordescription",
@@ -30,16 +31,16 @@ const WORDS: [&str; 12] = [
     "reason",
 ];
 
-/// Members in which the others may be.
+/// The members that may contain the others.
 const INSIDE: [&str; 5] = ["error", "errors", "fault", "response", "detail"];
 
-/// How deep they may be: `{"response":{"errors":[{...}]}}`, and one more.
+/// The deepest nesting: `{"response":{"errors":[{...}]}}`, and one more.
 const MAX_DEPTH: usize = 4;
 
-/// How much of a text is looked at to see that it is none, in characters.
+/// The part of a text that is checked for being plain text, in characters.
 const MAX_JUDGED: usize = 256;
 
-/// What a server says about a failure.
+/// A server's description of a failure.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Complaint {
     pub(super) code: Option<String>,
@@ -47,8 +48,8 @@ pub(super) struct Complaint {
 }
 
 impl Complaint {
-    /// The complaint in a body, if it is JSON with an `error`: a code (RFC 6749 section 5.2), or
-    /// an object around one as Google and others have it.
+    /// Returns the complaint in a body, if it is JSON with an `error`: a code (RFC 6749 section
+    /// 5.2), or an object around one as Google and others send it.
     pub(super) fn in_body(body: &[u8]) -> Option<Self> {
         // Latin-1 in a description must not hide the code beside it.
         let body = String::from_utf8_lossy(body);
@@ -56,8 +57,8 @@ impl Complaint {
         is_error(object.first("error")?).then(|| Self::of_object(&object, 0))
     }
 
-    /// The complaint in the body of a success that has no token: a code that is not zero, and words,
-    /// as Lark (`code`, `msg`) and WeChat (`errcode`, `errmsg`) have them.
+    /// Returns the complaint in the body of a success without a token: a code other than zero and a
+    /// description, as Lark (`code`, `msg`) and WeChat (`errcode`, `errmsg`) send them.
     pub(super) fn in_place_of_token(body: &[u8], access_token: &str) -> Option<Self> {
         let body = String::from_utf8_lossy(body);
         let object = Object::parse_leniently(body.as_bytes())?;
@@ -71,13 +72,13 @@ impl Complaint {
         (is_error && complaint.description.is_some()).then_some(complaint)
     }
 
-    /// The complaint of a refusal. DADI has it in the challenge.
+    /// Returns the complaint of a refusal. DADI sends it in the challenge.
     pub(super) fn of_refusal(parts: &Parts, body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
         let text = text.trim_start_matches('\u{feff}').trim();
         Self::in_body(body).or_else(|| Self::in_challenge(&parts.headers)).unwrap_or_else(|| {
             let mut complaint = Self::of_text(text);
-            // `{"code":401,"message":"Unauthorized"}` says the status twice.
+            // `{"code":401,"message":"Unauthorized"}` repeats the status.
             complaint.code.take_if(|code| code == parts.status.as_str());
             complaint
         })
@@ -94,8 +95,8 @@ impl Complaint {
         }
     }
 
-    /// A form, as Facebook and GitHub answer with unless asked for JSON, or a plain text. What is
-    /// neither (broken JSON, something compressed) is not repeated.
+    /// Returns the complaint in a form, which Facebook and GitHub send unless asked for JSON, or in
+    /// plain text. Anything else (broken JSON, compressed data) is not repeated.
     fn of_plain_text(text: &str) -> Self {
         let field = |name: &str| {
             let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
@@ -118,7 +119,7 @@ impl Complaint {
         Self { code: None, description: is_shown.then(|| text.to_owned()) }
     }
 
-    /// The complaint in an object, or in one inside it.
+    /// Returns the complaint in an object, or in one inside it.
     fn of_object(object: &Object<'_>, depth: usize) -> Self {
         let error = object.first("error").filter(|error| is_error(error));
         // Apigee's `Error` is a text, and `ErrorCode` the code.
@@ -152,7 +153,7 @@ impl Complaint {
         complaint
     }
 
-    /// The complaint in an object, in the first value of an array, or a text in it.
+    /// Returns the complaint in an object, in the first value of an array, or in a text.
     fn of_value(value: &RawValue, depth: usize) -> Self {
         match kind(value) {
             "an object" => match Object::parse_leniently(value.get().as_bytes()) {
@@ -182,7 +183,7 @@ impl Complaint {
     }
 }
 
-/// Returns `false` for an `error` that says there is none, as some servers write it beside a token.
+/// Returns `false` for an `error` that stands for none, which some servers send with a token.
 fn is_error(error: &RawValue) -> bool {
     match kind(error) {
         "a string" => words(error).is_some_and(|text| {
@@ -197,7 +198,7 @@ fn is_error(error: &RawValue) -> bool {
     }
 }
 
-/// A code: a text, or a number but zero, which stands for success.
+/// Returns a code: a text, or a number other than zero, which stands for success.
 fn code(value: &RawValue) -> Option<String> {
     match kind(value) {
         "a number" => (!is_zero(value)).then(|| value.get().to_owned()),
@@ -209,13 +210,13 @@ fn is_zero(number: &RawValue) -> bool {
     number.get().parse() == Ok(0.0)
 }
 
-/// A text that is not empty.
+/// Returns a text, unless it is empty.
 fn words(value: &RawValue) -> Option<String> {
     string(value).filter(|text| !text.trim().is_empty())
 }
 
-/// The value of an auth-param (RFC 9110 section 11.2) of any challenge in `challenge`, read past
-/// the commas that servers forget or have too many of.
+/// Returns the value of an auth-param (RFC 9110 section 11.2) of any challenge in `challenge`,
+/// despite missing or superfluous commas.
 fn parameter(challenge: &str, name: &str) -> Option<String> {
     let mut rest = challenge;
     while let Some((before, after)) = rest.split_once('=') {
@@ -237,7 +238,7 @@ fn parameter(challenge: &str, name: &str) -> Option<String> {
     None
 }
 
-/// What stands before the closing quote, and what stands behind it.
+/// Returns the text before the closing quote, and the rest after it.
 fn unquote(quoted: &str) -> (String, &str) {
     let mut value = String::new();
     let mut chars = quoted.chars();

@@ -1,5 +1,4 @@
-//! Recognizing a body that is compressed although nobody asked for that: no token request has an
-//! `Accept-Encoding`.
+//! Recognizes a body that is compressed although no token request has an `Accept-Encoding`.
 //!
 //! Pure. Nothing is decompressed.
 
@@ -17,8 +16,8 @@ const CODINGS: [(&str, &str); 7] = [
     ("x-compress", "compress"),
 ];
 
-/// Returns how `body`, which is no text that can be read, is compressed: by the `Content-Encoding`,
-/// or by its first bytes.
+/// Returns the coding of `body`, which is not readable as text: by the `Content-Encoding`, or by
+/// its first bytes.
 pub(super) fn coding(headers: &HeaderMap, body: &[u8]) -> Option<&'static str> {
     if body.is_empty() {
         return None;

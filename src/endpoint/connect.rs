@@ -1,11 +1,11 @@
-//! Advice where no answer came: what can be told from the error, and from the environment.
+//! Advice for requests without a response, from the error and the environment.
 
 use std::ffi::OsString;
 
 use crate::error::{BoxError, chain};
 
-/// The words of rustls, OpenSSL and Schannel for bytes that are no TLS record: an HTTP server answers
-/// 400 in plain text.
+/// The messages of rustls, OpenSSL and Schannel for bytes that are not a TLS record: an HTTP server
+/// responds 400 in plain text.
 const NOT_TLS: [&str; 6] = [
     "InvalidContentType",
     "wrong version number",
@@ -15,10 +15,10 @@ const NOT_TLS: [&str; 6] = [
     "SSL routines::http request",
 ];
 
-/// The words of rustls, OpenSSL and macOS for a certificate whose issuer is not trusted.
+/// The messages of rustls, OpenSSL and macOS for a certificate whose issuer is not trusted.
 const UNKNOWN_CA: [&str; 6] = [
     "UnknownIssuer",
-    // Of another CA with the same name.
+    // The certificate comes from another CA with the same name.
     "invalid peer certificate: BadSignature",
     "self-signed certificate",
     "self signed certificate",
@@ -27,14 +27,14 @@ const UNKNOWN_CA: [&str; 6] = [
 ];
 
 /// Returns the variable that names a proxy for token requests, for a transport that uses none. Its
-/// value may have a password in it.
+/// value may contain a password.
 pub(crate) fn unused_proxy(
     scheme: Option<&str>,
     lookup: impl Fn(&str) -> Option<OsString>,
 ) -> Option<&'static str> {
     let own: &[_] = match scheme {
         Some("https") => &["https_proxy", "HTTPS_PROXY"],
-        // `HTTP_PROXY` may be a header of a CGI request: nobody reads it.
+        // `HTTP_PROXY` may be a header of a CGI request, so it is not read.
         _ => &["http_proxy"],
     };
     own.iter()
@@ -43,7 +43,7 @@ pub(crate) fn unused_proxy(
         .find(|name| lookup(name).is_some_and(|value| !value.is_empty()))
 }
 
-/// Returns what to look at, if that can be told.
+/// Returns the advice, if the error allows one.
 pub(super) fn advice(error: &BoxError, unused_proxy: Option<&'static str>) -> Option<String> {
     let texts: Vec<_> = chain(&**error).map(ToString::to_string).collect();
     let says = |words: &[&str]| texts.iter().any(|text| words.iter().any(|w| text.contains(w)));

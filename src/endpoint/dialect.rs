@@ -1,7 +1,7 @@
-//! [`Dialect`]: how a provider wants its token endpoint asked, and how it answers, as data.
+//! [`Dialect`]: the request and response format of a provider's token endpoint, as data.
 //!
-//! What is put where is decided in `request`, what an answer means in `response`; both read this.
-//! Quirks of a provider are settings here, and whose they are stands beside them.
+//! `request` writes requests from it, and `response` reads responses with it. The quirks of a
+//! provider are settings here; the provider is named beside each.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -12,7 +12,7 @@ use crate::error::config::{ConfigError, shown};
 
 type Preset = (&'static str, fn() -> Dialect);
 
-/// The names by which a preset can be asked for.
+/// The presets by name.
 const PRESETS: [Preset; 4] = [
     ("rfc6749", Dialect::rfc6749),
     ("auth0", Dialect::auth0),
@@ -20,7 +20,7 @@ const PRESETS: [Preset; 4] = [
     ("dadi", preset::dadi),
 ];
 
-/// A provider's ways: how a token is asked for, and what the answer looks like.
+/// The request and response format of a provider's token endpoint.
 ///
 /// Start from a preset and change what differs: [`rfc6749`](Self::rfc6749), [`auth0`](Self::auth0),
 /// or one of a single vendor in [`preset`](crate::endpoint::preset). Each can be spelled out by hand
@@ -32,7 +32,7 @@ const PRESETS: [Preset; 4] = [
 /// | [`client_authentication`](Self::client_authentication) | Basic | body | Basic | body |
 /// | names | standard | standard | standard | `clientId`, `secret`, no grant type; `accessToken`, `tokenType`, `expiresIn` |
 ///
-/// Names of fields in the answer may be JSON pointers (RFC 6901), such as `/data/accessToken`.
+/// Names of fields in the response may be JSON pointers (RFC 6901), such as `/data/accessToken`.
 ///
 /// ```
 /// use tower_oauth2_client_credentials::{
@@ -68,7 +68,7 @@ pub struct Dialect {
     needs_audience: bool,
 }
 
-/// A field's name; in the answer, one that begins with `/` is a JSON pointer.
+/// A field's name; in the response, a name that begins with `/` is a JSON pointer.
 pub(crate) type Name = Cow<'static, str>;
 
 /// The meaning of `expires_in: 0` in a token response, which RFC 6749 section 5.1 leaves open; set
@@ -79,23 +79,23 @@ pub enum ZeroExpiresIn {
     /// The lifetime is unknown, or lasts until the token is revoked: the token's own `exp` counts if
     /// it is a JWT, else [`default_lifetime`](crate::Builder::default_lifetime).
     Unknown,
-    /// The token serves the callers that wait for it, and each later call asks for another.
+    /// The token serves only the callers that wait for it, and each later call requests another.
     OneUse,
 }
 
-/// How the body of a token request is written.
+/// The encoding of the body of a token request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BodyEncoding {
     /// `application/x-www-form-urlencoded` (RFC 6749 section 4.4.2).
     Form,
-    /// A JSON object, with a bare `Content-Type: application/json`: DADI compares the whole value,
-    /// so there is no `charset`.
+    /// A JSON object, with a bare `Content-Type: application/json`. There is no `charset`, because
+    /// DADI compares the whole value.
     Json,
 }
 
 impl Dialect {
-    /// RFC 6749: a form body, and `client_secret_basic`. The default.
+    /// Returns the dialect of RFC 6749: a form body, and `client_secret_basic`. The default.
     ///
     /// ```
     /// use tower_oauth2_client_credentials::{
@@ -140,9 +140,9 @@ impl Dialect {
         }
     }
 
-    /// Auth0 and what is built on it (Probable Futures): a JSON body with `grant_type`,
-    /// `client_id`, `client_secret` and `audience`, without which a client does not build. (A tenant
-    /// with a default audience needs none: spell the dialect out then.)
+    /// Returns the dialect of Auth0, and of services built on it (Probable Futures): a JSON body
+    /// with `grant_type`, `client_id`, `client_secret` and `audience`. Building a client without an
+    /// audience fails. (A tenant with a default audience needs none: spell the dialect out then.)
     ///
     /// ```
     /// use tower_oauth2_client_credentials::{
@@ -164,7 +164,7 @@ impl Dialect {
             .needs_audience()
     }
 
-    /// How the body is written.
+    /// Sets the encoding of the body.
     #[must_use]
     pub fn body(mut self, encoding: BodyEncoding) -> Self {
         self.body = encoding;
@@ -185,7 +185,7 @@ impl Dialect {
         self
     }
 
-    /// Leaves the grant type out of the request.
+    /// Omits the grant type from the request.
     #[must_use]
     pub fn without_grant_type(mut self) -> Self {
         self.grant_type = None;
@@ -228,22 +228,22 @@ impl Dialect {
         self
     }
 
-    /// Names the request's field with the resources (RFC 8707), if there are any. Several are
-    /// repeated in a form, and an array in JSON.
+    /// Names the request's field with the resources (RFC 8707), if there are any. Several resources
+    /// are repeated fields in a form, and an array in JSON.
     #[must_use]
     pub fn resource_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.resource = name.into();
         self
     }
 
-    /// Names the answer's field with the token; a name that begins with `/` is a JSON pointer.
+    /// Names the response's field with the token; a name that begins with `/` is a JSON pointer.
     #[must_use]
     pub fn access_token_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.access_token = name.into();
         self
     }
 
-    /// Names the answer's field with the token's type; a name that begins with `/` is a JSON
+    /// Names the response's field with the token's type; a name that begins with `/` is a JSON
     /// pointer.
     #[must_use]
     pub fn token_type_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
@@ -251,12 +251,12 @@ impl Dialect {
         self
     }
 
-    /// Names the answer's field with the lifetime in seconds; a name that begins with `/` is a
-    /// JSON pointer. Without it, `expires_at` or `expires_on` is read (a point in time, in seconds or
-    /// a fraction of them since 1970).
+    /// Names the response's field with the lifetime in seconds; a name that begins with `/` is a
+    /// JSON pointer. If it is absent, `expires_at` or `expires_on` is read (a point in time, in
+    /// seconds or a fraction of them since 1970).
     ///
-    /// A number of more than 30 days is not taken for seconds if it is a plausible point in time, or
-    /// reads better as milliseconds:
+    /// A number above 30 days is not read as seconds if it is a plausible point in time, or is more
+    /// plausible as milliseconds:
     ///
     /// | `expires_in` | counts as |
     /// |---|---|
@@ -266,16 +266,16 @@ impl Dialect {
     /// | more than 30 days in seconds, and whole minutes in milliseconds (or up to a second less) | milliseconds |
     /// | anything else | seconds, at most [`max_lifetime`](crate::Builder::max_lifetime) |
     ///
-    /// If the token is a JWT whose claims give it a shorter lifetime (`exp` − `iat`, or `exp` by our
-    /// clock if that leaves more than 60 s), the shorter one counts.
+    /// If the token is a JWT whose claims give it a shorter lifetime (`exp` − `iat`, or `exp` by
+    /// the local clock if that leaves more than 60 s), the shorter one counts.
     #[must_use]
     pub fn expires_in_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.expires_in = name.into();
         self
     }
 
-    /// Sets the meaning of an `expires_in` of zero or less. Without this, such a token serves the
-    /// callers that wait for it, unless the server hands out the same one with zero again: the
+    /// Sets the meaning of an `expires_in` of zero or less. By default, such a token serves the
+    /// callers that wait for it, unless the server issues the same one with zero again: the
     /// lifetime then counts as [`Unknown`](ZeroExpiresIn::Unknown).
     ///
     /// ```
@@ -290,12 +290,12 @@ impl Dialect {
         self
     }
 
-    /// Refuses a token whose `token_type` is anything but `Bearer`, in any case, or absent.
+    /// Rejects a token whose `token_type` is present and not `Bearer`, in any case.
     ///
     /// RFC 6749 section 7.1 forbids a client to use a type that it does not know. But servers write
-    /// `BearerToken`, `Application Access Token` or `JWT` and mean a bearer token, so without this
-    /// such a token is used as one, with a warning in the log. Never used are types that say the
-    /// token is none or needs a proof: `N_A` (RFC 8693 section 2.2.1), and those that contain, in
+    /// `BearerToken`, `Application Access Token` or `JWT` and mean a bearer token, so by default
+    /// such a token is used as one, with a warning in the log. Types that are not an access token
+    /// or need a proof are never used: `N_A` (RFC 8693 section 2.2.1), and those that contain, in
     /// any case, `pop`, `mac`, `dpop`, `mtls`, `saml`, `id_token` or `refresh_token`.
     #[must_use]
     pub fn strict_token_type(mut self) -> Self {
@@ -303,17 +303,17 @@ impl Dialect {
         self
     }
 
-    /// Names the answer's field with the scope that was granted; a name that begins with `/` is a
-    /// JSON pointer.
+    /// Names the response's field with the granted scope; a name that begins with `/` is a JSON
+    /// pointer.
     #[must_use]
     pub fn granted_scope_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.granted_scope = name.into();
         self
     }
 
-    /// Adds a header that goes with every token request, or replaces the one of that name.
-    /// `Authorization` and `Content-Type` follow from the other settings. The value is marked
-    /// sensitive: it may be an API key.
+    /// Adds a header to every token request, or replaces the one of that name. `Authorization` and
+    /// `Content-Type` follow from the other settings. The value is marked sensitive: it may be an
+    /// API key.
     #[must_use]
     pub fn header(mut self, name: HeaderName, mut value: HeaderValue) -> Self {
         value.set_sensitive(true);
@@ -348,7 +348,7 @@ impl Default for Dialect {
 impl FromStr for Dialect {
     type Err = ConfigError;
 
-    /// A preset by its name: `rfc6749`, `auth0`, `podero` or `dadi`.
+    /// Returns a preset by its name: `rfc6749`, `auth0`, `podero` or `dadi`.
     fn from_str(name: &str) -> Result<Self, ConfigError> {
         match PRESETS.iter().find(|(preset, _)| *preset == name) {
             Some((_, preset)) => Ok(preset()),

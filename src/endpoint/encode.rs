@@ -1,4 +1,4 @@
-//! How ids, secrets and parameters are written in a token request: percent, form, Basic, JSON.
+//! Encodes ids, secrets and parameters for a token request: percent, form, Basic, JSON.
 //!
 //! Everything is appended to a buffer that the caller owns and zeroizes.
 
@@ -8,17 +8,18 @@ use zeroize::Zeroizing;
 
 use crate::credentials::ClientCredentials;
 
-/// All but RFC 3986's unreserved characters.
+/// All characters except the unreserved ones of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// What `application/x-www-form-urlencoded` encodes (URL standard); a blank becomes `+` after it.
+/// The characters that `application/x-www-form-urlencoded` encodes (URL standard); a space then
+/// becomes `+`.
 const FORM: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'*').remove(b'-').remove(b'.').remove(b'_').remove(b' ');
 
-/// The most bytes that any encoding here makes of one (`\u0001` in JSON).
+/// The most bytes that any encoding here produces from one (`\u0001` in JSON).
 pub(super) const MAX_GROWTH: usize = 6;
 
-/// Whether percent-encoding changes `text`.
+/// Returns `true` if percent-encoding changes `text`.
 pub(super) fn has_reserved(text: &str) -> bool {
     !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
 }
@@ -35,7 +36,7 @@ pub(super) fn form(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// `text` as a JSON string, with its quotes.
+/// Appends `text` as a JSON string, with its quotes.
 pub(super) fn json(out: &mut Vec<u8>, text: &str) {
     // Writing a string to a `Vec` does not fail.
     let _ = serde_json::to_writer(out, text);
@@ -44,13 +45,13 @@ pub(super) fn json(out: &mut Vec<u8>, text: &str) {
 /// The encoding of id and secret before they are joined for HTTP Basic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BasicEncoding {
-    /// All but unreserved characters is percent-encoded.
+    /// All characters except the unreserved ones are percent-encoded.
     PercentEncoded,
-    /// As they are.
+    /// Without encoding.
     Raw,
 }
 
-/// The value of an `Authorization` header (RFC 6749 section 2.3.1, RFC 7617).
+/// Returns the value of an `Authorization` header (RFC 6749 section 2.3.1, RFC 7617).
 pub(super) fn basic(
     credentials: &ClientCredentials,
     encoding: BasicEncoding,
@@ -63,7 +64,7 @@ pub(super) fn basic(
     line
 }
 
-/// Id and secret as HTTP Basic joins them, before base64.
+/// Returns the id and secret as HTTP Basic joins them, before base64.
 pub(super) fn basic_pair(
     credentials: &ClientCredentials,
     encoding: BasicEncoding,

@@ -23,16 +23,15 @@ pub(super) fn is_form(headers: &HeaderMap, body: &[u8]) -> bool {
         && !matches!(body.trim_ascii_start().first(), None | Some(b'{' | b'[' | b'<'))
 }
 
-/// Returns `body` as a JSON object of strings, duplicates included. A `+` is a space but in the
-/// field called `token`: servers that forget to escape theirs are more than those that put a space
-/// into a token.
+/// Returns `body` as a JSON object of strings, duplicates included. A `+` is a space except in the
+/// field called `token`: more servers forget to escape it than put a space into a token.
 ///
-/// `None` if it is not UTF-8, escaped or not.
+/// Returns `None` if it is not UTF-8, escaped or not.
 pub(super) fn to_json(body: &[u8], token: &str) -> Option<Zeroizing<Vec<u8>>> {
     let text = std::str::from_utf8(body.trim_ascii()).ok()?;
-    // With room for the worst case, nothing is left behind in memory that was outgrown.
-    // A pointer names a field of the answer as well.
+    // A pointer also names a field of the response.
     let token = token.strip_prefix('/').unwrap_or(token).replace("~1", "/").replace("~0", "~");
+    // With capacity for the worst case, the memory never moves and leaves no copy behind.
     let mut json = Zeroizing::new(Vec::with_capacity(2 + encode::MAX_GROWTH * text.len()));
     json.push(b'{');
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {

@@ -1,7 +1,7 @@
 //! Reading a token endpoint's JSON tolerantly: one field at a time, so that an odd value in one
 //! field does not make the others unreadable.
 //!
-//! Pure. What was seen in place of JSON is put into words here, without repeating any of it.
+//! Pure. An error describes the kind of the input without repeating any of it.
 
 use std::{borrow::Cow, fmt};
 
@@ -20,14 +20,14 @@ pub(super) fn without_byte_order_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body)
 }
 
-/// A JSON object whose values have not been looked at.
+/// A JSON object whose values have not been parsed.
 pub(super) struct Object<'a> {
     members: Vec<(String, &'a RawValue)>,
 }
 
 impl<'a> Object<'a> {
-    /// Reads the body of a successful answer strictly: anything that might be read in two ways is
-    /// an error: what was seen, as in "it answered with ...".
+    /// Reads the body of a successful response strictly: anything ambiguous is an error. The error
+    /// describes the input, as in "it answered with ...".
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, &'static str> {
         let text = std::str::from_utf8(without_byte_order_mark(body))
             .map_err(|_| "text that is not UTF-8")?;
@@ -47,12 +47,12 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// Reads the body of a refusal, from which every word is welcome.
+    /// Reads the body of a refusal, as tolerantly as possible.
     pub(super) fn parse_leniently(body: &'a [u8]) -> Option<Self> {
         serde_json::from_slice(without_byte_order_mark(body)).ok()
     }
 
-    /// The first member called `name`, unless it is null.
+    /// Returns the first member called `name`, unless it is null.
     pub(super) fn first(&self, name: &str) -> Option<&'a RawValue> {
         let (_, value) = self.members.iter().find(|(member, _)| member == name)?;
         (kind(value) != "null").then_some(*value)
@@ -65,12 +65,12 @@ impl<'a> Object<'a> {
         (kind(value) != "null").then_some(*value)
     }
 
-    /// The value at `path`: a member's name, or a JSON pointer (RFC 6901) if it begins with `/`.
-    /// Null and a path that leads nowhere are `None`.
+    /// Returns the value at `path`: a member's name, or a JSON pointer (RFC 6901) if it begins with
+    /// `/`. Returns `None` for null and for a path that does not exist.
     ///
     /// # Errors
     ///
-    /// [`Duplicate`] if a member on the way is there twice.
+    /// [`Duplicate`] if a member on the path occurs twice.
     pub(super) fn at(&self, path: &str) -> Result<Option<&'a RawValue>, Duplicate> {
         let Some(pointer) = path.strip_prefix('/') else {
             return self.only(path);
@@ -101,7 +101,8 @@ impl<'a> Object<'a> {
     }
 }
 
-/// A member is there twice, and readers disagree which one counts (RFC 8259 section 4).
+/// The error of a member that occurs twice: parsers disagree on which one counts (RFC 8259 section
+/// 4).
 #[derive(Debug)]
 pub(super) struct Duplicate;
 
@@ -129,7 +130,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
     }
 }
 
-/// What kind of value it is, with its article.
+/// Returns the kind of a value, with its article.
 pub(super) fn kind(value: &RawValue) -> &'static str {
     match value.get().as_bytes().first() {
         Some(b'"') => "a string",
@@ -141,12 +142,13 @@ pub(super) fn kind(value: &RawValue) -> &'static str {
     }
 }
 
-/// The text of a string.
+/// Returns the text of a string.
 pub(super) fn string(value: &RawValue) -> Option<String> {
     serde_json::from_str(value.get()).ok()
 }
 
-/// A number, or a string that is one. May be infinite (`1e400`), is never NaN.
+/// Returns the value of a number, or of a string that contains one. It may be infinite (`1e400`),
+/// and is never NaN.
 pub(super) fn number(value: &RawValue) -> Option<f64> {
     let text = match kind(value) {
         "a number" => Cow::Borrowed(value.get()),

@@ -1,6 +1,6 @@
-//! How long a token lives, by all that a token response says of it.
+//! The lifetime of a token, by all fields of a token response.
 //!
-//! Pure. How much of it is believed is the cache's business (`max_lifetime`).
+//! Pure. The cache caps it (`max_lifetime`).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,17 +12,18 @@ use super::{
 };
 use crate::token::{Lifetime, instant, jwt};
 
-/// Up to here, a number is seconds: 30 days.
+/// The largest number that is always seconds: 30 days.
 const SURELY_SECONDS: f64 = 30.0 * 86_400.0;
 
-/// From here on, a number is milliseconds: 400 days in seconds, more than nine hours in them.
+/// The smallest number that is always milliseconds: 400 days in seconds, more than nine hours in
+/// milliseconds.
 const SURELY_MILLISECONDS: f64 = 400.0 * 86_400.0;
 
-/// What a number too large to count with is taken for. Can be added to any time without overflow.
+/// The lifetime that replaces a longer one. It can be added to any time without overflow.
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Returns the lifetime of `token`: that of its `expires_in`, or of the point in time that `answer`
-/// has in its place, or that of its own claims if it is a JWT and they say less.
+/// has instead, or that of its own claims if it is a JWT and they give a shorter one.
 pub(super) fn lifetime(
     expires_in: Option<&RawValue>,
     answer: &Object<'_>,
@@ -74,19 +75,19 @@ fn end(answer: &Object<'_>) -> Option<f64> {
     Some(instant::seconds(at).unwrap_or(at))
 }
 
-/// The least time that a point in time must leave, in seconds, to be believed. The same holds for the
+/// The shortest time that a point in time must leave to count, in seconds. The same holds for the
 /// `exp` of a JWT.
 const MIN_LEFT: f64 = 60.0;
 
-/// Returns the time from `now` to `end`. It depends on our clock, so `expires_in` is better. An end
-/// that has passed, or nearly so, says that our clock is ahead, and nothing about the lifetime:
-/// believed, it would cost a token request for each call.
+/// Returns the time from `now` to `end`. It depends on the local clock, so `expires_in` is better.
+/// An end that has passed, or nearly so, shows that the local clock is ahead, and says nothing about
+/// the lifetime: using it would cost a token request for each call.
 fn left(end: f64, now: SystemTime) -> Option<Duration> {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     (end - now > MIN_LEFT).then(|| seconds(end - now))
 }
 
-/// Whole seconds, none below zero.
+/// Returns whole seconds, at least zero.
 fn seconds(number: f64) -> Duration {
     if number < 0.0 {
         return Duration::ZERO;
@@ -212,7 +213,7 @@ mod tests {
         ] {
             assert_eq!(of(fields, &jwt, None), lifetime, "{fields}");
         }
-        // By our clock it is half over.
+        // By the local clock it is half over.
         let payload = URL_SAFE_NO_PAD.encode(r#"{"iat":1699998200,"exp":1700001800}"#);
         let jwt = format!("eyJhbGciOiJub25lIn0.{payload}.c2ln");
         assert_eq!(of(r#""expires_in":3600"#, &jwt, None), secs(1800));

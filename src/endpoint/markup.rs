@@ -1,12 +1,12 @@
-//! The words in a page of HTML or a fault in XML, scanned for without a parser: a server's text is
-//! not to be trusted with entities, external or nested ones.
+//! The text in an HTML page or an XML fault, found without a parser: a server's text must not be
+//! trusted with entities, external or nested ones.
 //!
-//! Pure. Only the first bytes are looked at.
+//! Pure. Only the first bytes are read.
 
-/// How much is looked at, in bytes.
+/// The most bytes that are read.
 const MAX_READ: usize = 16 * 1024;
 
-/// Elements that hold words, by their local names, the best first: SOAP 1.1 and 1.2, and others.
+/// The elements that hold text, by their local names, the best first: SOAP 1.1 and 1.2, and others.
 const WORDS: [&str; 10] = [
     "faultstring",
     "error_description",
@@ -29,7 +29,7 @@ pub(super) enum Markup {
     Xml { code: Option<String>, words: Option<String> },
 }
 
-/// Returns what `text` says, if it is markup.
+/// Returns the message in `text`, if it is markup.
 pub(super) fn read(text: &str) -> Option<Markup> {
     let text = text.trim_start_matches('\u{feff}').trim_start();
     if !text.starts_with('<') {
@@ -42,7 +42,7 @@ pub(super) fn read(text: &str) -> Option<Markup> {
             |(own, content): &&(&str, &str)| own.eq_ignore_ascii_case(name) && !content.is_empty();
         elements.iter().find(is_it).map(|(_, content)| (*content).to_owned())
     };
-    // Not those of a namespace: SOAP has a `Body`, too.
+    // Only elements without a namespace: SOAP has a `Body`, too.
     let is_html = |(name, _): &(&str, &str)| {
         ["html", "head", "body", "title"].iter().any(|tag| name.eq_ignore_ascii_case(tag))
     };

@@ -1,8 +1,8 @@
-//! A connection that counts what is read of it: for one exchange, no more than any token response
-//! needs, and so much at a time that the thread is free for others in between.
-//!
-//! The body of a response has a limit of its own. This one holds for what goes before, between and
-//! after it: interim responses, chunk sizes, trailers.
+//! A connection that counts the bytes that are read from it. An exchange may not read more than any
+//! token response needs, and a read yields after a certain amount, so that the thread can run other
+//! tasks.
+//! The body of a response has its own limit. This one covers the bytes before, between and after
+//! it: interim responses, chunk sizes, trailers.
 
 use std::{
     future::poll_fn,
@@ -26,14 +26,14 @@ use tower_service::Service;
 use super::body::MAX_BODY;
 use crate::{error::BoxError, token::BoxFuture};
 
-/// The most that is read after a request was written, in bytes. A body in chunks of one byte takes
-/// six times its length.
+/// The most bytes that are read after a request was written. A body in chunks of one byte takes six
+/// times its length.
 const MAX_EXCHANGE: usize = 8 * MAX_BODY;
 
-/// After so many bytes, whoever reads yields.
+/// The number of bytes after which the reader yields.
 const MAX_AT_ONCE: usize = 64 * 1024;
 
-/// What is known of a connection: in the connector's extras, from where an error has it.
+/// The counters of a connection. They are in the connector's extras, where an error can find them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Meter(Arc<Counts>);
 
@@ -41,18 +41,18 @@ pub(super) struct Meter(Arc<Counts>);
 struct Counts {
     /// Bytes read since the last request was written.
     read: AtomicUsize,
-    /// There was an exchange before the present one.
+    /// Whether the connection has served an earlier exchange.
     reused: AtomicBool,
 }
 
 impl Meter {
-    /// Whether the connection had served another request before, and has had no answer to the
-    /// present one.
+    /// Returns `true` if the connection has served an earlier request, and no byte of the response
+    /// to the current one has been read.
     pub(super) fn is_stale(&self) -> bool {
         self.0.reused.load(Ordering::Relaxed) && self.0.read.load(Ordering::Relaxed) == 0
     }
 
-    /// How much has been read in this exchange, with `more`.
+    /// Adds `more` bytes, and returns the number of bytes that were read in this exchange.
     fn add(&self, more: usize) -> usize {
         self.0.read.fetch_add(more, Ordering::Relaxed).saturating_add(more)
     }

@@ -1,7 +1,8 @@
-//! The OAuth2 token endpoint (RFC 6749 section 4.4): [`TokenEndpoint`] asks it for a token, in the
-//! provider's [`Dialect`], by way of a [`Transport`].
+//! The OAuth2 token endpoint (RFC 6749 section 4.4): [`TokenEndpoint`] requests a token from it, in
+//! the provider's [`Dialect`], over a [`Transport`].
 //!
-//! One call is one attempt. When to ask, how often and with which deadline is the cache's business.
+//! One call makes one attempt. The cache decides when to request a token, how often, and with which
+//! deadline.
 //!
 //! ```
 //! use tower_oauth2_client_credentials::{Dialect, endpoint::TokenEndpoint};
@@ -23,11 +24,12 @@
 //! # Ok::<(), BoxError>(())
 //! ```
 //!
-//! # What it does not do
+//! # Limitations
 //!
-//! - It follows no redirect: a redirect is an error that shows where it leads.
-//! - Client authentication by assertion (`private_key_jwt`) or mTLS, DPoP, discovery.
-//! - Other ways to present a token than Bearer: see [`Dialect::strict_token_type`].
+//! - Redirects are not followed: a redirect is an error that shows its target.
+//! - Client authentication by assertion (`private_key_jwt`) or mTLS, DPoP and discovery are not
+//!   supported.
+//! - Tokens are sent only as bearer tokens: see [`Dialect::strict_token_type`].
 
 mod advice;
 mod body;
@@ -90,13 +92,13 @@ use crate::{
     token::{Attempt, BoxFuture, TokenResponse, TokenSource},
 };
 
-/// A [`TokenSource`] that asks an OAuth2 token endpoint.
+/// A [`TokenSource`] that requests tokens from an OAuth2 token endpoint.
 ///
-/// Made by [`TokenEndpoint::builder`]. Clones are cheap and ask
-/// alike.
+/// Created by [`TokenEndpoint::builder`]. Clones are cheap, and share the settings and the
+/// transport.
 ///
-/// An attempt fails with a [`TokenError`] of the class that the answer has. If the credentials
-/// cannot be had, or no answer comes, it is [`ErrorClass::Transient`].
+/// An attempt fails with a [`TokenError`] whose class depends on the response. If the credentials
+/// are unavailable, or no response arrives, it is [`ErrorClass::Transient`].
 #[derive(Clone)]
 pub struct TokenEndpoint {
     inner: Arc<Inner>,
@@ -110,7 +112,7 @@ struct Inner {
     client: ClientLabel,
     /// The variable of a proxy that the transport does not use.
     unused_proxy: Option<&'static str>,
-    /// The first odd type of a token is told.
+    /// Whether an odd token type has been reported.
     has_told_type: AtomicBool,
 }
 
@@ -137,7 +139,7 @@ impl TokenEndpoint {
 }
 
 impl TokenEndpoint {
-    /// Returns which client it is, as far as that is known before the credentials are.
+    /// Returns the client's label, as far as it is known before the credentials are.
     pub(crate) fn client(&self) -> Arc<str> {
         self.inner.client.text(None)
     }
@@ -182,8 +184,8 @@ impl Inner {
 
         let request = self.request.with(credentials).map_err(told_apart)?;
         if attempt.has_refused(fingerprint) {
-            // Asked after the request was made, whose errors say more. Sending it would only count
-            // towards a lockout.
+            // Checked after the request was built, whose errors are more precise. Sending it would
+            // only count towards a lockout.
             let message = "the client was refused a moment ago, and its credentials are the same";
             return Err(
                 TokenError::new(ErrorClass::Credentials, message).with_fingerprint(fingerprint)
@@ -214,7 +216,7 @@ impl Inner {
                 }
                 Ok(read.token)
             }
-            // What went wrong with the body of a refusal does not matter: the status says enough.
+            // An error while reading the body of a refusal does not matter: the status is enough.
             Err(_) if !parts.status.is_success() => {
                 Err(told_apart(refusal::refused(&parts, &[], &asked, now())))
             }

@@ -1,8 +1,9 @@
-//! Whether a token request that failed can have reached the token endpoint.
+//! Decides whether a failed token request can have reached the token endpoint.
 
 use std::{error::Error as StdError, io};
 
-/// Returns `true` if `error` says that no connection came about, so that the request was not sent.
+/// Returns `true` if `error` shows that no connection was established, so that the request was not
+/// sent.
 pub(crate) fn was_never_sent(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {

@@ -1,16 +1,16 @@
 //! Presets for the token endpoints of single vendors.
 //!
-//! Each is a [`Dialect`], and could be spelled out by hand. They change with the vendors' documents.
+//! Each is a [`Dialect`] that you could also spell out. They follow the vendors' documentation.
 
 use http::{HeaderValue, header};
 
 use super::{BodyEncoding, ClientAuthentication};
 use crate::Dialect;
 
-/// Podero, which is Django OAuth Toolkit with its JSON backend: Basic, a JSON body
-/// `{"grant_type":"client_credentials"}`, and `Cache-Control: no-cache`. The toolkit decodes
-/// Basic, so it is percent-encoded. Its token URL ends with a slash: without it the answer is
-/// a redirect.
+/// Returns the dialect of Podero, which is Django OAuth Toolkit with its JSON backend: Basic, a
+/// JSON body `{"grant_type":"client_credentials"}`, and `Cache-Control: no-cache`. The toolkit
+/// decodes Basic, so it is percent-encoded. The token URL ends with a slash: without it, the
+/// response is a redirect.
 ///
 /// ```
 /// use http::{HeaderValue, header::CACHE_CONTROL};
@@ -32,8 +32,8 @@ pub fn podero() -> Dialect {
         .header(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))
 }
 
-/// DADI API: a JSON body `{"clientId", "secret"}` without a grant type, answered with
-/// `accessToken`, `tokenType` and `expiresIn`.
+/// Returns the dialect of DADI API: a JSON body `{"clientId", "secret"}` without a grant type, and
+/// a response with `accessToken`, `tokenType` and `expiresIn`.
 ///
 /// ```
 /// use tower_oauth2_client_credentials::{

@@ -1,5 +1,5 @@
-//! The end of a rate limit, by the headers of API gateways: `X-RateLimit-Reset` and its relatives,
-//! and `RateLimit` (draft-ietf-httpapi-ratelimit-headers, in its older form and its newer).
+//! The end of a rate limit, by the headers of API gateways: `X-RateLimit-Reset` and its variants,
+//! and `RateLimit` (draft-ietf-httpapi-ratelimit-headers, in its older and newer forms).
 //!
 //! Pure. Their values are seconds, or a point in time in seconds since 1970 or a fraction of them.
 
@@ -10,7 +10,7 @@ use http::HeaderMap;
 use super::retry_after::{delay, seconds};
 use crate::token::instant;
 
-/// Headers with the end of the limit, in the order in which they are looked for.
+/// The headers with the end of the limit, in the order in which they are tried.
 const RESETS: [&str; 5] = [
     "ratelimit-reset",
     "x-ratelimit-reset",
@@ -19,12 +19,12 @@ const RESETS: [&str; 5] = [
     "x-rate-limit-reset-after",
 ];
 
-/// Headers with the number of requests that are left.
+/// The headers with the number of requests that are left.
 const REMAINING: [&str; 3] =
     ["ratelimit-remaining", "x-ratelimit-remaining", "x-rate-limit-remaining"];
 
-/// Returns how long it is until the server's rate limit ends. An end that has passed says nothing
-/// but that one of the clocks is wrong.
+/// Returns the time until the server's rate limit ends. An end that has passed is ignored, since it
+/// only shows that one of the clocks is wrong.
 pub(super) fn reset(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     if has_requests_left(headers) {
         return None;
@@ -69,9 +69,9 @@ fn until(text: &str, now: SystemTime) -> Option<Duration> {
     }
 }
 
-/// Returns the reset in `RateLimit`, which is a list of parameters in the older drafts
-/// (`limit=10, remaining=0, reset=7`), and a list of policies in the newer ones, of which those
-/// count that nothing remains of (`"burst";r=0;t=7, "daily";r=9;t=3600`).
+/// Returns the reset in `RateLimit`. The older drafts have a list of parameters
+/// (`limit=10, remaining=0, reset=7`), the newer ones a list of policies, of which the exhausted
+/// ones count (`"burst";r=0;t=7, "daily";r=9;t=3600`).
 fn of_policies(headers: &HeaderMap) -> Option<String> {
     let lines = headers.get_all("ratelimit").iter().filter_map(|line| line.to_str().ok());
     let mut longest: Option<(f64, &str)> = None;
@@ -141,7 +141,7 @@ mod tests {
                 ("Tue, 14 Nov 2023 22:14:20 GMT", Some(60)),
                 ("5, 30", Some(30)),
                 ("1e300", Some(u64::from(u32::MAX))),
-                // Passed by our clock.
+                // It has passed by the local clock.
                 ("1699999999", None),
                 ("Tue, 14 Nov 2023 22:12:20 GMT", None),
                 ("-1", None),

@@ -1,8 +1,8 @@
-//! A token endpoint's answer without a token: what kind of failure it is, in the server's words
-//! and with what can be done about it.
+//! A token endpoint's response without a token: the class of the failure, the server's description,
+//! and advice.
 //!
-//! Pure. The status says most; the `error` code of RFC 6749 section 5.2 says more, if there is one.
-//! A body that cannot be read never hides the status.
+//! Pure. The class depends on the status, and on the `error` code of RFC 6749 section 5.2, if there
+//! is one. An unreadable body never hides the status.
 
 use std::time::SystemTime;
 
@@ -21,13 +21,13 @@ use super::{
 use crate::error::{ErrorClass, TokenError};
 
 /// Returns `true` if the body of a success says that there is no token. GitHub and others refuse
-/// with 200 and an `error`, Lark and WeChat with 200 and a code of their own.
+/// with 200 and an `error`, Lark and WeChat with 200 and their own code.
 pub(super) fn is_refusal_with_success(body: &[u8], asked: &Asked<'_>) -> bool {
     let access_token = &asked.request.dialect.access_token;
     Complaint::in_body(body).is_some() || Complaint::in_place_of_token(body, access_token).is_some()
 }
 
-/// The failure that an answer without a token is.
+/// Returns the error of a response without a token.
 pub(super) fn refused(
     parts: &Parts,
     body: &[u8],
@@ -39,8 +39,8 @@ pub(super) fn refused(
     let delay = retry_after(parts, now);
     let known = complaint.code.as_deref().and_then(known_code);
     let class = match (status.as_u16(), delay) {
-        // What the status alone decides: a proxy's or a broken server's word about the client or
-        // the request is not to be trusted.
+        // The status alone decides: the description of the client or the request by a proxy or a
+        // broken server is not to be trusted.
         (429, _) | (503, Some(_)) => ErrorClass::Throttled,
         (408 | 500..=599, _) => ErrorClass::Transient,
         (300..=399, _) => ErrorClass::Request,
@@ -58,7 +58,7 @@ pub(super) fn refused(
 
     let scrubber = scrubber(body, asked);
     let mut error = TokenError::new(class, message).with_status(status);
-    // A code we know is no echo: a secret such as "client" must not spoil it.
+    // A known code is not an echo of the secret: a secret such as "client" must not spoil it.
     let code = match (known, &complaint.code) {
         (Some((code, _)), _) => Some(code.to_owned()),
         (None, code) => code.as_ref().map(|code| scrubber.scrub(code)),
@@ -83,7 +83,7 @@ pub(super) fn refused(
     }
 }
 
-/// Knows the secret, and the token that some servers send along with an `error`.
+/// Returns a scrubber of the secret, and of the token that some servers send along with an `error`.
 fn scrubber(body: &[u8], asked: &Asked<'_>) -> Scrubber {
     let mut scrubber = Scrubber::new(asked.credentials);
     let body = String::from_utf8_lossy(body);
@@ -98,12 +98,12 @@ fn token_in(body: &str, access_token: &str) -> Option<Zeroizing<String>> {
     string(value).map(Zeroizing::new)
 }
 
-/// Whether a code is one of OAuth's, and not the name of a status or a gateway's number.
+/// Returns `true` for an OAuth code, which is neither the name of a status nor a gateway's number.
 fn is_oauth_code(code: &str) -> bool {
     known_code(code).is_some() || code.starts_with("invalid_")
 }
 
-/// The codes of RFC 6749 section 5.2 and its relatives, and the class of each.
+/// Returns a code of RFC 6749 section 5.2 or a related specification, with its class.
 fn known_code(code: &str) -> Option<(&'static str, ErrorClass)> {
     use ErrorClass::{Credentials, Request, Throttled, Transient};
     const KNOWN: [(&str, ErrorClass); 11] = [
@@ -125,11 +125,11 @@ fn known_code(code: &str) -> Option<(&'static str, ErrorClass)> {
     KNOWN.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(code))
 }
 
-/// The class by the status alone, where a code may overrule it.
+/// Returns the class by the status alone, where a code may override it.
 fn class_of(status: u16) -> ErrorClass {
     match status {
         401 | 403 => ErrorClass::Credentials,
-        // 200 and 201 come here only with an `error` that is not known.
+        // 200 and 201 get here only with an unknown `error`.
         200 | 201 | 400..=499 => ErrorClass::Request,
         _ => ErrorClass::Malformed,
     }

@@ -1,7 +1,8 @@
-//! [`TokenRequest`]: a dialect, what is asked for, and credentials make an HTTP request.
+//! [`TokenRequest`]: turns a dialect, the requested scope and target, and credentials into an HTTP
+//! request.
 //!
-//! Pure. That the settings fit together was checked by the builder; credentials are new for every
-//! attempt and are checked here.
+//! Pure. The builder has checked that the settings fit together; the credentials may be new for
+//! every attempt and are checked here.
 
 use std::fmt;
 
@@ -21,15 +22,15 @@ use crate::{
     token::sensitive_header,
 };
 
-/// Firewalls in front of token endpoints refuse requests without one.
+/// The user agent. Firewalls in front of token endpoints refuse requests without one.
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
-/// All of a token request but the credentials.
+/// A token request without the credentials.
 #[derive(Clone)]
 pub(crate) struct TokenRequest {
     pub(crate) url: Uri,
     pub(crate) dialect: Dialect,
-    /// Blank-separated (RFC 6749 section 3.3).
+    /// The scopes, separated by spaces (RFC 6749 section 3.3).
     pub(crate) scope: Option<String>,
     pub(crate) audience: Option<String>,
     pub(crate) resources: Vec<String>,
@@ -56,17 +57,17 @@ impl TokenRequest {
         }
     }
 
-    /// The names of the fields that the body will have, in their order.
+    /// Returns the names of the fields of the body, in their order.
     pub(crate) fn field_names(&self) -> Vec<&str> {
         // The id and secret do not matter for the names.
         self.fields("", "").into_iter().map(|(name, _)| name).collect()
     }
 
-    /// The request, with `credentials` in it.
+    /// Returns the request with `credentials`.
     ///
     /// # Errors
     ///
-    /// [`ErrorClass::Credentials`] if the id or the secret is one that no request can carry.
+    /// [`ErrorClass::Credentials`] if no request can carry the id or the secret.
     pub(crate) fn with(
         &self,
         credentials: &ClientCredentials,
@@ -83,7 +84,8 @@ impl TokenRequest {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
 
-        // Ours come last, so that no setting can make the request contradict itself.
+        // This crate's headers come last, so that no setting can make the request contradict
+        // itself.
         let headers = request.headers_mut();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
@@ -211,9 +213,10 @@ fn json(fields: &[(&str, Value<'_>)]) -> Zeroizing<Vec<u8>> {
     out
 }
 
-/// As much as a body of `fields` can take: growing would leave copies of the secret behind.
+/// Returns the capacity that a body of `fields` needs at most: growing would leave copies of the
+/// secret behind.
 fn room_for(fields: &[(&str, Value<'_>)]) -> usize {
-    /// Quotes, colon, comma, brackets.
+    /// The bytes for quotes, colon, comma and brackets.
     const AROUND: usize = 8;
     let room = |name: &str, value: &str| encode::MAX_GROWTH * (name.len() + value.len()) + AROUND;
     fields

@@ -1,7 +1,7 @@
-//! A token endpoint's answer: a token, or why there is none.
+//! A token endpoint's response: a token, or the reason why there is none.
 //!
-//! Pure. Reads tolerantly what servers send; what cannot be used is named and never repeated. An
-//! answer that is no success is put into words in `refusal`.
+//! Pure. Responses are read tolerantly; an unusable value is named and never repeated. Responses
+//! without success are described in `refusal`.
 
 use std::time::SystemTime;
 
@@ -29,30 +29,30 @@ use crate::{
 /// The longest granted scope that is kept, in bytes.
 const MAX_SCOPE: usize = 4 * 1024;
 
-/// What can be done about a body that is compressed.
+/// The advice about a compressed body.
 const DECOMPRESS: &str =
     "let the transport decompress it, for example by the `Decompression` layer of tower-http";
 
-/// What was asked, and with which credentials: to name what to change, and to take the secret out
-/// of what the server says.
+/// The token request and its credentials, for advice, and to remove the secret from the server's
+/// text.
 pub(super) struct Asked<'a> {
     pub(super) request: &'a TokenRequest,
     pub(super) credentials: &'a ClientCredentials,
 }
 
-/// A token, and what is to be told about it.
+/// A token, and a note about its type.
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) token: TokenResponse,
-    /// Its type, if that is not Bearer by name. Fit to be shown.
+    /// The token's type, if it is not called Bearer. Safe to show.
     pub(super) odd_type: Option<Box<str>>,
 }
 
-/// Reads an answer (RFC 6749 section 5). `now` is the time of the answer by the wall clock.
+/// Reads a response (RFC 6749 section 5). `now` is the time of the response by the wall clock.
 ///
 /// # Errors
 ///
-/// Of every class that a server's answer can bring about: see [`ErrorClass`].
+/// Every class that a server's response can have: see [`ErrorClass`].
 pub(super) fn read(
     parts: &Parts,
     body: &[u8],
@@ -88,7 +88,7 @@ pub(super) fn read(
         .map_err(|error| error.with_status(parts.status))
 }
 
-/// Makes the error of a body that was `seen` as something else than a token response.
+/// Returns the error of a body that is `seen` instead of a token response.
 fn unreadable(seen: &str, parts: &Parts, body: &[u8]) -> TokenError {
     match coding(&parts.headers, body) {
         Some(coding) => malformed(format!(
@@ -140,8 +140,8 @@ fn success(answer: &Object<'_>, asked: &Asked<'_>, now: SystemTime) -> Result<Re
     Ok(Read { token: response, odd_type })
 }
 
-/// Returns the token's type, if it is not Bearer by name and yet no reason to refuse it (RFC 6749
-/// section 7.1 has it refused). Absent is Bearer, since servers forget it.
+/// Returns the token's type, if it is not called Bearer but is accepted (RFC 6749 section 7.1 would
+/// refuse it). An absent type is Bearer, since servers forget it.
 fn odd_type(
     raw: &RawValue,
     token: &str,

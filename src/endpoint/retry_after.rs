@@ -1,7 +1,7 @@
-//! For how long the server asks to be left alone: `Retry-After` (RFC 9110 section 10.2.3), or the
-//! headers that API gateways have in its place.
+//! The delay that the server asks for: `Retry-After` (RFC 9110 section 10.2.3), or the equivalent
+//! headers of API gateways.
 //!
-//! Pure. How much of it is honoured is the schedule's business.
+//! Pure. `cache::backoff` caps it.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,12 +9,12 @@ use http::{HeaderMap, header::RETRY_AFTER, response::Parts};
 
 use super::rate_limit;
 
-/// "Forever": what a number too large to count with is taken for. Can be added to any time that a
-/// clock of today shows without overflow.
+/// The delay that replaces a longer one. It can be added to any time that a present clock shows
+/// without overflow.
 pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// Returns the delay that an answer asks for, if it asks for one that can be read: by `Retry-After`,
-/// and for 429 and 503 without that, by the end of its rate limit.
+/// Returns the delay that a response asks for, if it is readable: by `Retry-After`, or for 429 and
+/// 503 without it, by the end of the rate limit.
 pub(super) fn retry_after(parts: &Parts, now: SystemTime) -> Option<Duration> {
     of_header(&parts.headers, now).or_else(|| match parts.status.as_u16() {
         429 | 503 => rate_limit::reset(&parts.headers, now),
@@ -22,7 +22,7 @@ pub(super) fn retry_after(parts: &Parts, now: SystemTime) -> Option<Duration> {
     })
 }
 
-/// Returns the delay of `Retry-After`. A date that has passed is no delay at all.
+/// Returns the delay of `Retry-After`. A date that has passed counts as none.
 fn of_header(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     match seconds(text) {
@@ -34,13 +34,13 @@ fn of_header(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     }
 }
 
-/// Returns the number that `text` is. Fractions are not in the RFC, but sent.
+/// Returns the number in `text`. Fractions are not in the RFC, but some servers send them.
 pub(super) fn seconds(text: &str) -> Option<f64> {
     // Rust reads "inf" and "nan" as numbers.
     text.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
-/// Returns `seconds` rounded up, so as not to come too early; `None` if they are below zero.
+/// Returns `seconds` rounded up, so as not to retry too early; `None` if they are negative.
 pub(super) fn delay(seconds: f64) -> Option<Duration> {
     let is_delay = seconds >= 0.0;
     let delay = Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(FOREVER).min(FOREVER);

@@ -1,8 +1,8 @@
 //! The default transport: hyper-util's client over rustls, HTTP/1.1.
 //!
-//! It decides which certificates are trusted and which crypto provider checks them. Which URLs are
-//! acceptable, deadlines and size limits are the caller's. Certificates are always checked, and
-//! redirects are never followed; there is no switch for either.
+//! It decides which certificates are trusted and which crypto provider checks them. The caller
+//! decides which URLs are acceptable, and sets deadlines and size limits. Certificates are always
+//! checked, and redirects are never followed; there is no switch for either.
 
 use std::{
     fmt,
@@ -36,37 +36,36 @@ use super::{
 };
 use crate::{error::BoxError, token::BoxFuture};
 
-/// Time for one TCP connection, all addresses of the host together. Shorter than an attempt, so
-/// that the error says "connect" and not "attempt timed out".
+/// The timeout of one TCP connection, for all addresses of the host together. It is shorter than an
+/// attempt, so that the error says "connect" and not "attempt timed out".
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Long enough for the retries of one renewal, too short to meet the servers' own idle timeouts
-/// with the next one. An idle connection is closed after twice this time at the latest.
+/// The timeout of an idle connection. It is long enough for the retries of one renewal, and shorter
+/// than the servers' own idle timeouts. An idle connection is closed after twice this time at the
+/// latest.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest head of a response, in bytes, and the most memory for what is read at a time.
+/// The longest head of a response, and the most memory for one read, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
 type HttpClient<C> = Client<Metering<C>, TransportRequestBody>;
 
-/// Carries token requests with hyper and rustls: the default [`Transport`].
+/// The default [`Transport`] of token requests: hyper and rustls.
 ///
-/// Trusted are the platform's root certificates and, in addition, the private CAs given by
-/// [`ca_file`](Self::ca_file) and [`ca_pem`](Self::ca_pem). They are read on the first request to an
-/// `https` URL, on a blocking thread; if that fails, the request fails with the reason, and the next
-/// one reads them again. Once read, they are kept for as long as the transport lives. Transports
-/// without a CA of their own share the platform's, as the first of them has read them, while one of
-/// them lives.
+/// It trusts the platform's root certificates and, in addition, the private CAs given by
+/// [`ca_file`](Self::ca_file) and [`ca_pem`](Self::ca_pem). They are read on the first request to
+/// an `https` URL, on a blocking thread. If that fails, the request fails with the reason, and the
+/// next one reads them again. Once read, they are kept for as long as the transport lives.
+/// Transports without their own CAs share the platform's roots while one of them lives.
 ///
 /// The crypto provider is the one that the process has installed, else aws-lc-rs (feature
 /// `aws-lc-rs`, on by default), else ring (feature `ring`).
 ///
-/// At most one idle connection for each host of a token URL is kept, for 10 to 20 seconds, and used
-/// only on the runtime that made it: nobody might drive another one. Of an answer, interim responses
-/// and all, 2 MiB are read, of its head 64 KiB.
+/// At most one idle connection per host of a token URL is kept, for 10 to 20 seconds. It is used
+/// only on the runtime that made it, since another runtime might not drive it. At most 2 MiB of a
+/// response are read, including interim responses, and 64 KiB of its head.
 ///
-/// Not supported: HTTP/2, proxies, client certificates. For these, bring a [`Transport`] of your
-/// own.
+/// HTTP/2, proxies and client certificates are not supported. For these, implement [`Transport`].
 pub struct RustlsTransport {
     ca_files: Vec<PathBuf>,
     ca_pem: Vec<Vec<u8>>,
@@ -75,7 +74,7 @@ pub struct RustlsTransport {
 }
 
 impl RustlsTransport {
-    /// Makes a transport that trusts the platform's roots. No I/O happens here.
+    /// Creates a transport that trusts the platform's roots. Does no I/O.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -94,8 +93,8 @@ impl RustlsTransport {
         Self { ca_files: Vec::new(), ca_pem: Vec::new(), plain, secure: OnceCell::new() }
     }
 
-    /// Adds a PEM file with certificates of CAs to be trusted besides the platform's. A file that
-    /// is missing or holds no certificate fails the first request.
+    /// Adds a PEM file with CA certificates to trust in addition to the platform's. A file that is
+    /// missing or contains no certificate fails the first request.
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca_files.push(path.into());
@@ -103,8 +102,8 @@ impl RustlsTransport {
         self
     }
 
-    /// Adds certificates of CAs to be trusted, as text in PEM form. One that holds no certificate,
-    /// or one that cannot be used, fails the first request.
+    /// Adds CA certificates to trust, as text in PEM form. Text without a certificate, or with an
+    /// unusable one, fails the first request.
     #[must_use]
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca_pem.push(pem.into());
@@ -112,8 +111,8 @@ impl RustlsTransport {
         self
     }
 
-    /// What is wrong with `pem` as the text of a CA, if anything; reads on from its name. Blocks for
-    /// nothing: the text is in memory.
+    /// Returns the problem with `pem` as the text of a CA, if any, as a predicate to its name. Does
+    /// no I/O.
     pub(crate) fn pem_problem(pem: &[u8]) -> Option<String> {
         let error = add_pem(&mut RootCertStore::empty(), pem).err()?;
         Some(match &error.source {
@@ -123,8 +122,7 @@ impl RustlsTransport {
     }
 
     async fn secure(&self) -> Result<&Clients<HttpsConnector<HttpConnector>>, BoxError> {
-        // `get_or_try_init` keeps nothing of a failure, and a caller that gives up in the middle
-        // leaves it to the next.
+        // `get_or_try_init` stores no failure, and a cancelled caller leaves the work to the next.
         self.secure
             .get_or_try_init(|| async {
                 let (files, pem) = (self.ca_files.clone(), self.ca_pem.clone());
@@ -149,7 +147,7 @@ impl Transport for RustlsTransport {
         request: http::Request<TransportRequestBody>,
     ) -> BoxFuture<'a, Result<http::Response<TransportResponseBody>, BoxError>> {
         Box::pin(async move {
-            // Plain http goes around the certificates: a sidecar on loopback must work in an
+            // Plain http does not load the certificates: a sidecar on loopback must work in an
             // image that has none.
             if request.uri().scheme() == Some(&Scheme::HTTP) {
                 self.plain.send(request).await
@@ -170,7 +168,7 @@ impl fmt::Debug for RustlsTransport {
     }
 }
 
-/// Why the certificates or the crypto provider are not at hand.
+/// The reason why the certificates or the crypto provider are unavailable.
 #[derive(Debug)]
 struct LoadError {
     message: String,
@@ -186,7 +184,7 @@ impl LoadError {
         Self { message: message.into(), source: None }
     }
 
-    /// With the name of what it is about in front.
+    /// Adds the name of its subject in front.
     fn of(self, what: &str) -> Self {
         Self { message: format!("{what} {}", self.message), ..self }
     }
@@ -222,7 +220,7 @@ fn https_connector(config: ClientConfig) -> HttpsConnector<HttpConnector> {
         .wrap_connector(tcp)
 }
 
-/// A client, with its pool, for the runtime that asked last.
+/// A client, with its pool, for the runtime of the last request.
 struct Clients<C> {
     connector: C,
     current: Mutex<Option<(runtime::Id, HttpClient<C>)>>,
@@ -255,14 +253,14 @@ where
         if !extras.get().is_some_and(Meter::is_stale) {
             return Err(error.into());
         }
-        // What else is idle is as old.
+        // The other idle connections are at least as old.
         let former = self.current().take();
         drop(former);
         Err(Unanswered(error.into()).into())
     }
 
-    /// A connection is driven by a task of the runtime that made it, and for another one it may be
-    /// as good as dead.
+    /// Returns the client for the current runtime. A connection is driven by a task of the runtime
+    /// that made it, so it may be dead for another one.
     fn of_this_runtime(&self) -> HttpClient<C> {
         let client = || {
             Client::builder(TokioExecutor::new())
@@ -293,7 +291,7 @@ where
     }
 }
 
-/// Blocks: reads files.
+/// Builds the configuration of the TLS client. Blocks, because it reads files.
 fn client_config(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<ClientConfig, LoadError> {
     // First: without one, no certificate helps.
     let provider = crypto_provider()?;
@@ -308,7 +306,7 @@ fn client_config(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<ClientConfi
     Ok(config)
 }
 
-/// The roots to be trusted: those of the platform and the given CAs.
+/// Returns the trusted roots: those of the platform and the given CAs.
 fn roots(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<Arc<RootCertStore>, LoadError> {
     if ca_files.is_empty() && ca_pem.is_empty() {
         return platform();
@@ -326,14 +324,14 @@ fn roots(ca_files: &[PathBuf], ca_pem: &[Vec<u8>]) -> Result<Arc<RootCertStore>,
             error.of(&format!("the CA certificate given as PEM (number {})", index + 1))
         })?;
     }
-    // A private CA will do without those of the platform.
+    // A private CA is enough without the platform's roots.
     if let Ok(platform) = platform() {
         roots.extend(platform.roots.iter().cloned());
     }
     Ok(Arc::new(roots))
 }
 
-/// The platform's roots: some 100 KiB, which all transports without other CAs share.
+/// Returns the platform's roots, about 100 KiB, which all transports without other CAs share.
 fn platform() -> Result<Arc<RootCertStore>, LoadError> {
     static LOADED: Mutex<Weak<RootCertStore>> = Mutex::new(Weak::new());
 
@@ -344,7 +342,7 @@ fn platform() -> Result<Arc<RootCertStore>, LoadError> {
     }
     let platform = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // One root that cannot be parsed must not take the others with it.
+    // An unparsable root must not make the others unusable.
     roots.add_parsable_certificates(platform.certs);
     if roots.is_empty() {
         let message = "no root certificates: the platform has none and no private CA is given \
@@ -355,14 +353,14 @@ fn platform() -> Result<Arc<RootCertStore>, LoadError> {
         });
     }
     let roots = Arc::new(roots);
-    // What could be read only in part is not passed on.
+    // A partial result is not shared.
     if platform.errors.is_empty() {
         *loaded = Arc::downgrade(&roots);
     }
     Ok(roots)
 }
 
-/// The error reads on from the name of what `pem` is.
+/// Adds the certificates in `pem`. The error is a predicate to the name of `pem`.
 fn add_pem(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), LoadError> {
     let before = roots.len();
     for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -384,8 +382,8 @@ fn crypto_provider() -> Result<Arc<CryptoProvider>, LoadError> {
     }
 }
 
-// Which provider is built in is asked of our features and not of rustls: it panics when another
-// crate has switched on a second one.
+// The built-in provider follows from this crate's features and not from rustls, which panics when
+// another crate has enabled a second one.
 #[cfg(feature = "aws-lc-rs")]
 fn built_in_provider() -> Result<Arc<CryptoProvider>, LoadError> {
     Ok(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))

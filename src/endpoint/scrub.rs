@@ -1,9 +1,9 @@
-//! [`Scrubber`]: takes the client's secret out of a server's text. DADI's 400 repeats the whole
-//! request; others quote what they could not read.
+//! [`Scrubber`]: removes the client's secret from a server's text. DADI's 400 repeats the whole
+//! request; other servers quote the input that they could not parse.
 //!
-//! Pure. A run of eight bytes of the secret is enough to be taken out, wherever the server has cut
-//! it, and in whichever way the run is written: `readings` knows the escapes of single characters,
-//! and this file the encodings of the whole (base64 at its three alignments, hex).
+//! Pure. Every run of eight bytes of the secret is removed, wherever the server has cut it and
+//! however it is encoded: `readings` knows the escapes of single characters, and this file the
+//! encodings of the whole (base64 at its three alignments, hex).
 
 mod readings;
 #[cfg(test)]
@@ -16,44 +16,44 @@ use self::readings::{Reading, separator};
 use super::encode::{self, BasicEncoding};
 use crate::credentials::ClientCredentials;
 
-/// The text in the place of the secret.
+/// The text that replaces the secret.
 const REDACTED: &str = "[redacted]";
 
-/// The shortest run of the secret that is taken out, in bytes. A shorter secret is taken out only
-/// as a whole.
+/// The shortest run of the secret that is removed, in bytes. A shorter secret is removed only as a
+/// whole.
 const MIN_RUN: usize = 8;
 
 /// The characters of base64 that eight bytes determine at every alignment.
 const MIN_RUN_IN_BASE64: usize = 10;
 
-/// The most of a text that is kept, in bytes: more than an error repeats.
+/// The longest text that is kept, in bytes: more than an error repeats.
 const MAX_KEPT: usize = 1024;
 
-/// The longest secret that is looked for, in bytes: the longest token that is accepted.
+/// The longest secret that is searched for, in bytes: the longest token that is accepted.
 const MAX_SECRET: usize = 16 * 1024;
 
 /// The most runs that are followed through a text for one form. Random secrets of kilobytes need a
 /// tenth of it.
 const MAX_WORK: usize = 2_000_000;
 
-/// How much of a text is read, in bytes: a run that begins in the part that is kept must be seen.
+/// The longest text that is read, in bytes: a run that begins in the kept part must be seen.
 const MAX_READ: usize = 2048;
 
-/// Knows the secret, and the texts of a token request that give it away.
+/// The secret, and the texts of a token request that would reveal it.
 pub(super) struct Scrubber {
     forms: Vec<Form>,
-    /// A secret was too long to be looked for.
+    /// Whether a secret was too long to be searched for.
     hides_all: bool,
 }
 
 /// A text that must not be shown, in one of the encodings of the whole.
 struct Form {
     encoding: Encoding,
-    /// In lower case: a server that repeats the secret in capitals tells it as well.
+    /// The bytes in lower case: a server that repeats the secret in capitals reveals it as well.
     bytes: Zeroizing<Vec<u8>>,
     /// The places in `bytes`, ordered by the byte there: a secret may have kilobytes.
     places: Zeroizing<Vec<usize>>,
-    /// The shortest run of it that is taken out.
+    /// The shortest run of it that is removed.
     min_run: usize,
 }
 
@@ -91,7 +91,7 @@ impl Scrubber {
         scrubber
     }
 
-    /// Adds a text that must not be shown either: the token of a response.
+    /// Adds another text that must not be shown: the token of a response.
     pub(super) fn add(&mut self, secret: &[u8]) {
         if secret.len() > MAX_SECRET {
             self.hides_all = true;
@@ -217,7 +217,7 @@ impl Form {
         }
     }
 
-    /// Returns where in the form `reading` stands.
+    /// Returns the places of `reading` in the form.
     fn places<'a>(&'a self, reading: &'a Reading) -> impl Iterator<Item = usize> + 'a {
         let bytes = reading.bytes();
         let first = bytes.first().map(|byte| self.folded(*byte));

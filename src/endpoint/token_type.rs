@@ -1,22 +1,23 @@
-//! The type of a token (RFC 6749 section 7.1), as far as servers write it differently.
+//! The type of a token (RFC 6749 section 7.1), in the spellings of real servers.
 //!
 //! Pure.
 
-/// Whether a token of some type can be presented as a bearer token.
+/// The use of a token's type as a bearer token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TokenType {
     Bearer,
-    /// Some other word for it.
+    /// Another name for a bearer token.
     Odd,
-    /// It is no access token, or needs a proof that it is ours.
+    /// Not an access token, or one that needs proof of possession.
     Unusable,
 }
 
-/// Parts of the types that need a proof, or are not for an API.
+/// The parts of types that need a proof, or are not meant for an API.
 const UNUSABLE: [&str; 7] = ["pop", "mac", "dpop", "mtls", "saml", "id_token", "refresh_token"];
 
 impl TokenType {
-    /// Returns what `token_type` says. Empty is Bearer, as absent is: servers forget it.
+    /// Returns the meaning of `token_type`. An empty type is Bearer, like an absent one: servers
+    /// forget it.
     pub(super) fn of(token_type: &str) -> Self {
         let token_type = token_type.trim().to_ascii_lowercase();
         if matches!(&*token_type, "" | "bearer") {
@@ -31,8 +32,8 @@ impl TokenType {
     }
 }
 
-/// Returns `token` without the scheme that some servers write before it (`Bearer eyJ..`), if what
-/// remains is a token by RFC 6750 section 2.1 (`b64token`). Removed is one prefix with one space.
+/// Returns `token` without the scheme that some servers write before it (`Bearer eyJ..`), if the
+/// rest is a token by RFC 6750 section 2.1 (`b64token`). One prefix with one space is removed.
 pub(super) fn without_scheme(token: &str) -> &str {
     let rest = token.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     match rest {

@@ -1,4 +1,4 @@
-//! What carries token requests: any tower service, by way of the [`Transport`] trait.
+//! The transport of token requests: any tower service, through the [`Transport`] trait.
 
 use std::{
     convert::Infallible,
@@ -21,12 +21,12 @@ use crate::{error::BoxError, token::BoxFuture};
 /// of this crate sends are zeroized when the last clone of them is dropped.
 #[derive(Clone, Default)]
 pub struct TransportRequestBody {
-    /// `None` once they are taken, and where there are none.
+    /// `None` if the body is empty, or has been read.
     bytes: Option<Bytes>,
 }
 
 impl TransportRequestBody {
-    /// Makes a body of `bytes`.
+    /// Creates a body of `bytes`.
     pub fn new(bytes: impl Into<Bytes>) -> Self {
         Self { bytes: Some(bytes.into()).filter(|bytes| !bytes.is_empty()) }
     }
@@ -71,7 +71,7 @@ impl fmt::Debug for TransportRequestBody {
     }
 }
 
-/// The body of a token response, whatever its type was.
+/// The body of a token response, of any type.
 pub struct TransportResponseBody {
     body: UnsyncBoxBody<Bytes, BoxError>,
 }
@@ -124,25 +124,25 @@ impl fmt::Debug for TransportResponseBody {
     }
 }
 
-/// Carries one token request to the token endpoint and brings the answer back.
+/// A client that sends a token request and returns the response.
 ///
-/// It must not follow redirects and must check certificates. Timeouts and size limits are kept by
-/// the caller. It is never the service that the layer wraps.
+/// It must not follow redirects, and must check certificates. The caller enforces timeouts and size
+/// limits. The transport is never the service that the layer wraps.
 pub trait Transport: Send + Sync + 'static {
     /// Sends `request`, whose URI is absolute.
     ///
     /// # Errors
     ///
-    /// Whatever keeps an answer from coming; it counts as transient.
+    /// Any error that prevents a response; it counts as transient.
     fn send<'a>(
         &'a self,
         request: http::Request<TransportRequestBody>,
     ) -> BoxFuture<'a, Result<http::Response<TransportResponseBody>, BoxError>>;
 }
 
-/// The error of a request that went out on a connection from before, which broke before any byte of
-/// an answer came: it is likely that nobody has read the request, but not certain. The renewal sends
-/// another one at once.
+/// The error of a request on a reused connection that broke before any byte of a response arrived.
+/// The server has probably not read the request, but may have. The renewal sends another one
+/// immediately.
 #[derive(Debug)]
 #[cfg_attr(not(feature = "rustls"), allow(dead_code, reason = "the default transport's"))]
 pub(super) struct Unanswered(pub(super) BoxError);
@@ -159,16 +159,17 @@ impl std::error::Error for Unanswered {
     }
 }
 
-/// A [`Transport`] made of a tower service, which it clones for each request.
+/// A [`Transport`] made from a tower service, which it clones for each request.
 ///
 /// The service must not follow redirects, and must not be the one that the layer wraps.
 pub struct TowerTransport<S> {
-    /// Only cloned, never called. In a mutex because a service need not be `Sync`.
+    /// The service, which is only cloned and never called. In a mutex because a service need not be
+    /// `Sync`.
     template: Mutex<S>,
 }
 
 impl<S> TowerTransport<S> {
-    /// Token requests by way of `service`.
+    /// Creates a transport that sends token requests through `service`.
     pub fn new(service: S) -> Self {
         Self { template: Mutex::new(service) }
     }

@@ -1,18 +1,18 @@
-//! What a token URL must be, and how a URL may be shown.
+//! The rules for token URLs, and for showing a URL.
 //!
-//! Pure. Where the finished token may go is another question, decided in `origin`.
+//! Pure. The origins that may receive the token are decided in `policy::origin`.
 
 use http::{Uri, uri::Scheme};
 
 use crate::{error::config::shown, policy::origin::is_loopback};
 
-/// How careful to be about the token URL's scheme.
+/// The hosts that a token URL with plain http may name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Insecure {
-    /// Plain http only to this machine.
+    /// Only this machine.
     #[default]
     Loopback,
-    /// Plain http anywhere.
+    /// Any host.
     Anywhere,
 }
 
@@ -20,7 +20,7 @@ pub(crate) enum Insecure {
 ///
 /// # Errors
 ///
-/// What is wrong with it, reading on from the setting's name.
+/// The problem, as a predicate to the setting's name.
 pub(crate) fn parse(text: &str, insecure: Insecure) -> Result<Uri, String> {
     let fail = |problem: &str| Err(format!("{problem}: {}", shown(&presentable(text))));
     if text.is_empty() {
@@ -33,11 +33,11 @@ pub(crate) fn parse(text: &str, insecure: Insecure) -> Result<Uri, String> {
         return fail("is not an absolute URL that begins with https://");
     };
     let authority = authority(rest);
-    // First, as a password's `#` or `:` would be taken for something else.
+    // Checked first, since a password's `#` or `:` would be misread.
     if authority.contains('@') || hides_a_password(rest) {
         return fail("has credentials in it, which belong in client_id and client_secret");
     }
-    // `Uri` drops a fragment in silence.
+    // `Uri` drops a fragment silently.
     if text.contains('#') {
         return fail("has a fragment (RFC 6749 section 3.2 forbids it)");
     }
@@ -69,7 +69,7 @@ pub(crate) fn parse(text: &str, insecure: Insecure) -> Result<Uri, String> {
     }
 }
 
-/// `url` without what may be secret in it: user, password, query, fragment.
+/// Returns `url` without the parts that may be secret: user, password, query, fragment.
 pub(crate) fn presentable(url: &str) -> String {
     // Only behind a scheme: a password, a path or a query may have the same characters.
     let is_scheme = |text: &str| {

@@ -87,12 +87,12 @@ fn grpc(headers: &HeaderMap) -> Verdict {
 
 /// Returns the verdict of a 401, by its challenges.
 ///
-/// A 401 rejects the token that the request carried, whatever scheme it names: APIs answer a stale
-/// bearer token with `Basic`, `OAuth`, `Negotiate` or nothing. `invalid_token` under `Bearer` is
-/// strong evidence, and outweighs all other challenges beside it. The exceptions are
-/// [`NEUTRAL_CODES`] in any scheme, and challenges that offer nothing but [`POSSESSION_SCHEMES`].
-/// Every other code is weak evidence, `insufficient_claims` among them: Entra sends it for revoked
-/// tokens, too. A header that holds no challenge counts as absent.
+/// A 401 rejects the token of the request, whatever scheme it names: APIs respond to a stale bearer
+/// token with `Basic`, `OAuth`, `Negotiate` or nothing. `invalid_token` under `Bearer` is strong
+/// evidence, and outweighs all other challenges. The exceptions are [`NEUTRAL_CODES`] in any
+/// scheme, and challenges that offer only [`POSSESSION_SCHEMES`]. Every other code is weak
+/// evidence, including `insufficient_claims`, which Entra also sends for revoked tokens. A header
+/// without a challenge counts as absent.
 #[cold]
 fn challenged(headers: &HeaderMap) -> Verdict {
     let mut seen = Challenges::default();
@@ -108,7 +108,7 @@ fn challenged(headers: &HeaderMap) -> Verdict {
     }
 }
 
-/// Error codes that a newer token of the same kind does not cure: RFC 6750 section 3.1, RFC 9470
+/// Error codes that a newer token of the same kind does not resolve: RFC 6750 section 3.1, RFC 9470
 /// section 3, RFC 9449 sections 7.1 and 9.
 const NEUTRAL_CODES: [&[u8]; 4] = [
     b"insufficient_scope",

@@ -321,7 +321,7 @@ mod tests {
         token::{TokenResponse, source_fn},
     };
 
-    /// Keeps where the bytes of the header were that it was sent.
+    /// Records the address of the header's bytes.
     #[derive(Clone, Default)]
     struct Seen(Arc<Mutex<Option<usize>>>);
 
@@ -340,8 +340,8 @@ mod tests {
         }
     }
 
-    /// Pins the count of references that every thread writes to, which costs each of them more than
-    /// all else that the layer does.
+    /// Prevents a reference count that every thread writes to, which costs each of them more than
+    /// everything else in the layer.
     #[tokio::test(start_paused = true)]
     async fn a_value_that_lives_on_shares_nothing_that_it_writes_to() {
         let clock = ManualClock::new();
@@ -372,7 +372,7 @@ mod tests {
         assert_eq!(bytes(&mut third), driver, "one that has just been cloned copies nothing");
         assert!(Arc::ptr_eq(&third.handle, &original.handle));
 
-        // One look does for all clones of a value that is not called itself.
+        // One reading serves all clones of a service that is not called itself.
         tokio::time::advance(Duration::from_secs(1)).await;
         for _ in 0..2 {
             bytes(&mut original.clone());
@@ -389,8 +389,8 @@ mod tests {
         assert!(Arc::ptr_eq(&first.handle, &handle), "the handle is its own already");
     }
 
-    /// Pins a request for each of which the cache is asked, from the moment that a renewal is due
-    /// until it ends.
+    /// Prevents asking the cache for each request from the time that a renewal is due until it
+    /// ends.
     #[tokio::test(start_paused = true)]
     async fn clones_of_a_value_that_was_called_follow_who_has_asked_last() {
         let clock = ManualClock::new();
@@ -420,7 +420,7 @@ mod tests {
         assert!(is_known(), "the second follows");
     }
 
-    /// Counts how often it is looked at.
+    /// Counts its readings.
     struct Counting(ManualClock, std::sync::atomic::AtomicU32);
 
     impl crate::clock::ReadClock for Counting {
@@ -430,8 +430,8 @@ mod tests {
         }
     }
 
-    /// Pins a look at the exact clocks for every request of a program that clones a service for each
-    /// which it has called itself.
+    /// Prevents reading the exact clocks for every request of a program that clones a service for
+    /// each request and has called the service itself.
     #[tokio::test(start_paused = true)]
     async fn one_look_does_for_all_clones_of_a_value_that_was_called() {
         let clock = Arc::new(Counting(ManualClock::new(), 0.into()));
@@ -458,8 +458,8 @@ mod tests {
         assert_eq!(looks(), second);
     }
 
-    /// Pins the handle that each clone of a value with bytes of its own would make, and the value that
-    /// shares its clone's bytes once it has followed the clone to another token.
+    /// Prevents a new handle for each clone of a promoted service, and a service that shares its
+    /// clone's bytes after it has followed the clone to another token.
     #[tokio::test(start_paused = true)]
     async fn clones_of_a_value_with_its_own_bytes_borrow_and_it_has_them_again_after_a_renewal() {
         let clock = ManualClock::new();

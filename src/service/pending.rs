@@ -66,7 +66,7 @@ pin_project! {
         /// Waits for a token. Holds no capacity of the inner service.
         Token { acquiring: Acquiring, request: Option<Request<B>> },
         /// Waits for a clone of the inner service to be ready.
-        Ready { inner: Option<S>, request: Option<Request<B>>, snapshot: Arc<IssuedToken> },
+        Ready { inner: Option<S>, request: Option<Request<B>>, issued: Arc<IssuedToken> },
         /// Waits for another token. The response is kept unread until then.
         Replacing { replacing: Replacing, rejected: Option<(Response<R>, M::Kept)> },
         /// Waits for the end of the rejected response's body. The body is dropped before the wait
@@ -75,14 +75,14 @@ pin_project! {
             #[pin]
             discard: M::Discard,
             request: Option<Request<B>>,
-            snapshot: Arc<IssuedToken>,
+            issued: Arc<IssuedToken>,
         },
-        /// Waits for a replacement of `snapshot`, which was rejected while the request waited for
+        /// Waits for a replacement of `issued`, which was rejected while the request waited for
         /// readiness. Holds no capacity of the inner service.
         Superseded {
             replacing: Replacing,
             request: Option<Request<B>>,
-            snapshot: Arc<IssuedToken>,
+            issued: Arc<IssuedToken>,
         },
         /// Waits for the response to a replay.
         Replayed {
@@ -167,8 +167,8 @@ where
     match (action, kept) {
         (RejectAction::GiveUp(reason), _) => Err(stands(response, NotReplaced::new(reason))),
         (_, None) => Err(unplayable(driver, response, generation)),
-        (RejectAction::Retry(snapshot), Some(kept)) => {
-            replay::<S, B, R, M>(driver, response, snapshot, kept, generation)
+        (RejectAction::Retry(issued), Some(kept)) => {
+            replay::<S, B, R, M>(driver, response, issued, kept, generation)
         }
         (RejectAction::Wait(flight), Some(kept)) => Ok(Stage::Replacing {
             replacing: Replacing::new(driver, &flight, *call, evidence),
@@ -177,11 +177,11 @@ where
     }
 }
 
-/// Sends the request again with `snapshot`'s token, if that is possible; else returns the response.
+/// Sends the request again with `issued`'s token, if that is possible; else returns the response.
 fn replay<S, B, R, M>(
     driver: &Driver,
     response: Response<R>,
-    snapshot: Arc<IssuedToken>,
+    issued: Arc<IssuedToken>,
     kept: M::Kept,
     rejected: u64,
 ) -> Result<Stage<S, B, R, M>, Response<R>>
@@ -193,7 +193,7 @@ where
         Some(request) => Ok(Stage::Discarding {
             discard: M::discard(response.into_body()),
             request: Some(request),
-            snapshot,
+            issued,
         }),
         None => Err(unplayable(driver, response, rejected)),
     }
@@ -218,18 +218,18 @@ where
                 }
                 StageProj::Token { acquiring, request } => {
                     match ready!(acquiring.poll(&handle.driver, cx)) {
-                        Ok(snapshot) => ready_stage(handle, request.take(), snapshot),
+                        Ok(issued) => ready_stage(handle, request.take(), issued),
                         Err(error) => return Poll::Ready(Resolved::Error(error.into())),
                     }
                 }
-                StageProj::Ready { inner, request, snapshot } => {
+                StageProj::Ready { inner, request, issued } => {
                     let Some(service) = inner else {
                         return Poll::Ready(Resolved::Error(polled_again().into()));
                     };
                     if let Err(error) = ready!(service.poll_ready(cx)) {
                         return Poll::Ready(Resolved::Error(error.into()));
                     }
-                    match recheck(handle, this.call, *this.evidence, snapshot) {
+                    match recheck(handle, this.call, *this.evidence, issued) {
                         Recheck::Send => {}
                         // Releases the capacity, which must not be held while waiting.
                         Recheck::Acquire => {
@@ -237,7 +237,7 @@ where
                             match acquiring.poll(&handle.driver, cx) {
                                 // Another token is available immediately. Waiting for readiness
                                 // again might never end.
-                                Poll::Ready(Ok(newer)) => *snapshot = newer,
+                                Poll::Ready(Ok(newer)) => *issued = newer,
                                 Poll::Ready(Err(error)) => {
                                     return Poll::Ready(Resolved::Error(error.into()));
                                 }
@@ -248,10 +248,10 @@ where
                                 }
                             }
                         }
-                        Recheck::Replace(newer) => *snapshot = newer,
+                        Recheck::Replace(newer) => *issued = newer,
                         Recheck::Wait(replacing) => {
-                            let (request, snapshot) = (request.take(), Arc::clone(snapshot));
-                            this.stage.set(Stage::Superseded { replacing, request, snapshot });
+                            let (request, issued) = (request.take(), Arc::clone(issued));
+                            this.stage.set(Stage::Superseded { replacing, request, issued });
                             continue;
                         }
                     }
@@ -260,8 +260,8 @@ where
                     };
                     let sending = this.call.sending();
                     let keep = this.call.may_be_sent_twice();
-                    let tag = Tag::of(snapshot, sending, &handle.policy);
-                    let call = send::<_, _, _, M>(service, handle, request, snapshot, keep);
+                    let tag = Tag::of(issued, sending, &handle.policy);
+                    let call = send::<_, _, _, M>(service, handle, request, issued, keep);
                     *inner = None;
                     match (call, sending) {
                         (Ok((future, kept)), Sending::First) => {
@@ -281,13 +281,9 @@ where
                     };
                     let generation = this.call.last_tried();
                     let stage = match replaced {
-                        Ok(snapshot) => replay::<S, B, R, M>(
-                            &handle.driver,
-                            response,
-                            snapshot,
-                            kept,
-                            generation,
-                        ),
+                        Ok(issued) => {
+                            replay::<S, B, R, M>(&handle.driver, response, issued, kept, generation)
+                        }
                         Err(reason) => {
                             let why = NotReplaced::new(reason);
                             handle.driver.stands(generation, &why);
@@ -299,17 +295,17 @@ where
                         Err(response) => return Poll::Ready(Resolved::Response(response)),
                     }
                 }
-                StageProj::Discarding { discard, request, snapshot } => {
+                StageProj::Discarding { discard, request, issued } => {
                     ready!(discard.poll(cx));
-                    let snapshot = Arc::clone(snapshot);
-                    ready_stage(handle, request.take(), snapshot)
+                    let issued = Arc::clone(issued);
+                    ready_stage(handle, request.take(), issued)
                 }
-                StageProj::Superseded { replacing, request, snapshot } => {
+                StageProj::Superseded { replacing, request, issued } => {
                     // Without another token, this one is sent, and the API's own rejection is
                     // returned.
                     let newer = ready!(Pin::new(replacing).poll(cx)).ok();
-                    let snapshot = newer.unwrap_or_else(|| Arc::clone(snapshot));
-                    ready_stage(handle, request.take(), snapshot)
+                    let issued = newer.unwrap_or_else(|| Arc::clone(issued));
+                    ready_stage(handle, request.take(), issued)
                 }
                 StageProj::Replayed { future, tag, kept } => {
                     let response = match ready!(future.poll(cx)) {
@@ -339,13 +335,13 @@ where
 fn ready_stage<S, B, R, M>(
     handle: &Handle<S>,
     request: Option<Request<B>>,
-    snapshot: Arc<IssuedToken>,
+    issued: Arc<IssuedToken>,
 ) -> Stage<S, B, R, M>
 where
     S: Service<Request<B>> + Clone,
     M: Mode<B, R>,
 {
-    Stage::Ready { inner: Some(handle.fresh_inner()), request, snapshot }
+    Stage::Ready { inner: Some(handle.fresh_inner()), request, issued }
 }
 
 /// The state of a token after the wait for readiness.
@@ -363,14 +359,14 @@ fn recheck<S: Clone>(
     handle: &Handle<S>,
     call: &Call,
     evidence: Evidence,
-    snapshot: &IssuedToken,
+    issued: &IssuedToken,
 ) -> Recheck {
     let driver = &handle.driver;
-    let may_go_out = driver.may_go_out(snapshot);
+    let may_go_out = driver.may_go_out(issued);
     if call.sending() == Sending::First {
         return if may_go_out { Recheck::Send } else { Recheck::Acquire };
     }
-    if may_go_out && !driver.is_rejected(snapshot) {
+    if may_go_out && !driver.is_rejected(issued) {
         return Recheck::Send;
     }
     match driver.replace(*call, evidence, driver.clock.now()) {
@@ -389,7 +385,7 @@ fn send<S, B, R, M>(
     service: &mut S,
     handle: &Handle<S>,
     mut request: Request<B>,
-    snapshot: &IssuedToken,
+    issued: &IssuedToken,
     keep: bool,
 ) -> Result<(S::Future, Option<M::Kept>), TokenError>
 where
@@ -397,7 +393,7 @@ where
     M: Mode<B, R>,
 {
     let kept = if keep { M::keep(&mut request, handle.policy.replay_limit) } else { None };
-    match request.headers_mut().try_insert(AUTHORIZATION, snapshot.header.clone()) {
+    match request.headers_mut().try_insert(AUTHORIZATION, issued.header.clone()) {
         Ok(_) => Ok((service.call(request), kept)),
         Err(_) => Err(too_many_headers()),
     }

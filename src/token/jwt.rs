@@ -87,7 +87,7 @@ mod tests {
         const HOUR: &str = r#"{"iat":1700000000,"exp":1700003600}"#;
         for (now, expected) in [
             (1_700_000_000, Some(3600)),
-            // Our clock is behind, or the token is handed out again.
+            // The local clock is behind, or the token is issued again.
             (1_699_990_000, Some(3600)),
             (1_700_003_000, Some(600)),
             (1_700_003_539, Some(61)),

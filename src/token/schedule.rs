@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(huge.lifetime(), Duration::from_secs(30 * 86_400));
         let unknown = Schedule::new(T0, Lifetime::Unknown, limits, &mut random);
         assert_eq!(unknown.lifetime(), Duration::from_secs(300));
-        // What the user says is not capped.
+        // The user's own setting is not capped.
         let limits = LifetimeLimits { default: Duration::MAX, max: secs(60.0) };
         let chosen = Schedule::new(T0, Lifetime::Unknown, limits, &mut random);
         assert_eq!(chosen.lifetime(), Duration::MAX);
@@ -286,10 +286,10 @@ mod tests {
         assert_eq!(token.age(back_for_long), Age::Expired);
     }
 
-    /// A server that hands out a token again says of it what is left, in whole seconds; one that has
-    /// prolonged it says more.
+    /// A server that issues a token again announces the rest of its lifetime, in whole seconds; one
+    /// that has prolonged it announces more.
     #[test]
-    fn two_tokens_end_together_give_or_take_what_rounding_does() {
+    fn two_tokens_end_together_within_the_tolerance_of_rounding() {
         let later = |secs_later: f64, lifetime: f64| {
             let lifetime = Lifetime::Of(secs(lifetime));
             let t0 = T0.plus(secs(secs_later));

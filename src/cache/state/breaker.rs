@@ -1,9 +1,9 @@
 //! The circuit breaker of forced renewals: whether a rejection may force one, and when the next.
 //!
-//! A forced renewal is a cure if a replay with its token is accepted, and ineffective if a request
-//! with its token is rejected again. Each ineffective one is followed by a longer pause: an API that
-//! answers 401 to everything must not turn into a stream of token requests. This is the circuit
-//! breaker pattern with one request in the half-open state
+//! A forced renewal is a *cure* if a replay with its token is accepted, and *ineffective* if a
+//! request with its token is rejected again. Each ineffective one is followed by a longer pause: an
+//! API that responds 401 to everything must not cause a stream of token requests. This is the
+//! circuit breaker pattern with one request in the half-open state
 //! (<https://learn.microsoft.com/azure/architecture/patterns/circuit-breaker>).
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Every state that a cache can reach, up to what makes no difference: generations are renumbered,
-//! times become phases. From each, every event is tried, and what must hold always is checked.
+//! Enumerates every state that a cache can reach, up to equivalence: generations are renumbered,
+//! and times become phases. From each state, every event is tried, and the invariants are checked.
 //!
 //! The transitions of the phases are kept in `transitions.txt`. After a change on purpose:
 //! `UPDATE_TRANSITIONS=1 cargo test --lib enumeration`.
@@ -48,9 +48,9 @@ enum Step {
     Interrupt,
     RejectNewest(Evidence),
     RejectProbe,
-    /// A replay with the newest token, which was asked for after the first rejection.
+    /// A replay with the newest token, which was requested after the first rejection.
     RejectReplay,
-    /// A replay with the newest token, which was asked for before it.
+    /// A replay with the newest token, which was requested before it.
     RejectEarlyReplay,
     RejectFormer(Evidence),
     RejectOld,
@@ -130,8 +130,8 @@ impl Moment {
         self.landed(Err(Failed { class, retry_after, is_interrupted, credentials_version }))
     }
 
-    /// The event of a rejection. `first`: the generation that the call was rejected with before, and
-    /// whether the token was asked for after that.
+    /// Returns the event of a rejection. `first` is the generation that the call was rejected with
+    /// before, and whether the token was requested after that.
     fn rejected(
         &self,
         generation: u64,
@@ -145,7 +145,7 @@ impl Moment {
         Event::Rejected(Rejected { generation, evidence, call, is_replayable: true })
     }
 
-    /// The event of `step`, or `None` if it cannot happen here.
+    /// Returns the event of `step`, or `None` if it cannot happen here.
     fn event(&self, step: Step) -> Option<Event> {
         let newest = self.state.newest();
         let former = self.state.former();
@@ -219,7 +219,7 @@ impl Moment {
         })
     }
 
-    /// The moment after `step`, with everything checked.
+    /// Returns the moment after `step`, with everything checked.
     fn after(&self, step: Step) -> Option<Self> {
         if let Step::Pass(point) = step {
             return self.passed(point);
@@ -302,7 +302,8 @@ impl Moment {
         }
     }
 
-    /// A server and an API that are well again serve a call, whatever came before.
+    /// Checks that a call succeeds once the server and the API have recovered, whatever came
+    /// before.
     fn check_recovery(&self) {
         let mut moment = self.clone();
         moment.now = moment.now.plus(Duration::from_secs(901));
@@ -319,7 +320,7 @@ impl Moment {
         panic!("never served: {:?}", self.path);
     }
 
-    /// This moment, up to what makes no difference.
+    /// Returns a key that is the same for equivalent moments.
     fn key(&self) -> String {
         let Self { state, now, .. } = self;
         let newest = state.newest().map(|newest| {
@@ -348,7 +349,7 @@ impl Moment {
         format!("{newest:?} {former:?} {phase} {flight:?} {failure:?} {refusal} {breaker}")
     }
 
-    /// The phase, for the graph.
+    /// Returns the phase, for the graph.
     fn phase(&self) -> String {
         let phase = match (self.state.newest(), self.state.phase) {
             (None, _) => "Empty",
@@ -362,7 +363,7 @@ impl Moment {
     }
 }
 
-/// All moments that differ, by a breadth-first search.
+/// Visits every transition between inequivalent moments, by a breadth-first search.
 fn explore(mut visit: impl FnMut(&Moment, Step, &Moment)) -> usize {
     let mut seen = BTreeSet::new();
     let mut queue = VecDeque::from([Moment::start()]);

@@ -1,7 +1,7 @@
 //! An API rejects a token, or accepts one on probation.
 //!
-//! A call is sent at most three times: first, with a token that was asked for before its 401
-//! arrived, and with one that was asked for after it. The circuit breaker in `breaker` decides
+//! A call is sent at most three times: first, with a token that was requested before its 401
+//! arrived, and with one that was requested after it. The circuit breaker in `breaker` decides
 //! whether a rejection may force a renewal.
 
 use std::time::Duration;

@@ -1,14 +1,14 @@
-//! The ways in which servers write a single character of what they repeat: JSON alone has four ways
-//! to write a slash, and forms have three.
+//! The ways in which servers write a single character of a quoted text: JSON alone has four ways to
+//! write a slash, and forms have three.
 
-/// Escapes of escapes are followed this deep: JSON in a JSON string in another.
+/// The most nested escapes that are followed: JSON in a JSON string in another.
 pub(super) const MAX_ESCAPES: usize = 8;
 
-/// The bytes that the beginning of a text can be read as.
+/// The bytes that the beginning of a text may stand for.
 pub(super) struct Reading {
     bytes: [u8; 4],
     len: usize,
-    /// The length of what is read, in bytes.
+    /// The length of the text that is read, in bytes.
     pub(super) width: usize,
 }
 
@@ -33,7 +33,7 @@ impl Reading {
     }
 }
 
-/// Adds everything that the beginning of `text` can be read as.
+/// Adds every reading of the beginning of `text`.
 pub(super) fn of(text: &[u8], readings: &mut Vec<Reading>) {
     let Some(first) = text.first() else { return };
     readings.push(Reading::byte(*first, 1));
