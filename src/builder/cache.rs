@@ -12,7 +12,8 @@ use crate::error::server_text;
 impl<T: HasCache, S: MakesCache> Builder<T, S> {
     /// Sets the time after which another attempt joins a slow one. Default: 10 s. The slow attempt
     /// is not cut off: the first response counts. Must not exceed
-    /// [`renewal_timeout`](Self::renewal_timeout).
+    /// [`renewal_timeout`](Self::renewal_timeout), which is best set to three times this value: a
+    /// renewal whose attempts all hang ends then and not before.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.check_duration("attempt_timeout", timeout);
         self.shared.attempt_timeout = Some(timeout);

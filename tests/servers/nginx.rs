@@ -112,7 +112,9 @@ enum Slow {
 /// Calls go on with the token until just before it expires, and soon after the endpoint is well.
 async fn slow(plan: Plan, slow: Slow) {
     let stand = plan.lifetime(8).start().await;
-    let layer = stand.builder().attempt_timeout(Duration::from_secs(1)).build().unwrap();
+    let second = Duration::from_secs(1);
+    let builder = stand.builder().attempt_timeout(second).renewal_timeout(3 * second);
+    let layer = builder.build().unwrap();
     let mut cache = layer.cache();
     let caller = hyper(layer, stand.http(), 64);
     let url = stand.api_url();
