@@ -110,6 +110,7 @@ enum Slow {
 }
 
 /// Calls go on with the token until just before it expires, and soon after the endpoint is well.
+#[allow(clippy::disallowed_methods, reason = "the servers' clock is the system's")]
 async fn slow(plan: Plan, slow: Slow) {
     let stand = plan.lifetime(8).start().await;
     let second = Duration::from_secs(1);
