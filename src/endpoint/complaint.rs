@@ -3,7 +3,7 @@
 //! Pure. RFC 6749 section 5.2 has `error` and `error_description`; Okta, Apigee, FedEx, UPS, Lark,
 //! WeChat and RFC 9457 use other names, and gateways send XML, HTML or plain text.
 
-use http::{HeaderMap, header::WWW_AUTHENTICATE, response::Parts};
+use http::{HeaderMap, StatusCode, header::WWW_AUTHENTICATE, response::Parts};
 use serde_json::value::RawValue;
 
 use super::{
@@ -80,6 +80,9 @@ impl Complaint {
             let mut complaint = Self::of_text(text);
             // `{"code":401,"message":"Unauthorized"}` repeats the status.
             complaint.code.take_if(|code| code == parts.status.as_str());
+            if complaint.code.is_none() {
+                complaint.description.take_if(|text| repeats_status(text, parts.status));
+            }
             complaint
         })
     }
@@ -181,6 +184,14 @@ impl Complaint {
             Some(Self { code: Some(code), description: parameter(challenge, "error_description") })
         })
     }
+}
+
+/// Returns `true` if a text says nothing but the status, as the titles of proxies' pages do.
+fn repeats_status(text: &str, status: StatusCode) -> bool {
+    let text = text.trim();
+    let reason = text.strip_prefix(status.as_str()).map_or(text, str::trim_start);
+    let canonical = status.canonical_reason().unwrap_or_default();
+    reason.is_empty() || reason.eq_ignore_ascii_case(canonical)
 }
 
 /// Returns `false` for an `error` that stands for none, which some servers send with a token.

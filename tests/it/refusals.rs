@@ -122,6 +122,13 @@ async fn the_servers_words_are_kept_whatever_their_shape() {
             "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title>",
             r#"it says "400 The plain HTTP request was sent to HTTPS port""#,
         ),
+        (
+            "a proxy's page repeats the status",
+            502,
+            "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>",
+            "failed: 502 [client",
+        ),
+        ("a text repeats the status", 403, "Forbidden\n", "403 [client"),
         ("broken JSON is not repeated", 400, r#"{"a":"#, "400 [client"),
     ] {
         let error = asked(|builder| builder, status, body).await;
