@@ -8,7 +8,7 @@
 //!
 //! | lock | guards |
 //! |---|---|
-//! | `Driver::core` | the state, and what lies beside it |
+//! | `Driver::core` | the state, the texts of the tokens, the last error and the renewal in flight |
 //! | `Driver::tasks` | the tasks that end with the last handle |
 //! | `Flight::waiters` | the wakers of one renewal |
 //! | `service::Handle::template` | the inner service, to be cloned |

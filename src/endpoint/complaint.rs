@@ -51,7 +51,7 @@ impl Complaint {
     /// Returns the complaint in a body, if it is JSON with an `error`: a code (RFC 6749 section
     /// 5.2), or an object around one as Google and others send it.
     pub(super) fn in_body(body: &[u8]) -> Option<Self> {
-        // Latin-1 in a description must not hide the code beside it.
+        // A description in Latin-1 must not hide the code.
         let body = String::from_utf8_lossy(body);
         let object = Object::parse_leniently(body.as_bytes())?;
         is_error(object.first("error")?).then(|| Self::of_object(&object, 0))

@@ -241,8 +241,8 @@ impl Form {
         }
     }
 
-    /// Marks a run, and if it is encoded the word around it: the characters beside it tell bits of
-    /// the secret.
+    /// Marks a run, and if it is encoded the word around it: the adjacent characters contain bits
+    /// of the secret.
     fn mark(&self, text: &str, start: usize, end: usize, hidden: &mut [bool]) {
         let is_word = |byte: &&u8| byte.is_ascii_alphanumeric() || b"+/-_=\\%".contains(byte);
         let text = text.as_bytes();

@@ -1,8 +1,8 @@
 //! Every decision about one token, as data: use it, renew it, wait, refuse, replay.
 //!
 //! [`State`] does no I/O, takes no lock, reads no clock and rolls no dice. It holds numbers and
-//! times only, so it can be cloned, compared and enumerated. The tokens' texts, the errors, the
-//! wakers and the tasks lie beside it in [`driver`](super::driver), which owns the lock.
+//! times only, so it can be cloned, compared and enumerated. [`core`](super::core) holds the texts of
+//! the tokens and the errors; [`driver`](super::driver) owns the lock, the wakers and the tasks.
 //!
 //! # Contract
 //!

@@ -71,7 +71,7 @@ fn characters_that_escape_differently_are_one_secret() {
     }
 }
 
-/// Each place in a text is looked at anew, and the text is the server's.
+/// The search starts again at each position of a text, and the server chooses the text.
 #[test]
 fn escapes_are_followed_so_deep_and_no_deeper() {
     for (escape, deep) in [("\\", MAX_ESCAPES), ("25", MAX_ESCAPES - 1)] {
