@@ -33,7 +33,7 @@
 //! - The first request that needs the token triggers one token request, however many requests wait
 //!   for it ([single flight](https://pkg.go.dev/golang.org/x/sync/singleflight)). Before the token
 //!   expires, it is renewed in the background.
-//! - If an API answers 401, the token is renewed once, and the request is sent again once. A
+//! - If an API answers 401, the token is renewed once, and the request is sent again. A
 //!   [circuit breaker](https://learn.microsoft.com/azure/architecture/patterns/circuit-breaker)
 //!   keeps an API that answers every request with 401 from causing a stream of token requests.
 //! - While the authorization server fails, the current token is used until it expires. Without one,
@@ -44,7 +44,7 @@
 //! These are the main types:
 //!
 //! - [`OAuthClientCredentialsLayer`] is the tower layer. It wraps a service in an
-//!   [`OAuthClientCredentials`], which adds the token to each request, and replays a request once
+//!   [`OAuthClientCredentials`], which adds the token to each request, and replays a request
 //!   if its token is rejected.
 //! - [`Builder`] configures a layer, and by other entry points a cache or a token endpoint alone. It
 //!   reads settings from code or from the environment, and checks all of them in `build`.
@@ -91,14 +91,16 @@
 //! - `L − margin − window − jitter` is the soft point. From then on, requests still use the token,
 //!   and one renewal runs in the background. The window is `L/5`, at most 5 minutes. The jitter is
 //!   drawn once per token, and is at most half the window and at most a minute.
-//! - `L − margin` is the hard point. From then on, requests wait for the renewal. The margin is `L/4`,
-//!   at most 30 s. If the renewal fails, the token is still used until it expires.
+//! - `L − margin` is the hard point. From then on, requests wait for the renewal, for at most a second. The
+//!   margin is `L/4`, at most 30 s. If there is no newer token by then, this one is used until it
+//!   expires.
 //! - `L` is the end. An expired token is never sent.
 //!
 //! Both the monotonic and the wall clock count, so that a host that was suspended renews the token
 //! before its first request.
 //!
-//! A renewal makes up to three attempts within 30 s, or one while an earlier failure is remembered.
+//! A renewal tries up to three times within 30 s, or once while an earlier failure is remembered. A
+//! slow attempt is joined by others, up to three in flight.
 //! If it fails, the failure is remembered for a time that depends on its [`ErrorClass`]. Until
 //! then, calls without a usable token fail with it immediately and without I/O.
 //!
@@ -115,7 +117,7 @@
 //!
 //! The request is then sent again with a newer token. If there is none yet, the token is renewed
 //! first. If that does not help, no renewal is forced for a while: 10 s, doubling up to a minute,
-//! if other requests are accepted with the token, and a minute, doubling up to 5 minutes, if none
+//! if other requests are accepted with the token, and a minute, growing up to 5 minutes, if none
 //! is. At most 30 renewals are forced in a row, and then one per second. Meanwhile, the caller
 //! receives the 401 unchanged.
 //!
@@ -142,7 +144,8 @@
 //! With `tracing`, all spans and events have the target `tower_oauth2_client_credentials`. The span
 //! `oauth2.renewal` has the fields `endpoint`, `client_id`, `attempt`, `class`, `duration_ms` and
 //! `lifetime_s`. It ends with the event `token renewed` (INFO), or `renewal failed` (WARN) with
-//! `error` and `cause`. `token rejected` and `rejection stands` (INFO) report the outcome of a 401;
+//! `error` and `cause`. `token rejected` and `rejection stands` (INFO once for each token and decision,
+//! then DEBUG) report the outcome of a 401; `odd token type` is a WARN;
 //! `attempt failed` and `not a rejection` (DEBUG) give details. No field contains a secret or a
 //! token.
 //!

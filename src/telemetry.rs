@@ -10,7 +10,7 @@
 //! | `odd token type` | WARN | `endpoint`, `token_type` |
 //! | `attempt failed` | DEBUG | `attempt`, `class`, `error`, `cause` |
 //! | `token rejected` | INFO, DEBUG | `generation`, `challenge`, `sending`, `decision`, `error` |
-//! | `rejection stands` | INFO | `generation`, `reason` |
+//! | `rejection stands` | INFO, then DEBUG | `generation`, `reason` |
 //! | `not a rejection` | DEBUG | `generation`, `verdict` |
 //!
 //! `endpoint` and `client_id` are those of the first attempt, for programs with several tokens.

@@ -1,6 +1,13 @@
 //! Timers for code that may run outside of a runtime, or in a runtime without a timer.
 
-use std::{cell::Cell, panic, time::Duration};
+use std::{
+    cell::Cell,
+    future::Future,
+    panic::{self, AssertUnwindSafe},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::{
     runtime::{Handle, Id},
@@ -30,8 +37,15 @@ pub(crate) fn after(duration: Duration) -> Option<Sleep> {
     timer
 }
 
+/// Polls `timer`. It is ready as well if its runtime has been dropped, where Tokio panics.
+pub(crate) fn poll(timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+    panic::catch_unwind(AssertUnwindSafe(|| timer.poll(cx))).unwrap_or(Poll::Ready(()))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use tokio::runtime::Builder;
 
     use super::*;
@@ -51,5 +65,19 @@ mod tests {
         let another = Builder::new_current_thread().build().unwrap();
         assert!(another.block_on(async { timer() }).is_none());
         assert_eq!(WITHOUT.get(), Some(another.handle().id()));
+    }
+
+    #[test]
+    fn a_timer_whose_runtime_was_dropped_is_over() {
+        let runtime = || Builder::new_current_thread().enable_time().build().unwrap();
+        let its_own = runtime();
+        let entered = its_own.enter();
+        let mut timer = Box::pin(sleep(Duration::from_secs(3600)));
+        drop(entered);
+        let mut look = || poll(timer.as_mut(), &mut Context::from_waker(Waker::noop()));
+        assert!(its_own.block_on(async { look() }).is_pending());
+        drop(its_own);
+        assert!(runtime().block_on(async { look() }).is_ready());
+        assert!(look().is_ready(), "outside of a runtime");
     }
 }

@@ -14,7 +14,8 @@
 //! - Channels and connections wake a clone that they kept, by value or from another task.
 //!
 //! A middleware that yields by waking itself in place is taken for a redirect, which costs a replay
-//! but never repeats a request.
+//! but never repeats a request. A middleware that polls the client with a waker of its own, as
+//! `FuturesUnordered` does, hides a redirect: it wakes the outer waker by value.
 
 use std::{
     future::Future,

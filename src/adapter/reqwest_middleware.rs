@@ -43,6 +43,8 @@
 //! described in [`adapter::reqwest`](super::reqwest#redirects).
 //! A middleware below that yields by waking its task while it is polled looks like a redirect: a 401
 //! to a request whose method is not safe is then returned, and the next request has a newer token.
+//! A middleware below that polls the client with a waker of its own, as `FuturesUnordered` does, hides
+//! a redirect to the same URL. Place the [`OAuthMiddleware`] below such a middleware.
 //!
 //! # Errors
 //!

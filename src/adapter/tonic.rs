@@ -46,7 +46,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, Entry};
+use http::header::AUTHORIZATION;
 use http_body::{Body as _, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tonic::{Code, Request, Status, body::Body, service::Interceptor};
@@ -192,13 +192,17 @@ impl TokenInterceptor {
 
 impl Interceptor for TokenInterceptor {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Entry::Vacant(entry) = request.metadata_mut().as_mut().entry(AUTHORIZATION) {
-            match self.cache.try_token()? {
-                Some(token) => _ = entry.insert(token.header().clone()),
-                None => return Err(Status::unavailable("there is no access token yet")),
-            }
+        let headers = request.metadata_mut().as_mut();
+        if headers.contains_key(AUTHORIZATION) {
+            return Ok(request);
         }
-        Ok(request)
+        let Some(token) = self.cache.try_token()? else {
+            return Err(Status::unavailable("there is no access token yet"));
+        };
+        match headers.try_insert(AUTHORIZATION, token.header().clone()) {
+            Ok(_) => Ok(request),
+            Err(_) => Err(Status::internal("the request has no room for another header")),
+        }
     }
 }
 

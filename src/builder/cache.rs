@@ -20,8 +20,9 @@ impl<T: HasCache, S: MakesCache> Builder<T, S> {
         self
     }
 
-    /// Sets the deadline of a whole renewal, which makes up to three attempts, or one while an
-    /// earlier failure is remembered. Default: 30 s.
+    /// Sets the deadline of a whole renewal, which tries up to three times, or once while an
+    /// earlier failure is remembered. A slow attempt is joined by others, up to three in flight.
+    /// Default: 30 s.
     pub fn renewal_timeout(mut self, timeout: Duration) -> Self {
         self.check_duration("renewal_timeout", timeout);
         self.shared.settings.renewal_timeout = timeout;

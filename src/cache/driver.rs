@@ -118,16 +118,19 @@ impl Driver {
     /// Runs the effects that must not run under the lock, and starts a renewal as `start` says.
     fn carry_out_and(self: &Arc<Self>, after: AfterUnlock, start: Start) {
         let AfterUnlock { given_up, launch, spent } = after;
-        if let Some((id, flight)) = given_up {
-            self.abort(id);
+        if let Some((id, _)) = &given_up {
+            self.abort(*id);
+        }
+        if let Some((launch, flight, random)) = launch {
+            renewal::launch(self, launch, flight, random, start);
+        }
+        // After the launch, which a waker that panics must not prevent.
+        if let Some((_, flight)) = given_up {
             flight.complete(Completion {
                 outcome: Err(interrupted("the renewal's runtime no longer drives it")),
                 no_token_in_epoch: None,
                 is_interrupted: true,
             });
-        }
-        if let Some((launch, flight, random)) = launch {
-            renewal::launch(self, launch, flight, random, start);
         }
         // Last, so that everything else is done even if a `Drop` panics.
         drop(spent);

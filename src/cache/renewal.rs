@@ -234,12 +234,15 @@ impl RenewalGuard {
         let mut has_resent = false;
         loop {
             if let Some((attempt, reserved)) = next.take() {
-                self.counts.attempts = attempt.number();
+                // A request that is sent again has the number of an older attempt.
+                let number = attempt.number().max(self.counts.attempts);
+                self.counts.attempts = number;
                 self.in_source = true;
                 let (t0, future) = (clock.now(), source.fetch(attempt));
                 self.in_source = false;
                 asked.push(Asked { attempt, reserved, t0, future });
-                retry = Some(attempt.beside()).filter(|_| asked.len() < MAX_ASKED);
+                retry = Some(attempt.numbered(number).beside());
+                retry = retry.filter(|_| asked.len() < MAX_ASKED);
                 timer = retry.is_some().then(|| Box::pin(time::sleep(timeouts.attempt)));
             }
             let in_source = &mut self.in_source;
@@ -449,4 +452,40 @@ fn timed_out(limit: Duration) -> TokenError {
         format!("no attempt to get a token succeeded within {limit:?}"),
     )
     .with_unknown_outcome()
+}
+
+#[cfg(all(test, not(oauth2_loom)))]
+mod tests {
+    use std::{sync::Mutex, time::Duration};
+
+    use tokio::time::sleep;
+
+    use crate::{ErrorClass, TokenCache, TokenError, TokenResponse, source_fn};
+
+    /// Fails if a request that is sent again makes the count of attempts begin again.
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_sent_again_late_brings_no_more_attempts() {
+        let numbers = std::sync::Arc::new(Mutex::new(Vec::new()));
+        let source = {
+            let numbers = std::sync::Arc::clone(&numbers);
+            source_fn(move |attempt| {
+                let mut numbers = numbers.lock().unwrap();
+                let is_first = numbers.is_empty();
+                numbers.push(attempt.number());
+                async move {
+                    let error = TokenError::new(ErrorClass::Transient, "down");
+                    match attempt.number() {
+                        1 if is_first => {
+                            sleep(Duration::from_secs(12)).await;
+                            Err(error.with_unanswered_request())
+                        }
+                        2 => std::future::pending::<Result<TokenResponse, _>>().await,
+                        _ => Err(error),
+                    }
+                }
+            })
+        };
+        TokenCache::builder_from(source).build().unwrap().token().await.unwrap_err();
+        assert_eq!(*numbers.lock().unwrap(), [1, 2, 1, 3]);
+    }
 }

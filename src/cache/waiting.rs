@@ -77,7 +77,7 @@ impl Acquiring {
                 Poll::Ready(completion) => completion,
                 Poll::Pending => {
                     let Some(timer) = &mut self.timer else { return Poll::Pending };
-                    ready!(timer.as_mut().poll(cx));
+                    ready!(timer::poll(timer.as_mut(), cx));
                     // Ask the state again, which knows that the time is over.
                     (self.waiter, self.timer) = (None, None);
                     continue;

@@ -32,8 +32,8 @@ const MAX_KEPT: usize = 1024;
 /// The longest secret that is searched for, in bytes: the longest token that is accepted.
 const MAX_SECRET: usize = 16 * 1024;
 
-/// The most runs that are followed through a text for one form. Random secrets of kilobytes need a
-/// tenth of it.
+/// The most work for one text: the runs that are followed through it for all forms, and 32 bytes that
+/// are marked count as one.
 const MAX_WORK: usize = 2_000_000;
 
 /// The longest text that is read, in bytes: a run that begins in the kept part must be seen.
@@ -148,8 +148,10 @@ impl Scrubber {
     pub(super) fn scrub(&self, text: &str) -> String {
         let text = beginning(text, MAX_READ);
         let mut hidden = vec![self.hides_all; text.len()];
-        for form in self.forms.iter().filter(|_| !self.hides_all) {
-            form.hide(text, &mut hidden);
+        let mut work = 0;
+        if !self.forms.iter().all(|form| form.hide(text, &mut hidden, &mut work)) {
+            // A text and a secret of few different characters: no part of it is shown.
+            hidden.fill(true);
         }
         hide_numbers(text.as_bytes(), &mut hidden);
         let mut out = String::new();
@@ -172,21 +174,19 @@ impl Scrubber {
 
 impl Form {
     /// Marks the bytes of `text` that belong to a run of this form: the longest common substring,
-    /// with steps of more than one byte where a character is escaped.
-    fn hide(&self, text: &str, hidden: &mut [bool]) {
+    /// with steps of more than one byte where a character is escaped. Returns `false` if that takes
+    /// more than [`MAX_WORK`].
+    fn hide(&self, text: &str, hidden: &mut [bool], work: &mut usize) -> bool {
         let mut ending: Vec<Vec<Run>> = vec![Vec::new(); text.len() + 1];
         let mut readings = Vec::new();
-        let mut work = 0;
         for at in 0..text.len() {
             let mut runs = ending.get_mut(at).map(std::mem::take).unwrap_or_default();
             // The longest for each end in the form.
             runs.sort_unstable_by_key(|run| (run.end, usize::MAX - run.len));
             runs.dedup_by_key(|run| run.end);
-            work += runs.len();
-            if work > MAX_WORK {
-                // A text and a secret of few different characters: no part of it is shown.
-                hidden.fill(true);
-                return;
+            *work += runs.len();
+            if *work > MAX_WORK {
+                return false;
             }
             let rest = text.as_bytes().get(at..).unwrap_or_default();
             readings.clear();
@@ -200,6 +200,8 @@ impl Form {
                 }
             }
             for reading in &readings {
+                // All runs that end here are parts of the longest one.
+                let mut first = None;
                 for from in self.places(reading) {
                     let before = runs.binary_search_by_key(&from, |run| run.end);
                     let before = before.ok().and_then(|at| runs.get(at));
@@ -207,14 +209,18 @@ impl Form {
                     let len = len + reading.bytes().len();
                     let end = at + reading.width;
                     if len >= self.min_run {
-                        self.mark(text, start, end, hidden);
+                        first = Some(first.map_or(start, |first: usize| first.min(start)));
                     }
                     if let Some(next) = ending.get_mut(end) {
                         next.push(Run { end: from + reading.bytes().len(), len, start });
                     }
                 }
+                if let Some(start) = first {
+                    *work += self.mark(text, start, at + reading.width, hidden);
+                }
             }
         }
+        true
     }
 
     /// Returns the places of `reading` in the form.
@@ -242,8 +248,8 @@ impl Form {
     }
 
     /// Marks a run, and if it is encoded the word around it: the adjacent characters contain bits
-    /// of the secret.
-    fn mark(&self, text: &str, start: usize, end: usize, hidden: &mut [bool]) {
+    /// of the secret. Returns the work that this took, in the unit of [`MAX_WORK`].
+    fn mark(&self, text: &str, start: usize, end: usize, hidden: &mut [bool]) -> usize {
         let is_word = |byte: &&u8| byte.is_ascii_alphanumeric() || b"+/-_=\\%".contains(byte);
         let text = text.as_bytes();
         let (mut before, mut after) = (0, 0);
@@ -252,7 +258,9 @@ impl Form {
             after = text.iter().skip(end).take_while(is_word).count();
         }
         let marked = start - before..end + after;
+        let work = marked.len() / 32;
         hidden.iter_mut().take(marked.end).skip(marked.start).for_each(|byte| *byte = true);
+        work
     }
 }
 

@@ -69,7 +69,7 @@ impl<R: Body> Future for Discard<R> {
                         this.timer.set(timer::after(MAX_TIME));
                     }
                     if let Some(timer) = this.timer.as_mut().as_pin_mut() {
-                        ready!(timer.poll(cx));
+                        ready!(timer::poll(timer, cx));
                     }
                     break;
                 }

@@ -393,6 +393,8 @@ where
     M: Mode<B, R>,
 {
     let kept = if keep { M::keep(&mut request, handle.policy.replay_limit) } else { None };
+    // `try_insert` fails for a full map, also where it would replace a value.
+    request.headers_mut().remove(AUTHORIZATION);
     match request.headers_mut().try_insert(AUTHORIZATION, issued.header.clone()) {
         Ok(_) => Ok((service.call(request), kept)),
         Err(_) => Err(too_many_headers()),

@@ -454,6 +454,27 @@ async fn a_server_that_never_answers_has_three_requests_in_flight_and_no_more() 
     assert_eq!(asked.load(Ordering::SeqCst), 3);
 }
 
+/// Two that fail, and three that hang.
+#[tokio::test(start_paused = true)]
+async fn no_renewal_has_more_than_five_requests() {
+    let numbers = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let source = {
+        let numbers = Arc::clone(&numbers);
+        source_fn(move |attempt| {
+            numbers.lock().unwrap().push(attempt.number());
+            async move {
+                if attempt.number() > 2 {
+                    std::future::pending::<()>().await;
+                }
+                Err(TokenError::new(ErrorClass::Transient, "down"))
+            }
+        })
+    };
+    let cache = TokenCache::builder_from(source).attempt_timeout(secs(1)).build().unwrap();
+    cache.token().await.unwrap_err();
+    assert_eq!(*numbers.lock().unwrap(), [1, 2, 3, 4, 5]);
+}
+
 /// A throttled server gets three requests per renewal, and no more.
 #[tokio::test(start_paused = true)]
 async fn a_short_retry_after_is_waited_for_twice_in_one_renewal() {

@@ -57,6 +57,21 @@ fn a_warm_cache_stays_warm_when_the_runtime_of_its_last_renewal_ends() {
     assert!((4..=5).contains(&asked), "asked {asked} times in three hours");
 }
 
+/// A task that panics would be started again by every call.
+#[test]
+fn on_a_runtime_without_a_timer_a_warm_cache_starts_no_task() {
+    let source = source_fn(|_| async { Ok(TokenResponse::bearer("t1")?.expires_in(secs(3600))) });
+    let cache = Builder::from_source(source).keep_warm().build().unwrap().cache();
+    let first = paused();
+    first.block_on(async { cache.token().await.unwrap() });
+    drop(first);
+    let without = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    without.block_on(async {
+        cache.token().await.unwrap();
+        assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+    });
+}
+
 /// Two runtimes with one client, and one of them dropped 30 times in the middle of things. One
 /// renewal is in flight at a time, no expired token goes out, and nobody hangs.
 #[test]

@@ -313,3 +313,19 @@ fn named_references_and_lists_of_bytes_are_taken_out() {
     let harmless = "attempt 3 of 5, 200 ms, 1 2 3";
     assert_eq!(scrubber.scrub(harmless), harmless);
 }
+
+/// The server chooses both the token that is hidden and the text.
+#[test]
+fn the_work_for_a_text_is_bounded_in_all() {
+    use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+
+    let mut scrubber = Scrubber::new(&ClientCredentials::new("me", "s3cr3t-s3cr3t"));
+    scrubber.add(&[b'a'; 2700]);
+    let text = STANDARD_NO_PAD.encode([b'a'; 1500]);
+    let mut hidden = vec![false; text.len()];
+    let mut work = 0;
+    let is_done = scrubber.forms.iter().all(|form| form.hide(&text, &mut hidden, &mut work));
+    assert!(!is_done || hidden.iter().all(|hidden| *hidden));
+    assert!(work < MAX_WORK + 10_000, "{work}");
+    assert_eq!(scrubber.scrub(&text), REDACTED);
+}
