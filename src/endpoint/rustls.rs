@@ -27,7 +27,8 @@ use rustls::{
 };
 use tokio::{
     runtime::{self, Handle},
-    sync::OnceCell,
+    sync::{Mutex as AsyncMutex, OnceCell},
+    task::{JoinError, JoinHandle},
 };
 
 use super::{
@@ -71,6 +72,8 @@ pub struct RustlsTransport {
     ca_pem: Vec<Vec<u8>>,
     plain: Clients<HttpConnector>,
     secure: OnceCell<Clients<HttpsConnector<HttpConnector>>>,
+    /// The task that loads the certificates. It cannot be aborted, so a caller joins one in progress.
+    loading: AsyncMutex<Option<JoinHandle<Result<ClientConfig, LoadError>>>>,
 }
 
 impl RustlsTransport {
@@ -90,7 +93,13 @@ impl RustlsTransport {
     #[must_use]
     pub fn new() -> Self {
         let plain = Clients::new(connector());
-        Self { ca_files: Vec::new(), ca_pem: Vec::new(), plain, secure: OnceCell::new() }
+        Self {
+            ca_files: Vec::new(),
+            ca_pem: Vec::new(),
+            plain,
+            secure: OnceCell::new(),
+            loading: AsyncMutex::default(),
+        }
     }
 
     /// Adds a PEM file with CA certificates to trust in addition to the platform's. A file that is
@@ -98,7 +107,7 @@ impl RustlsTransport {
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca_files.push(path.into());
-        self.secure = OnceCell::new();
+        (self.secure, self.loading) = Default::default();
         self
     }
 
@@ -107,7 +116,7 @@ impl RustlsTransport {
     #[must_use]
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca_pem.push(pem.into());
-        self.secure = OnceCell::new();
+        (self.secure, self.loading) = Default::default();
         self
     }
 
@@ -125,13 +134,27 @@ impl RustlsTransport {
         // `get_or_try_init` stores no failure, and a cancelled caller leaves the work to the next.
         self.secure
             .get_or_try_init(|| async {
-                let (files, pem) = (self.ca_files.clone(), self.ca_pem.clone());
-                let config = tokio::task::spawn_blocking(move || client_config(&files, &pem))
-                    .await
-                    .map_err(|error| LoadError::new("loading certificates was cut short", error))?;
+                let config = match self.load().await {
+                    // The runtime of a former caller was dropped.
+                    Err(error) if error.is_cancelled() => self.load().await,
+                    loaded => loaded,
+                }
+                .map_err(|error| LoadError::new("loading certificates was cut short", error))?;
                 Ok(Clients::new(https_connector(config?)))
             })
             .await
+    }
+
+    /// Loads the certificates on a thread that may block, or joins a former caller's task.
+    async fn load(&self) -> Result<Result<ClientConfig, LoadError>, JoinError> {
+        let mut loading = self.loading.lock().await;
+        let task = loading.get_or_insert_with(|| {
+            let (files, pem) = (self.ca_files.clone(), self.ca_pem.clone());
+            tokio::task::spawn_blocking(move || client_config(&files, &pem))
+        });
+        let loaded = task.await;
+        *loading = None;
+        loaded
     }
 }
 
@@ -433,6 +456,42 @@ mod tests {
 
     use super::*;
     use crate::testing::{Answer, AuthorizationServer, RunningServer, TestCa};
+
+    /// A file system that hangs must not take a thread for each renewal that is given up.
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_hangs_is_read_once_for_all_callers() {
+        let name = format!("ca-pipe-{}.pem", std::process::id());
+        let pipe = std::env::temp_dir().join(name);
+        _ = std::fs::remove_file(&pipe);
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let transport = RustlsTransport::new().ca_file(&pipe);
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(2).enable_all().build().unwrap();
+        let loaded = runtime.block_on(async {
+            for _ in 0..3 {
+                let mut load = std::pin::pin!(transport.secure());
+                std::future::poll_fn(|cx| {
+                    assert!(load.as_mut().poll(cx).is_pending());
+                    std::task::Poll::Ready(())
+                })
+                .await;
+            }
+            // Opening a pipe waits for its other end, and there is one reader.
+            let (written, pem) = (pipe.clone(), TestCa::new().unwrap().pem().to_owned());
+            let write = tokio::task::spawn_blocking(move || std::fs::write(written, pem));
+            let loaded = async {
+                write.await.unwrap().unwrap();
+                transport.secure().await.is_ok()
+            };
+            tokio::time::timeout(Duration::from_secs(10), loaded).await
+        });
+        // A reader that hangs must not hold up the test.
+        runtime.shutdown_background();
+        std::fs::remove_file(&pipe).unwrap();
+        assert_eq!(loaded, Ok(true));
+    }
 
     fn trusting(ca: &TestCa) -> RustlsTransport {
         RustlsTransport::new().ca_pem(ca.pem())
